@@ -1,0 +1,32 @@
+# make demo | test | bench | lint. Each makes .venv and installs once; a second run reuses it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_OUT ?= demo
+
+.PHONY: demo test bench lint install
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/vl2v-orchestrate sweep --config demo.yaml --out $(DEMO_OUT) -y
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench.steps
+	$(BIN)/python -m tests.bench.stored_align
+	$(BIN)/python -m tests.bench.data

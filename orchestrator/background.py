@@ -1,0 +1,64 @@
+"""The projection into MLflow while a sweep runs: one background thread, the latest state only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Tracking(Protocol):
+    """Projects the store somewhere else."""
+
+    def preflight(self) -> None:
+        """Raises `UserError` where the tracking server cannot be reached."""
+
+    def sync(self) -> None:
+        """Bring the projection up to date with the store; doing it twice adds nothing."""
+
+
+class BackgroundSync:
+    """Runs `sync` in one thread whenever it was asked for; requests that come in meanwhile count as one."""
+
+    def __init__(self, tracking: Tracking | None, warn: Callable[[str], None]) -> None:
+        self._tracking, self._warn = tracking, warn
+        self._asked, self._ended = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._warned = ""
+
+    def start(self) -> None:
+        if self._tracking is not None:
+            self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
+            self._thread.start()
+
+    def ask(self) -> None:
+        """Have the projection brought up to date soon."""
+        self._asked.set()
+
+    def finish(self) -> None:
+        """Wait for the thread, then bring the projection up to date once more."""
+        self._ended.set()
+        self._asked.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._sync()
+
+    def _loop(self) -> None:
+        while not self._ended.is_set():
+            self._asked.wait()
+            self._asked.clear()
+            if not self._ended.is_set():
+                self._sync()
+
+    def _sync(self) -> None:
+        if self._tracking is None:
+            return
+        try:
+            self._tracking.sync()
+        except Exception as error:
+            # Training does not depend on tracking: the store is whole, and a later sync fills everything in.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            text = f"tracking is behind ({lines[0]})"
+            if text != self._warned:
+                self._warned = text
+                self._warn(f"{text}; the store is complete, and the next sync fills it in")

@@ -1,0 +1,103 @@
+"""The typer app, its entry point, and how a mistake becomes one line.
+
+Exit codes: 0 done, 2 the user's mistake or a failed preflight, 3 finished with failed folds, 4 a query budget was
+reached, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from search_spaces.errors import UserError, unknown_name
+from trainables.teacher.ledger import BudgetReached
+
+PROGRAM = "vl2v-orchestrate"
+USER_MISTAKE = 2
+FAILED_FOLDS = 3
+BUDGET_REACHED = 4
+INTERRUPTED = 130
+
+
+class CommandGroup(TyperGroup):
+    """A group that names the nearest commands when it does not know one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            raise unknown_name("command", name, self.commands)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Search, train, track and report leave-one-domain-out folds of VL2V-ADiP."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed(PROGRAM))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; a user's mistake is one line on stderr."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+    except UserError as error:
+        return _mistake(str(error))
+    except BudgetReached as reached:
+        print(f"error: {reached}", file=sys.stderr)
+        return BUDGET_REACHED
+    except typer.TyperException as error:
+        return _mistake(_usage_line(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _mistake(line: str) -> int:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    return USER_MISTAKE
+
+
+def _usage_line(error: typer.TyperException) -> str:
+    """Typer's message, or for an unknown option the nearest ones."""
+    context = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None and option is not None:
+        allowed = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        return str(unknown_name("option", option, [*allowed, "--help"], hint=f"see {context.command_path} --help"))
+    message = error.format_message()
+    return f"{message} See {context.command_path} --help" if context is not None else message

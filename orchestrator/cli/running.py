@@ -1,0 +1,291 @@
+"""`sweep` and `train`: the commands that compute."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from orchestrator.cli.app import FAILED_FOLDS, INTERRUPTED, PROGRAM, app
+from orchestrator.cli.options import (
+    RUNS,
+    AddressOption,
+    BenchmarkOption,
+    ConfigOption,
+    DataRootOption,
+    ErrorOption,
+    ExecutorOption,
+    GpusOption,
+    JsonOption,
+    MethodOption,
+    NameOption,
+    OutOption,
+    OverridesArgument,
+    PriceOption,
+    QueryBudgetOption,
+    Request,
+    ScopeOption,
+    SeedsOption,
+    SpaceOption,
+    StoreOption,
+    SweepOptions,
+    TeacherModeOption,
+    TeacherOption,
+    TrialsOption,
+    WorkersOption,
+    build_request,
+    check_choice,
+    check_money,
+)
+from orchestrator.cli.viewing import check_error, show_budget, show_report
+from search_spaces.errors import UserError
+from search_spaces.folds import Fold
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.store import Store
+
+EXECUTORS = ("auto", "tune", "train")
+Executor = Literal["auto", "tune", "train"]
+
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")]
+
+
+@app.command()
+def sweep(
+    overrides: OverridesArgument = None,
+    benchmark: BenchmarkOption = None,
+    method: MethodOption = None,
+    space: SpaceOption = None,
+    trials: TrialsOption = None,
+    seeds: SeedsOption = None,
+    scope: ScopeOption = None,
+    name: NameOption = None,
+    data_root: DataRootOption = None,
+    out: OutOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    teacher: TeacherOption = None,
+    teacher_mode: TeacherModeOption = None,
+    query_budget: QueryBudgetOption = None,
+    price_per_1000: PriceOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusOption = None,
+    executor: ExecutorOption = "auto",
+    address: AddressOption = None,
+    max_concurrent: Annotated[
+        int | None,
+        typer.Option("--max-concurrent", metavar="N", help="Folds at a time; 1 makes suggestions reproducible."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Give folds that failed another try.")] = False,
+    error: ErrorOption = "domainbed",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and end.")] = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search every fold group, confirm the best configuration on the seeds, and print the table."""
+    from orchestrator.cli.planning import show_plan
+    from orchestrator.plan import make_plan
+    from orchestrator.store import Store
+
+    check_choice("--executor", executor, EXECUTORS)
+    check_money(query_budget, price_per_1000)
+    check_error(error)
+    request = build_request(
+        SweepOptions(
+            config=config,
+            benchmark=benchmark,
+            method=method,
+            space=space,
+            trials=trials,
+            seeds=seeds,
+            scope=scope,
+            name=name,
+            teacher=teacher,
+            teacher_mode=teacher_mode,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            data_root=data_root,
+            overrides=overrides or (),
+        )
+    )
+    plan = make_plan(request.sweep, request.benchmarks)
+    if dry_run:
+        show_plan(plan, query_budget=query_budget, price_per_1000=price_per_1000, as_json=as_json)
+        return
+    confirm_plan(plan, query_budget=query_budget, price_per_1000=price_per_1000, yes=yes, as_json=as_json)
+    code = run_and_report(
+        request,
+        plan,
+        store=Store(out or request.default_out(), shared=store),
+        query_budget=query_budget,
+        price_per_1000=price_per_1000,
+        executor=cast(Executor, executor),
+        address=address,
+        max_concurrent=max_concurrent,
+        retry_failed=retry_failed,
+        error=error,
+        as_json=as_json,
+    )
+    if code:
+        raise typer.Exit(code)
+
+
+def confirm_plan(
+    plan: Plan, *, query_budget: int | None, price_per_1000: float | None, yes: bool, as_json: bool
+) -> None:
+    """Show the plan and ask, on a terminal; elsewhere the answer has to be given beforehand.
+
+    Raises:
+        UserError: there is no terminal to ask on, and no -y.
+        typer.Abort: the answer was no.
+    """
+    from orchestrator.cli.planning import show_plan
+
+    if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError("there is no terminal to ask on: add -y to run this sweep, or --dry-run to see its plan")
+    if not as_json:
+        show_plan(plan, query_budget=query_budget, price_per_1000=price_per_1000)
+    if not yes:
+        typer.confirm("Run it?", abort=True, err=as_json)
+
+
+def run_and_report(
+    request: Request,
+    plan: Plan,
+    *,
+    store: Store,
+    query_budget: int | None,
+    price_per_1000: float | None,
+    executor: Executor,
+    address: str | None,
+    max_concurrent: int | None,
+    retry_failed: bool,
+    error: str,
+    as_json: bool,
+) -> int:
+    """Run the sweep with its progress on stderr, print its report, and return the exit code."""
+    from orchestrator.cli.progress import progress_for
+    from orchestrator.sweep import run_sweep
+    from orchestrator.tracking import Tracker
+
+    tracker = Tracker(
+        store=store,
+        sweep=request.sweep,
+        documents={"plan.json": plan.to_mapping()},
+    )
+    with progress_for(plan.groups) as progress:
+        outcome = run_sweep(
+            request.sweep,
+            store=store,
+            data_root=request.data_root,
+            resources=request.resources,
+            executor=executor,
+            tracking=tracker,
+            progress=progress,
+            address=address,
+            max_concurrent=max_concurrent,
+            retry_failed=retry_failed,
+            benchmarks=request.benchmarks,
+            query_budget=query_budget,
+            price_per_1000=price_per_1000,
+        )
+    if outcome.interrupted:
+        print(f"interrupted; the same command goes on from here (--out {store.out})", file=sys.stderr)
+        return INTERRUPTED
+    show_report(store, error=error, price_per_1000=price_per_1000, as_json=as_json)
+    for failure in outcome.failures:
+        print(f"failed: {failure.group} {failure.fold}: {failure.error}", file=sys.stderr)
+    if outcome.out_of_budget:
+        show_budget(store, query_budget=query_budget or 0, price_per_1000=price_per_1000)
+    print(f"compare the runs in MLflow:  {PROGRAM} ui --out {store.out}", file=sys.stderr)
+    return int(outcome.exit_code)
+
+
+@app.command()
+def train(
+    test_domain: Annotated[
+        str, typer.Option("--test-domain", metavar="NAME", help="The domain left out; the others are trained on.")
+    ],
+    overrides: OverridesArgument = None,
+    benchmark: BenchmarkOption = None,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="The method.")] = "vl2v_adip",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Split, initialisation and batch order.")] = 0,
+    data_root: DataRootOption = None,
+    out: OutOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    teacher: TeacherOption = None,
+    teacher_mode: TeacherModeOption = None,
+    query_budget: QueryBudgetOption = None,
+    price_per_1000: PriceOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusOption = None,
+    executor: ExecutorOption = "auto",
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one fold through Ray Train; a fold that is done in --out is not computed again."""
+    check_choice("--executor", executor, EXECUTORS)
+    check_money(query_budget, price_per_1000)
+    request = build_request(
+        SweepOptions(
+            config=config,
+            benchmark=benchmark,
+            method=[method],
+            teacher=teacher,
+            teacher_mode=teacher_mode,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            data_root=data_root,
+            overrides=overrides or (),
+        )
+    )
+    if len(request.benchmarks) != 1 or len(request.sweep.methods) != 1:
+        raise UserError("train runs one fold: give one --benchmark and one --method")
+    if seed < 0:
+        raise UserError(f"--seed is 0 or more, got {seed}")
+    (chosen,) = request.benchmarks.values()
+    fold = Fold(benchmark=chosen.name, test_domains=(chosen.check_domain(test_domain),), seed=seed)
+
+    from orchestrator.cli.progress import print_evaluation
+    from orchestrator.store import Store
+    from orchestrator.train import FoldFailedError, prepare_fold, train_one
+
+    place = Store(out or RUNS / "train", shared=store)
+    job = prepare_fold(
+        fold,
+        method=request.sweep.methods[0],
+        hyperparameters=request.sweep.hyperparameters_for(chosen.name),
+        store=place,
+        data_root=request.data_root,
+        resources=request.resources,
+        benchmark=chosen,
+        query_budget=query_budget,
+    )
+    was_done = place.fold(job.spec.key).is_done
+    try:
+        result = train_one(job, executor=cast(Executor, executor), address=address, progress=print_evaluation)
+    except FoldFailedError as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        raise typer.Exit(FAILED_FOLDS) from None
+    if as_json:
+        typer.echo(json.dumps({**result, "folder": job.folder}, indent=1))
+        return
+    validation = result["source_validation"]
+    done = "was done before" if was_done else f"done in {result['seconds']:.0f} s"
+    typer.echo(f"{fold} {request.sweep.methods[0]} {done}: source validation {validation['accuracy']:.2%}")
+    for name, accuracy in sorted(validation.get("domains", {}).items()):
+        typer.echo(f"  {name}: {accuracy:.2%}")
+    typer.echo(queries_line(result["teacher_queries"], price_per_1000))
+    typer.echo(f"student, journal and test-domain numbers: {job.folder}")
+
+
+def queries_line(queries: Mapping[str, int], price_per_1000: float | None) -> str:
+    """What a fold asked the teacher, and its price."""
+    images, texts = queries["images"], queries["texts"]
+    price = "" if price_per_1000 is None else f"; price {(images + texts) / 1000 * price_per_1000:,.2f}"
+    return f"teacher queries: {images:,} images ({queries.get('unique_images', 0):,} different), {texts:,} texts{price}"

@@ -1,0 +1,310 @@
+"""`teacher ...`: serve one over HTTP, fill, look at and check the stores of its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
+from orchestrator.cli.consoles import wide_console
+from orchestrator.cli.fetching import bars
+from orchestrator.cli.options import (
+    AddressOption,
+    BenchmarkOption,
+    ConfigOption,
+    DataRootOption,
+    GpusOption,
+    JsonOption,
+    OutOption,
+    OverridesArgument,
+    PriceOption,
+    QueryBudgetOption,
+    StoreOption,
+    SweepOptions,
+    TeacherModeOption,
+    TeacherOption,
+    build_request,
+    check_money,
+)
+from search_spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.store import Store
+    from trainables.teacher.embedding import EmbeddingJob
+    from trainables.teacher.filling import StoreStatus
+
+teacher = typer.Typer(
+    cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode=None
+)
+app.add_typer(teacher, name="teacher")
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@teacher.command()
+def serve(
+    name: Annotated[
+        str,
+        typer.Option("--teacher", metavar="NAME", help="What is served: demo or open_clip:ARCHITECTURE:TAG_OR_PATH."),
+    ],
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="Address to listen on; another than loopback wants a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="Port; 0 takes a free one and prints it.")] = 8000,
+    image_size: Annotated[
+        int, typer.Option("--image-size", metavar="N", help="Side of the images that are taken, in pixels.")
+    ] = 224,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", metavar="N", help="torch threads; the last bits of a CPU's answers depend on them."),
+    ] = 1,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            "--ledger", metavar="FILE", help="Keep what was paid, so that nothing is paid twice after a restart."
+        ),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            metavar="NAME=X",
+            help="For tests: go wrong on purpose (drop, too_many, error: shares of the queries; nan, extra_dim: 1).",
+        ),
+    ] = None,
+) -> None:
+    """Serve a teacher over HTTP until Ctrl-C; a token, where one is wanted, is read from VL2V_TEACHER_TOKEN."""
+    from trainables.fingerprints import teacher_fingerprint
+    from trainables.teacher.names import teacher_kind
+    from trainables.teacher.wire import TOKEN_VARIABLE
+
+    token = os.environ.get(TOKEN_VARIABLE)
+    if host not in LOOPBACK and not token:
+        raise UserError(f"a teacher that is served on {host} wants a token in {TOKEN_VARIABLE}")
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port is 0 to 65535, got {port}")
+    if threads < 1 or image_size < 1:
+        raise UserError(f"--threads and --image-size are 1 or more, got {min(threads, image_size)}")
+    if teacher_kind(name) == "remote":
+        raise UserError("a remote teacher is served elsewhere already; give demo or an open_clip teacher")
+    faults = _faults(fault or [])
+    fingerprint = teacher_fingerprint(name)
+    from trainables.teacher.open import open_teacher
+    from trainables.teacher.server import Faults
+    from trainables.teacher.server import serve as listen
+
+    opened = open_teacher(name, image_size=image_size)
+    listen(
+        opened,
+        host=host,
+        port=port,
+        fingerprint=fingerprint,
+        token=token,
+        image_size=None if name == "demo" else image_size,
+        ledger=Path(ledger).expanduser() if ledger else None,
+        faults=Faults(**faults),
+        threads=threads,
+    )
+
+
+@teacher.command()
+def embed(
+    overrides: OverridesArgument = None,
+    benchmark: BenchmarkOption = None,
+    data_root: DataRootOption = None,
+    out: OutOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    teacher: TeacherOption = None,
+    teacher_mode: TeacherModeOption = None,
+    query_budget: QueryBudgetOption = None,
+    price_per_1000: PriceOption = None,
+    tasks: Annotated[
+        int,
+        typer.Option(
+            "--workers", metavar="N", help="Ray tasks that fill a store together; 0 fills it in this process."
+        ),
+    ] = 2,
+    gpus_per_worker: GpusOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
+    from orchestrator.embedding import fill_stores
+
+    check_money(query_budget, price_per_1000)
+    if tasks < 0:
+        raise UserError(f"--workers is 0 or more, got {tasks}")
+    options = SweepOptions(
+        config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
+        gpus_per_worker=gpus_per_worker, overrides=overrides or (),
+    )  # fmt: skip
+    place, jobs, resources = _jobs(options, out=out, store=store, query_budget=query_budget)
+    with bars(unit="rows") as told:
+        found = fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
+    _show(place, jobs, found, price_per_1000=price_per_1000, as_json=as_json)
+
+
+@teacher.command()
+def verify(
+    overrides: OverridesArgument = None,
+    benchmark: BenchmarkOption = None,
+    data_root: DataRootOption = None,
+    out: OutOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    teacher: TeacherOption = None,
+    teacher_mode: TeacherModeOption = None,
+    query_budget: QueryBudgetOption = None,
+    sample: Annotated[
+        int,
+        typer.Option("--sample", metavar="N", help="Rows to ask again and compare; they are queries like any other."),
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every stored answer and compare it with its checksum and place; exit code 2 when something is wrong."""
+    from trainables.teacher.embedding import check, embedding_status
+
+    check_money(query_budget, None)
+    if sample < 0:
+        raise UserError(f"--sample is 0 or more, got {sample}")
+    options = SweepOptions(
+        config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
+        overrides=overrides or (),
+    )  # fmt: skip
+    place, jobs, _ = _jobs(options, out=out, store=store, query_budget=query_budget)
+    problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
+    if as_json:
+        typer.echo(json.dumps({"problems": problems}, indent=1))
+    else:
+        _show(place, jobs, [embedding_status(job) for job in jobs], price_per_1000=None, as_json=False)
+    if problems:
+        for line in problems:
+            typer.echo(f"wrong: {line}", err=True)
+        raise typer.Exit(USER_MISTAKE)
+
+
+@teacher.command()
+def status(
+    out: OutOption = None, store: StoreOption = None, price_per_1000: PriceOption = None, as_json: JsonOption = False
+) -> None:
+    """List what is stored of teachers and backbones, and what the ledger says was asked; opens no teacher."""
+    from dataclasses import asdict
+
+    from orchestrator.queries import stored_answers
+    from trainables.teacher.ledger import query_counts
+
+    check_money(None, price_per_1000)
+    place = _place(out, store)
+    rows, asked = stored_answers(place), query_counts(place.queries_folder)
+    price = place.price_per_1000 if price_per_1000 is None else price_per_1000
+    if as_json:
+        content: dict[str, Any] = {"stores": rows, "queries": asdict(asked)}
+        typer.echo(json.dumps(content | ({} if price is None else {"price": asked.price(price)}), indent=1))
+        return
+    from rich.table import Table
+
+    table = Table()
+    for title in ("store", "of", "views", "px", "shards", "MB", "data"):
+        table.add_column(title, justify="right" if title in ("px", "shards", "MB") else "left", no_wrap=True)
+    for row in rows:
+        shards, size = str(row["shards"]), f"{row['bytes'] / 1e6:,.1f}"
+        table.add_row(
+            row["key"][:12], row["of"], row["views"], str(row["image_size"]), shards, size, row["manifest"][:12]
+        )
+    wide_console().print(table)
+    cost = "" if price is None else f"; price {asked.price(price):,.2f}"
+    lost = f", {asked.unconfirmed:,} unconfirmed" if asked.unconfirmed else ""
+    typer.echo(
+        f"teacher queries: {asked.images:,} images and {asked.texts:,} texts in {asked.calls:,} calls{lost}{cost}"
+    )
+
+
+def _place(out: str | None, store: str | None) -> Store:
+    from orchestrator.store import Store
+
+    if out is None and store is None:
+        raise UserError("give --out DIR or --store DIR")
+    return Store(out or store or "", shared=store)
+
+
+def _jobs(
+    options: SweepOptions, *, out: str | None, store: str | None, query_budget: int | None
+) -> tuple[Store, list[EmbeddingJob], Any]:
+    """A job for each benchmark."""
+    from orchestrator.embedding import embedding_job
+
+    request = build_request(options)
+    place = _place(out, store)
+    place.check_writable()
+    jobs = [
+        embedding_job(
+            benchmark,
+            request.sweep.hyperparameters_for(name),
+            store=place,
+            data_root=request.data_root,
+            resources=request.resources,
+            query_budget=query_budget,
+        )
+        for name, benchmark in request.benchmarks.items()
+    ]
+    return place, jobs, request.resources
+
+
+def _show(
+    place: Store, jobs: list[EmbeddingJob], found: list[StoreStatus], *, price_per_1000: float | None, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from trainables.teacher.ledger import query_counts
+
+    asked = query_counts(place.queries_folder)
+    if as_json:
+        rows = [
+            {
+                "benchmark": job.benchmark.name,
+                "teacher_mode": job.teacher_mode,
+                **asdict(one),
+                "complete": one.is_complete,
+            }
+            for job, one in zip(jobs, found, strict=True)
+        ]
+        typer.echo(json.dumps({"stores": rows, "queries": asdict(asked)}, indent=1))
+        return
+    for job, one in zip(jobs, found, strict=True):
+        typer.echo(
+            f"{job.benchmark.name} {job.teacher_mode}: {one.rows:,} of {one.rows_wanted:,} rows in {one.shards} of "
+            f"{one.shards_wanted} shards, {one.bytes / 1e6:,.1f} MB"
+        )
+    cost = "" if price_per_1000 is None else f"; price {asked.price(price_per_1000):,.2f}"
+    typer.echo(f"teacher queries of the whole store: {asked.images:,} images and {asked.texts:,} texts{cost}")
+
+
+def _faults(given: list[str]) -> dict[str, Any]:
+    names: dict[str, Callable[[str], Any]] = {
+        "drop": float,
+        "too_many": float,
+        "error": float,
+        "seed": int,
+        "nan": _yes,
+        "extra_dim": _yes,
+    }
+    faults: dict[str, Any] = {}
+    for item in given:
+        name, _, value = item.partition("=")
+        if name not in names:
+            raise UserError(f"--fault is one of {', '.join(names)} as NAME=X, got {item!r}")
+        try:
+            faults[name] = names[name](value)
+        except ValueError:
+            raise UserError(f"--fault {name} wants a number, got {value!r}") from None
+    return faults
+
+
+def _yes(value: str) -> bool:
+    return bool(int(value))

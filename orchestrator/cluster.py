@@ -1,0 +1,283 @@
+"""Ray: an own local one, or the cluster at RAY_ADDRESS; what it holds, and whether that is enough.
+
+A local Ray lives in its own temporary folder, writes nothing into the user's home, and ends with the context. A cluster
+that was there before is only disconnected from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Resources
+from trainables.teacher.ledger import BudgetReached
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Only plain values cross process borders; Ray would take 30% of the memory."""
+
+LOCAL_DRIVERS = 16.0
+"""Drivers of nested trainers that a local Ray may run at a time; they take no CPU from the workers."""
+
+ANSWER_TIMEOUT_S = 10.0
+
+LAST_WRITES_S = 5.0
+
+LONGEST_TEMPORARY = 30
+"""Characters of the folder that Ray's own is made in: the sockets below may not be longer than 107."""
+
+TEMPORARY_PREFIX = "vl2v-ray-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """What is connected to."""
+
+    is_local: bool
+    """Started here, and ended with the context."""
+    address: str
+
+    def resources(self) -> dict[str, float]:
+        """What the cluster holds right now."""
+        import ray
+
+        held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return dict(held)
+
+    def most_resources(self) -> dict[str, float]:
+        """What the cluster may grow to, where its autoscaler says so; else what it holds."""
+        import ray
+
+        stated = ray._private.state.state.get_max_resources_from_cluster_config()
+        now = self.resources()
+        return now if not stated else {name: max(now.get(name, 0.0), float(stated.get(name, 0.0))) for name in stated}
+
+    @property
+    def driver_resources(self) -> dict[str, float]:
+        """What the driver of a nested trainer reserves: nothing that a worker needs, where the cluster allows it."""
+        return {DRIVER_RESOURCE: 1.0} if DRIVER_RESOURCE in self.resources() else {"CPU": 0.01}
+
+    def folds_at_once(self, resources: Resources) -> int:
+        """Folds that fit side by side; one more is let wait where a cluster may grow, so that it does."""
+        fitting = _fitting(self.resources(), resources)
+        return max(1, fitting if self.is_local else min(_fitting(self.most_resources(), resources), fitting + 1))
+
+
+@contextmanager
+def connect(*, address: str | None = None, dashboard: bool = False, cpus: int | None = None) -> Iterator[Cluster]:
+    """Connect to `address`, to RAY_ADDRESS, or to a Ray started for this context alone.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    set_default_environment(fast_engine_environment(spot=wanted != "local"))
+    if wanted == "local":
+        with _local(dashboard=dashboard, cpus=cpus) as cluster:
+            yield cluster
+        return
+    with _existing(wanted) as cluster:
+        yield cluster
+
+
+def check_resources(cluster: Cluster, resources: Resources) -> None:
+    """Raise `UserError` where one fold asks for more than the cluster has."""
+    available = cluster.most_resources()
+    for name, unit, per_worker in (
+        ("CPU", "CPUs", resources.cpus_per_worker),
+        ("GPU", "GPUs", resources.gpus_per_worker),
+    ):
+        wanted, there = resources.workers * per_worker, available.get(name, 0.0)
+        if wanted > there:
+            raise UserError(
+                f"{resources.workers} workers of {per_worker:g} {unit} need {wanted:g}, and the "
+                f"{'machine' if cluster.is_local else 'cluster'} has {there:g}; ask for fewer workers (--workers) or "
+                f"{unit} (resources.{name.lower()}s_per_worker)"
+            )
+
+
+def call_on_cluster(function_path: str, arguments: list[Any], resources: Resources) -> list[dict[str, Any]]:
+    """Call a function in one Ray task per argument, side by side as far as they fit.
+
+    Raises:
+        UserError: the first mistake of the user's that a task found.
+        BudgetReached: a task may not ask the teacher any more.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=1)(_call)
+    answers: list[dict[str, Any]] = ray.get([task.remote(function_path, argument) for argument in arguments])
+    for answer in answers:
+        if "user_error" in answer:
+            raise UserError(answer["user_error"])
+        if "budget" in answer:
+            raise BudgetReached(**answer["budget"])
+    return [answer["value"] for answer in answers]
+
+
+def _call(function_path: str, argument: Any) -> dict[str, Any]:
+    from orchestrator.executors import imported
+
+    try:
+        return {"value": imported(function_path)(argument)}
+    except UserError as error:
+        return {"user_error": str(error)}
+    except BudgetReached as error:
+        return {"budget": {"budget": error.budget, "asked": error.asked, "wanted": error.wanted}}
+
+
+@contextmanager
+def _local(*, dashboard: bool, cpus: int | None) -> Iterator[Cluster]:
+    import ray
+
+    _take_own_token()
+    with quiet_engines(), _temporary_folder() as folder:
+        try:
+            context: Any = ray.init(
+                # A stale address file of another Ray would be connected to instead.
+                address="local",
+                num_cpus=cpus,
+                resources={DRIVER_RESOURCE: LOCAL_DRIVERS},
+                include_dashboard=dashboard,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                **_common(spot=False),
+            )
+            yield Cluster(is_local=True, address=str(context.address_info["address"]))
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _existing(address: str) -> Iterator[Cluster]:
+    import ray
+
+    _check_answers(address)
+    with quiet_engines():
+        try:
+            ray.init(address=address, **_common(spot=True))
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise _no_cluster(address, error) from None
+        try:
+            yield Cluster(is_local=False, address=address)
+        finally:
+            ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits many minutes for an address where nothing listens."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"no Ray cluster answers at {address} ({reason[0].rstrip('.')}); check RAY_ADDRESS, or unset it to use this "
+        "machine"
+    )
+
+
+def _common(*, spot: bool) -> dict[str, Any]:
+    return {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": fast_engine_environment(spot=spot)},
+    }
+
+
+def _fitting(there: Mapping[str, float], resources: Resources) -> int:
+    wanted = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    # A tenth of a GPU is stored with rounding: ten of them fit.
+    fits = [
+        math.floor(there.get(name, 0.0) / (resources.workers * each) + 1e-6) for name, each in wanted.items() if each
+    ]
+    return min(fits, default=1)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A new folder for Ray's sessions, short enough for its sockets; folders of processes that were killed go too.
+
+    A lock on the folder tells the living from the dead: the system drops it with the process.
+    """
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > LONGEST_TEMPORARY:
+        base = Path("/tmp")
+    _remove_abandoned(base)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{TEMPORARY_PREFIX}", dir=base))
+    lock = os.open(hidden, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = hidden.rename(base / hidden.name.removeprefix("."))
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+        os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Ray's processes may write for a moment after they were told to end."""
+    ended = time.monotonic() + LAST_WRITES_S
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > ended:
+            return
+        time.sleep(0.05)
+
+
+def _remove_abandoned(base: Path) -> None:
+    for folder in base.glob(f"{TEMPORARY_PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue
+        finally:
+            os.close(lock)
+
+
+def _take_own_token() -> None:
+    """Give a local Ray a token of its own, for this process's life; without one Ray writes a file into the home.
+
+    The token is what keeps others out: Ray listens on the machine's network address, even when told 127.0.0.1.
+    """
+    given = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if not given and not (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def quiet_engines() -> Iterator[None]:
+    """Keep Ray's own log lines off the terminal: what went wrong with a fold is in its folder."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

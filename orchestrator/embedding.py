@@ -1,0 +1,116 @@
+"""Fill embedding stores in parallel: Ray tasks that share one store, shard by shard, with their progress."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orchestrator.cluster import call_on_cluster, check_resources, connect
+from orchestrator.preflight import check_data
+from orchestrator.specs import absolute_data_root
+from orchestrator.store import Store
+from search_spaces.benchmarks import Benchmark
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Hyperparameters, Resources, check_teacher_mode
+from trainables.fingerprints import teacher_fingerprint
+from trainables.teacher.embedding import EmbeddingJob, embed, embedding_status
+from trainables.teacher.filling import StoreStatus
+
+LOOK_S = 0.5
+
+Told = Callable[[str, int, int | None], None]
+"""Called with a benchmark's name, the rows that are there, and the rows wanted."""
+
+
+def embedding_job(
+    benchmark: Benchmark,
+    hyperparameters: Hyperparameters,
+    *,
+    store: Store,
+    data_root: str | None,
+    resources: Resources,
+    query_budget: int | None = None,
+) -> EmbeddingJob:
+    """What fills the store that folds with these hyperparameters read.
+
+    Raises:
+        UserError: mode `live`, which stores nothing; no such teacher; images that cannot be read.
+    """
+    if check_teacher_mode(hyperparameters.teacher_mode) == 0:
+        raise UserError("live stores nothing; give --teacher-mode views:K or clean")
+    root = absolute_data_root(data_root)
+    check_data({benchmark.name: benchmark}, store=store, data_root=root)
+    return EmbeddingJob(
+        benchmark=benchmark,
+        teacher=hyperparameters.teacher,
+        teacher_fingerprint=teacher_fingerprint(hyperparameters.teacher),
+        teacher_mode=hyperparameters.teacher_mode,
+        image_size=hyperparameters.image_size or benchmark.image_size,
+        store=str(store.shared),
+        data_root=root,
+        cache_folder=str(store.data_folder),
+        query_budget=query_budget,
+        threads=resources.threads_per_worker,
+        gpu=resources.gpus_per_worker > 0,
+    )
+
+
+def fill_stores(
+    jobs: Sequence[EmbeddingJob], *, workers: int, resources: Resources, address: str | None, told: Told
+) -> list[StoreStatus]:
+    """Fill every job's store by `workers` Ray tasks each, or in this process where `workers` is 0.
+
+    Raises:
+        BudgetReached: the budget ends; finished shards stay.
+    """
+    for job in jobs:
+        # Made now: an object store or a read-only place is no place to fill.
+        Path(job.store).mkdir(parents=True, exist_ok=True)
+    missing = [job for job in jobs if not embedding_status(job).is_complete]
+    if workers == 0:
+        for job in missing:
+            _here(job, told)
+    elif missing:
+        with connect(address=address) as cluster:
+            check_resources(cluster, resources)
+            mappings = [job.to_mapping() for job in missing for _ in range(workers)]
+            with _watched(missing, told):
+                call_on_cluster("trainables.teacher.embedding:embed", mappings, resources)
+    return [embedding_status(job) for job in jobs]
+
+
+def _here(job: EmbeddingJob, told: Told) -> None:
+    before = embedding_status(job)
+    done = before.rows
+
+    def progress(rows: int) -> None:
+        nonlocal done
+        done += rows
+        told(job.benchmark.name, done, before.rows_wanted)
+
+    embed(job.to_mapping(), progress)
+
+
+class _watched:
+    """Tells from a thread how far the stores are, while the tasks run."""
+
+    def __init__(self, jobs: Sequence[EmbeddingJob], told: Told) -> None:
+        self._jobs, self._told = jobs, told
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="embedding progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        last = False
+        while not last:
+            last = self._ended.wait(LOOK_S)
+            for job in self._jobs:
+                found = embedding_status(job)
+                self._told(job.benchmark.name, found.rows, found.rows_wanted)

@@ -1,0 +1,113 @@
+"""What the folds of one benchmark and method cost: stages, steps, teacher queries, and what sharing saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.fold_groups import FoldGroup
+from search_spaces.benchmarks import Benchmark, steps_and_interval
+from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters, check_teacher_mode
+from search_spaces.methods import MethodFacts, method_facts
+from search_spaces.spaces import search_space
+from search_spaces.sweeps import Sweep
+
+NOT_IN_ALIGN = ("distill.", "swad.", "dropout", "kd_temperature")
+"""Searched hyperparameters that Align does not depend on (`FoldSpec.align_key`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What the folds of one benchmark and method cost."""
+
+    benchmark: str
+    method: str
+    fold_groups: int
+    trials: int
+    folds: int
+    stages: int
+    """Stages if nothing is shared."""
+    stages_shared: int
+    """Stages that reuse another fold's Align, at best."""
+    steps_per_stage: tuple[int, ...]
+    queries_per_configuration: int | None
+    """Images the teacher is asked for by one configuration and seed over all test domains; None where not known."""
+    queries: int | None
+    """Images the teacher is asked for by the whole sweep, if nothing is shared."""
+    queries_shared: int | None
+    """Of these, images that sharing saves at best."""
+
+
+def stage_steps(benchmark: Benchmark, hyperparameters: Hyperparameters, method: str) -> tuple[int, ...]:
+    """Update steps of each stage of a method."""
+    interval = hyperparameters.evaluate_every or benchmark.evaluate_every
+    steps = []
+    for stage in method_facts(method).stages:
+        own: StageHyperparameters = getattr(hyperparameters, stage)
+        steps.append(steps_and_interval(own.num_steps or benchmark.num_steps, interval)[0])
+    return tuple(steps)
+
+
+def teacher_queries_per_fold(benchmark: Benchmark, hyperparameters: Hyperparameters, method: str) -> int:
+    """Images one fold asks the teacher for in `live` mode: batch x source domains x steps, in every stage.
+
+    480,096 per stage and test domain on a benchmark of four domains with the paper's batch and steps.
+    """
+    facts = method_facts(method)
+    if not (facts.uses_teacher_images and facts.trains):
+        return 0
+    images_per_step = hyperparameters.batch_size_per_domain * (len(benchmark.domains) - 1)
+    return images_per_step * sum(stage_steps(benchmark, hyperparameters, method))
+
+
+def forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Sequence[FoldGroup]) -> Forecast:
+    """Count what the fold groups of one benchmark and method cost."""
+    facts = method_facts(method)
+    hyperparameters = sweep.hyperparameters_for(benchmark.name)
+    steps = stage_steps(benchmark, hyperparameters, method)
+    folds = sum(group.num_folds for group in groups)
+    aligns_shared = _shared_aligns(sweep, benchmark, facts, hyperparameters, groups)
+    per_configuration: int | None
+    queries: int | None
+    queries_shared: int | None
+    if not (facts.uses_teacher_images and facts.trains):
+        per_configuration = queries = queries_shared = 0
+    elif hyperparameters.teacher_mode == "live":
+        per_fold = teacher_queries_per_fold(benchmark, hyperparameters, method)
+        per_configuration, queries = per_fold * len(benchmark.domains), per_fold * folds
+        align = per_fold * steps[0] // sum(steps) if "align" in facts.stages else 0
+        queries_shared = align * aligns_shared
+    else:
+        views = check_teacher_mode(hyperparameters.teacher_mode)
+        pools = [domain.pool_size("source") for domain in benchmark.domains]
+        per_configuration = None if None in pools else views * sum(size or 0 for size in pools)
+        queries, queries_shared = per_configuration, 0
+    return Forecast(
+        benchmark=benchmark.name,
+        method=method,
+        fold_groups=len(groups),
+        trials=sum(group.trials for group in groups),
+        folds=folds,
+        stages=folds * len(facts.stages),
+        stages_shared=aligns_shared,
+        steps_per_stage=steps,
+        queries_per_configuration=per_configuration,
+        queries=queries,
+        queries_shared=queries_shared,
+    )
+
+
+def _shared_aligns(
+    sweep: Sweep,
+    benchmark: Benchmark,
+    facts: MethodFacts,
+    hyperparameters: Hyperparameters,
+    groups: Sequence[FoldGroup],
+) -> int:
+    """Align stages that another trial of the same fold has run already: all but the first, if the search permits it."""
+    if "align" not in facts.stages:
+        return 0
+    searched = search_space(sweep.space).dimensions(benchmark, facts.name, hyperparameters)
+    if any(not key.startswith(NOT_IN_ALIGN) for key in searched):
+        return 0
+    return sum((group.trials - 1) * group.folds_per_trial for group in groups)

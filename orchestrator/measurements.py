@@ -1,0 +1,132 @@
+"""What the store's finished folds measured, on the source side and on the test domain: the report's raw material.
+
+Only the report reads this, for only the report opens `test.json`. Selection `oracle` looks at test-domain numbers; it
+is computed only when asked for and labelled wherever it is printed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.store import GroupRecord, PlannedFold, Store
+from search_spaces.hyperparameters import FoldSpec
+
+Selection = Literal["training_domain", "oracle"]
+
+SELECTION_TITLES: dict[Selection, str] = {
+    "training_domain": "training-domain validation",
+    "oracle": "ORACLE: test-domain validation, last step (it saw the test domain; no result to claim)",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One finished fold that a table counts."""
+
+    group: str
+    benchmark: str
+    method: str
+    test_domain: str
+    seed: int
+    trial: int
+    """Number of the configuration in its fold group."""
+    key: str
+    spec: FoldSpec
+    rule: str
+    """How the evaluated weights were chosen: `swad`, `best_source_validation`, `last`, `zero_shot`."""
+    ood: float
+    """Accuracy on the 80% part of the test domain; a fraction."""
+    balanced: float | None
+    """The same, every class counting alike."""
+    in_domain: float | None
+    """Mean accuracy over the source domains' 20% parts; None under oracle selection, which takes other weights."""
+    teacher_images: int
+    """Images the teacher was asked for."""
+    teacher_texts: int
+    """Texts the teacher was asked for."""
+
+
+def measure(store: Store, selection: Selection) -> list[Measurement]:
+    """Every finished fold that the selection chose, group by group, by test domain and seed."""
+    measurements = []
+    for group in store.groups():
+        chosen = _oracle(store, group) if selection == "oracle" else _confirmed(store, group)
+        found = [_measurement(store, group, trial, planned, selection) for trial, planned in chosen]
+        measurements += [item for item in found if item is not None]
+    return sorted(measurements, key=lambda item: (item.benchmark, item.method, item.test_domain, item.seed))
+
+
+def _confirmed(store: Store, group: GroupRecord) -> Iterator[tuple[int, PlannedFold]]:
+    confirmation = store.confirmation(group.name)
+    if confirmation is not None:
+        for planned in confirmation.folds:
+            yield confirmation.number, planned
+
+
+def _oracle(store: Store, group: GroupRecord) -> Iterator[tuple[int, PlannedFold]]:
+    """For each seed the configuration, of those run on it, that is best on the test domain's own 20% part."""
+    candidates: dict[int, dict[int, dict[str, PlannedFold]]] = {}
+    runs = [(trial.number, trial.folds) for trial in store.trials(group.name)]
+    confirmation = store.confirmation(group.name)
+    if confirmation is not None:
+        runs.append((confirmation.number, confirmation.folds))
+    for number, folds in runs:
+        for planned in folds:
+            candidates.setdefault(planned.fold.seed, {}).setdefault(number, {})[planned.key] = planned
+    for seed in sorted(candidates):
+        scored = {
+            number: _oracle_score(store, folds.values())
+            for number, folds in candidates[seed].items()
+            if len(folds) == len(group.test_domains)
+        }
+        whole = [number for number, score in scored.items() if not math.isnan(score)]
+        if whole:
+            best = max(whole, key=lambda number: (scored[number], number))
+            for planned in candidates[seed][best].values():
+                yield best, planned
+
+
+def _oracle_score(store: Store, folds: Iterable[PlannedFold]) -> float:
+    """Mean accuracy of the last step on the test domains' 20% parts; NaN where a fold is not done."""
+    scores = []
+    for planned in folds:
+        test = store.fold(planned.key).read_test() if store.fold(planned.key).is_done else None
+        scores.append(float(test["last_step"]["out_accuracy"][planned.fold.test_domain]) if test else math.nan)
+    return sum(scores) / len(scores)
+
+
+def _measurement(
+    store: Store, group: GroupRecord, trial: int, planned: PlannedFold, selection: Selection
+) -> Measurement | None:
+    folder = store.fold(planned.key)
+    result, test, spec = folder.read_result(), folder.read_test(), store.spec(planned.key)
+    if result is None or test is None or spec is None:
+        return None
+    part = test["last_step"] if selection == "oracle" else test
+    domain = planned.fold.test_domain
+    balanced = part.get("balanced_accuracy", {}).get(domain)
+    return Measurement(
+        group=group.name,
+        benchmark=group.benchmark,
+        method=group.method,
+        test_domain=domain,
+        seed=planned.fold.seed,
+        trial=trial,
+        key=planned.key,
+        spec=spec,
+        rule="last" if selection == "oracle" and result["chosen"]["rule"] != "zero_shot" else result["chosen"]["rule"],
+        ood=float(part["accuracy"][domain]),
+        balanced=None if balanced is None else float(balanced),
+        in_domain=None if selection == "oracle" else float(result["source_validation"]["accuracy"]),
+        teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
+        teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
+    )
+
+
+def planned_domains(groups: Sequence[GroupRecord], benchmark: str) -> tuple[str, ...]:
+    """Test domains of a benchmark, in byte order."""
+    names = {name for group in groups if group.benchmark == benchmark for name in group.test_domains}
+    return tuple(sorted(names, key=str.encode))

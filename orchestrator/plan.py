@@ -1,0 +1,186 @@
+"""What a sweep will do and cost before anything runs: fold groups, folds, stages, teacher queries, and what is shared.
+
+Light on purpose: `plan` answers without torch, Ray, Optuna or MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.fold_groups import FoldGroup, fold_groups
+from orchestrator.forecast import Forecast, forecast
+from orchestrator.query_forecast import Need, forecast_lines, planned_need, total
+from search_spaces.benchmarks import Benchmark
+from search_spaces.errors import unknown_name
+from search_spaces.methods import method_facts
+from search_spaces.sweeps import Sweep
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A sweep spelt out."""
+
+    sweep: Sweep
+    benchmarks: Mapping[str, Benchmark]
+    groups: tuple[FoldGroup, ...]
+    """Every fold group in order: benchmarks, then methods (the zero-shot row first), then test domains."""
+    forecasts: tuple[Forecast, ...]
+    need: Need | None
+    """Teacher queries of the whole sweep at most, on an empty store; None where a benchmark's images are unknown."""
+
+    @property
+    def searched_groups(self) -> tuple[FoldGroup, ...]:
+        """The groups that train; the others only evaluate the teacher."""
+        return tuple(group for group in self.groups if method_facts(group.method).trains)
+
+    @property
+    def num_folds(self) -> int:
+        return sum(group.num_folds for group in self.groups)
+
+    @property
+    def num_stages(self) -> int:
+        return sum(item.stages for item in self.forecasts)
+
+    @property
+    def num_stages_shared(self) -> int:
+        return sum(item.stages_shared for item in self.forecasts)
+
+    @property
+    def queries_per_configuration(self) -> int | None:
+        """Teacher images of one configuration and seed over every benchmark and training method."""
+        return _total(item.queries_per_configuration for item in self._training)
+
+    @property
+    def queries(self) -> int | None:
+        """Teacher images of the whole sweep, if nothing is shared."""
+        return _total(item.queries for item in self._training)
+
+    @property
+    def queries_shared(self) -> int | None:
+        """Teacher images that sharing saves at best."""
+        return _total(item.queries_shared for item in self._training)
+
+    @property
+    def source_images(self) -> int | None:
+        """Images of the source pools of all benchmarks."""
+        domains = [domain for name in self.sweep.benchmarks for domain in self.benchmarks[name].domains]
+        return _total(domain.pool_size("source") for domain in domains)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Teacher modes, each once."""
+        modes = (self.sweep.hyperparameters_for(name).teacher_mode for name in self.sweep.benchmarks)
+        return tuple(dict.fromkeys(modes))
+
+    @property
+    def pair_folds(self) -> int:
+        """Further folds per configuration and seed that leave-one-domain-out selection would need."""
+        methods = sum(1 for method in self.sweep.all_methods if method_facts(method).trains)
+        return methods * sum(comb(len(self.benchmarks[name].domains), 2) for name in self.sweep.benchmarks)
+
+    @property
+    def _training(self) -> Iterator[Forecast]:
+        return (item for item in self.forecasts if method_facts(item.method).trains)
+
+    def group(self, name: str) -> FoldGroup:
+        """Look a fold group up; raises `UserError` with the nearest names."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise unknown_name("fold group", name, [group.name for group in self.groups])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for `--json` and for the tracked plan."""
+        return {
+            "sweep": self.sweep.to_mapping(),
+            "key": self.sweep.key,
+            "fold_groups": len(self.searched_groups),
+            "zero_shot_groups": len(self.groups) - len(self.searched_groups),
+            "trials": sum(group.trials for group in self.searched_groups),
+            "folds": self.num_folds,
+            "stages": self.num_stages,
+            "stages_shared_at_best": self.num_stages_shared,
+            "teacher_queries_per_configuration_and_seed": self.queries_per_configuration,
+            "teacher_queries": self.queries,
+            "teacher_queries_shared_at_best": self.queries_shared,
+            "teacher_image_queries_at_most": None if self.need is None else self.need.all_images,
+            "teacher_text_queries_at_most": None if self.need is None else self.need.all_texts,
+            "pair_folds_for_leave_one_domain_out": self.pair_folds,
+            "groups": [{"name": group.name, **asdict(group)} for group in self.groups],
+            "forecasts": [asdict(item) for item in self.forecasts],
+        }
+
+    def lines(self, *, query_budget: int | None = None, price_per_1000: float | None = None) -> list[str]:
+        """The totals, one sentence each; with a budget or a price also what these mean for the forecast."""
+        sweep, references = self.sweep, len(self.groups) - len(self.searched_groups)
+        trials = sum(group.trials for group in self.searched_groups)
+        return [
+            f"{len(self.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials on seed 0 in space "
+            f"{sweep.space}, the best of each group on {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
+            f"{self.num_folds:,} folds" + (f", {references} fold groups of them zero-shot" if references else ""),
+            f"{self.num_stages:,} training stages, up to {self.num_stages_shared:,} of them shared (one Align serves "
+            "every fold that agrees on what Align depends on)",
+            f"teacher queries: {_count(self.queries_per_configuration)} images for one configuration and seed, "
+            f"{_count(self.queries)} for the sweep if every trial has that batch size and nothing is shared, up to "
+            f"{_count(self.queries_shared)} of them saved by sharing Align; the zero-shot rows are not counted",
+            f"with stored views (teacher_mode views:K) every image that may serve as source is asked for K times: "
+            f"{_count(self.source_images)} x K images, shared by all folds, seeds, stages and trials",
+            *forecast_lines(self.need, self.modes, query_budget=query_budget, price_per_1000=price_per_1000),
+            f"leave-one-domain-out selection would need {self.pair_folds:,} pair folds more per configuration and seed",
+        ]
+
+    def table(self) -> Table:
+        """One row per benchmark and method, for a terminal."""
+        from rich.table import Table
+
+        table = Table(title=f"Plan of sweep {self.sweep.name}")
+        columns = ("benchmark", "method", "groups", "trials", "folds", "stages", "shared", "steps", "queries / config")
+        for position, title in enumerate(columns):
+            table.add_column(title, justify="left" if position < 2 else "right")
+        for row in self.forecasts:
+            steps = " + ".join(f"{steps:,}" for steps in row.steps_per_stage) or "-"
+            counts = [row.fold_groups, row.trials, row.folds, row.stages, row.stages_shared]
+            queries = _count(row.queries_per_configuration)
+            table.add_row(row.benchmark, row.method, *(f"{count:,}" for count in counts), steps, queries)
+        return table
+
+
+def make_plan(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> Plan:
+    """Spell a sweep out.
+
+    Args:
+        sweep: What is asked for.
+        benchmarks: The sweep's benchmarks by name; those of a folder are resolved by the caller.
+    """
+    groups: list[FoldGroup] = []
+    forecasts: list[Forecast] = []
+    needs: list[Need | None] = []
+    for name in sweep.benchmarks:
+        for method in sweep.all_methods:
+            own = fold_groups(sweep, benchmarks[name], method)
+            groups.extend(own)
+            forecasts.append(forecast(sweep, benchmarks[name], method, own))
+            needs.append(planned_need(sweep, benchmarks[name], method, own))
+    known = [need for need in needs if need is not None]
+    return Plan(
+        sweep=sweep,
+        benchmarks=dict(benchmarks),
+        groups=tuple(groups),
+        forecasts=tuple(forecasts),
+        need=total(known) if len(known) == len(needs) else None,
+    )
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    values = list(counts)
+    return None if None in values else sum(value or 0 for value in values)
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"

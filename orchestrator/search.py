@@ -1,0 +1,178 @@
+"""Ray Tune's searcher over the agenda: Tune asks for a fold to run, and tells how it ended.
+
+A Tune trial is one fold. The agenda decides which, the store remembers; a Tune experiment is disposable and nothing is
+ever restored from one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.tune import Stopper
+from ray.tune.search import Searcher
+
+from orchestrator.agenda import Agenda, Ticket
+from orchestrator.attempts import Attempt
+from orchestrator.progress import EventKind, FoldEvent, Progress, ProgressEvent
+from orchestrator.specs import FoldJobs
+from orchestrator.tuning import StopRequest
+from search_spaces.configuration import from_mapping
+
+LOST_WORKER = "the worker process died without a word (killed, or out of memory)"
+
+
+class RequestedStop(Stopper):
+    """Ends Tune's run when a stop is requested."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self._request = request
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._request.wanted
+
+
+@dataclass(kw_only=True, slots=True)
+class _Running:
+    ticket: Ticket
+    started: float = field(default_factory=time.time)
+    attempt: Attempt | None = None
+    """What a worker said went wrong."""
+
+
+class FoldSearch(Searcher):
+    """Hands folds to Tune, at most `limit()` at a time."""
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        *,
+        jobs: FoldJobs,
+        owner: str,
+        limit: Callable[[], int],
+        stop: StopRequest,
+        progress: Progress,
+        settings: Mapping[str, Any],
+    ) -> None:
+        """Remember what to ask and whom to tell.
+
+        Args:
+            jobs: what a worker needs to run a fold, and the store.
+            owner: identity of the lease under which folds are marked as running.
+            limit: most folds at a time, asked before every start.
+            settings: further entries of every Tune trial's config.
+        """
+        super().__init__()
+        self._agenda, self._store, self._owner = agenda, jobs.store, owner
+        self._jobs, self._limit, self._stop, self._progress = jobs, limit, stop, progress
+        self._settings = dict(settings)
+        self._running: dict[str, _Running] = {}
+
+    def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
+        """The agenda knows the objective by itself."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next fold; None while Tune has to wait; `FINISHED` at the end."""
+        if self._stop.wanted or self._agenda.is_finished or self._agenda.is_out_of_budget:
+            return Searcher.FINISHED
+        if len(self._running) >= self._limit():
+            return None
+        ticket = self._agenda.next()
+        if ticket is None:
+            return None
+        self._running[trial_id] = _Running(ticket=ticket)
+        self._store.mark_running(ticket.planned.key, self._owner)
+        self._tell("fold_started", ticket)
+        # One text instead of a nested mapping: Tune copies, flattens and prints every entry of a config.
+        job = json.dumps(self._jobs.job(ticket.spec).to_mapping())
+        return {**self._settings, "key": ticket.planned.key, "job": job}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A worker reported an evaluation, or what went wrong."""
+        running = self._running.get(trial_id)
+        if running is None:
+            return
+        if "failure" in result:
+            running.attempt = from_mapping(Attempt, json.loads(result["failure"]))
+        elif "stage" in result:
+            self._tell("fold_reported", running.ticket, metrics=_reported(result))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A fold ended: with a result, with a failure, or because everything stops."""
+        running = self._running.pop(trial_id, None)
+        if running is None:
+            return
+        ticket = running.ticket
+        self._store.unmark_running(ticket.planned.key)
+        if running.attempt is not None and running.attempt.kind == "user":
+            self._agenda.dropped(ticket)
+            self._stop.wanted, self._stop.user_error = True, running.attempt.error
+        elif running.attempt is not None and running.attempt.kind == "budget":
+            self._agenda.met_budget(ticket)
+        elif running.attempt is not None:
+            self._fail(ticket, running.attempt)
+        elif self._store.fold(ticket.planned.key).is_done:
+            self._finish(running)
+        elif self._stop.wanted:
+            self._agenda.dropped(ticket)
+        else:
+            self._fail(ticket, Attempt(time=time.time(), kind="lost", error=LOST_WORKER))
+
+    def drop_running(self) -> None:
+        """Tune was ended from outside: what still ran waits again."""
+        for running in self._running.values():
+            self._store.unmark_running(running.ticket.planned.key)
+            self._agenda.dropped(running.ticket)
+        self._running.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher beside the experiment, and nobody ever reads that back."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the store is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: see `save`."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing to save: see `save`."""
+
+    def _finish(self, running: _Running) -> None:
+        ticket = running.ticket
+        if not self._agenda.finished(ticket):
+            self._tell("fold_failed", ticket, error=self._store.attempts(ticket.planned.key).error)
+            return
+        result = self._store.fold(ticket.planned.key).read_result() or {}
+        accuracy = float(result["source_validation"]["accuracy"])
+        self._tell("fold_done", ticket, accuracy=accuracy, seconds=time.time() - running.started)
+
+    def _fail(self, ticket: Ticket, attempt: Attempt) -> None:
+        again = self._agenda.failed(ticket, attempt)
+        self._tell("fold_retried" if again else "fold_failed", ticket, error=attempt.error)
+
+    def _tell(self, kind: EventKind, ticket: Ticket, *, metrics: Mapping[str, Any] | None = None, **about: Any) -> None:
+        event = FoldEvent(
+            key=ticket.planned.key,
+            group=ticket.group,
+            number=ticket.number,
+            fold=ticket.planned.fold,
+            method=ticket.spec.method,
+            attempt=ticket.attempt,
+            **about,
+        )
+        self._progress(ProgressEvent(kind=kind, counts=self._agenda.counts(), fold=event, metrics=metrics or {}))
+
+
+REPORTED = ("stage", "step", "source_validation_accuracy", "source_validation_cross_entropy", "final")
+
+
+def _reported(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: result[name] for name in REPORTED if name in result}

@@ -1,0 +1,319 @@
+"""The truth on disk: every fold's journal and result, every trial's point; one class spells every filename.
+
+    OUT/sweep.json                     what is asked for: the sweep, its fold groups, the data manifests
+    OUT/lease.json                     who is at work here, with a heartbeat
+    STORE/folds/KEY/                   a fold's files (`trainables.record.FoldFolder`), error.json when it went wrong
+    STORE/aligns/KEY/                  an Align stage that folds share
+    STORE/embeddings/KEY/              the teacher's answers (`trainables.teacher.store`)
+    STORE/queries/                     what the teacher was asked (`trainables.teacher.ledger`)
+    OUT/trials/GROUP/NUMBER.json       a trial's point and folds, written before it runs
+    OUT/confirmations/GROUP.json       the chosen trial and its folds on all seeds
+    OUT/data/                          indices and checks of the images, by manifest
+    OUT/mlflow.db, OUT/mlartifacts/    the projection into MLflow
+    OUT/report/                        tables
+    OUT/ray/                           Ray's own files, gone at the end
+    OUT/price.json                     price of a thousand teacher queries, once one was given
+    OUT/store.json                     where STORE is, when it is not OUT itself
+
+Folds, Aligns and answers are named by content, so any number of sweeps may share one STORE.
+Nothing here reads test-domain numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.attempts import FoldAttempts, read_attempts
+from orchestrator.leases import is_alive, read_owner
+from search_spaces.configuration import from_mapping
+from search_spaces.errors import UserError
+from search_spaces.folds import Fold
+from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping
+from search_spaces.spaces import Point
+from search_spaces.sweeps import Sweep, sweep_from_mapping
+from trainables.record import FoldFolder, read_json, write_json
+
+FoldState = Literal["done", "running", "failed", "waiting"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedFold:
+    """A fold with the key of everything that changes its result."""
+
+    fold: Fold
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """One configuration being tried in a fold group, on seed 0."""
+
+    group: str
+    number: int
+    point: Point
+    folds: tuple[PlannedFold, ...]
+    source: Literal["paper", "sampler"]
+    created: float
+    history: dict[str, list[int]] = field(default_factory=dict)
+    """Numbers of the group's trials by state (complete, failed, running) when this one was suggested."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfirmationRecord:
+    """The trial that was chosen in a fold group, and its folds on all seeds (seed 0 is the trial's own)."""
+
+    group: str
+    number: int
+    folds: tuple[PlannedFold, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupRecord:
+    """A fold group: what is searched together."""
+
+    name: str
+    benchmark: str
+    method: str
+    test_domains: tuple[str, ...]
+    """One domain, or all of a benchmark's in scope `benchmark`."""
+    trials: int
+    seeds: int
+
+    @property
+    def num_folds(self) -> int:
+        """Folds planned: every trial on seed 0, the chosen one on the other seeds too."""
+        return (self.trials + self.seeds - 1) * len(self.test_domains)
+
+
+class Store:
+    """A sweep's folder; its methods read and write, and decide nothing."""
+
+    def __init__(self, out: str | Path, *, shared: str | Path | None = None) -> None:
+        """Find the folder's files.
+
+        Args:
+            shared: STORE; None is what the folder remembers, or the folder itself.
+
+        Raises:
+            UserError: the folder remembers another STORE.
+        """
+        self.out = Path(out).absolute()
+        self.shared_file = self.out / "store.json"
+        self.shared = self._shared(shared)
+        self.embeddings_folder = self.shared / "embeddings"
+        self.queries_folder = self.shared / "queries"
+        self.sweep_file = self.out / "sweep.json"
+        self.lease_file = self.out / "lease.json"
+        self.tracking_database = self.out / "mlflow.db"
+        self.tracking_artifacts = self.out / "mlartifacts"
+        self.report_folder = self.out / "report"
+        self.ray_folder = self.out / "ray"
+        self.data_folder = self.out / "data"
+        self.price_file = self.out / "price.json"
+
+    def fold(self, key: str) -> FoldFolder:
+        return FoldFolder(self.shared / "folds" / key)
+
+    def align(self, key: str) -> FoldFolder:
+        return FoldFolder(self.shared / "aligns" / key)
+
+    def claim(self, sweep: Sweep, groups: Sequence[GroupRecord], manifests: Mapping[str, str]) -> None:
+        """Make this the sweep's folder.
+
+        Raises:
+            UserError: the folder cannot be written, or belongs to another sweep, other images or another trainer.
+        """
+        content = {
+            "key": sweep.key,
+            "trainer_version": TRAINER_VERSION,
+            "manifests": dict(manifests),
+            "groups": [asdict(group) for group in groups],
+            **sweep.to_mapping(),
+        }
+        self.check_sweep(sweep)
+        before = self._sweep_content()
+        if before is not None:
+            self._check_inputs(before, content)
+            return
+        try:
+            write_json(self.sweep_file, content)
+        except OSError as error:
+            raise UserError(f"cannot write to the output folder {self.out}: {error.strerror}") from None
+
+    def check_sweep(self, sweep: Sweep) -> None:
+        """Raises `UserError` where the folder belongs to another sweep already."""
+        before = self._sweep_content()
+        if before is not None and before.get("key") != sweep.key:
+            name = dict(before.get("sweep", {})).get("name", "?")
+            changed = ", ".join(_differences(before, sweep.to_mapping())) or "its settings"
+            raise UserError(
+                f"the output folder {self.out} belongs to another sweep ({name!r}, which differs in {changed}); give "
+                "another --out"
+            )
+
+    def check_writable(self) -> None:
+        """Make the folders, and note where STORE is; raises `UserError` where one cannot be made or written."""
+        for folder, kind in ((self.out, "output folder"), (self.shared, "store")):
+            probe = folder / f".probe.{os.getpid()}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                raise UserError(f"cannot write to the {kind} {folder}: {error.strerror}") from None
+        if self.shared != self.out and not self.shared_file.exists():
+            write_json(self.shared_file, {"store": str(self.shared)})
+
+    def sweep(self) -> Sweep | None:
+        """The sweep this folder belongs to; None where there is none."""
+        content = self._sweep_content()
+        if content is None:
+            return None
+        sections = ("sweep", "hyperparameters", "benchmark_hyperparameters")
+        return sweep_from_mapping({name: content[name] for name in sections})
+
+    def groups(self) -> tuple[GroupRecord, ...]:
+        """The fold groups, in the order of the plan."""
+        content = self._sweep_content() or {"groups": []}
+        return tuple(from_mapping(GroupRecord, group) for group in content["groups"])
+
+    def manifests(self) -> dict[str, str]:
+        """Hash of each benchmark's images, by benchmark name."""
+        content = self._sweep_content() or {"manifests": {}}
+        return dict(content["manifests"])
+
+    @property
+    def price_per_1000(self) -> float | None:
+        """Price of a thousand teacher queries, where one was given."""
+        content = read_json(self.price_file)
+        return None if content is None else float(content["price_per_1000"])
+
+    def remember_price(self, price_per_1000: float | None) -> None:
+        """Note the price for whoever looks later; None leaves it."""
+        if price_per_1000 is not None:
+            write_json(self.price_file, {"price_per_1000": price_per_1000})
+
+    def trials(self, group: str) -> list[TrialRecord]:
+        """The group's trials by number."""
+        numbers = sorted(int(path.stem) for path in self._trials_folder(group).glob("[0-9]*.json"))
+        contents = (read_json(self._trial_file(group, number)) for number in numbers)
+        return [from_mapping(TrialRecord, content) for content in contents if content is not None]
+
+    def write_trial(self, record: TrialRecord) -> None:
+        """Write a trial ahead of its run; a number is written once."""
+        path = self._trial_file(record.group, record.number)
+        assert not path.exists(), f"trial {record.number} of {record.group} is already written"
+        write_json(path, asdict(record))
+
+    def confirmation(self, group: str) -> ConfirmationRecord | None:
+        """The group's chosen trial; None while it is searched."""
+        content = read_json(self._confirmation_file(group))
+        return None if content is None else from_mapping(ConfirmationRecord, content)
+
+    def write_confirmation(self, record: ConfirmationRecord) -> None:
+        write_json(self._confirmation_file(record.group), asdict(record))
+
+    def planned_folds(self, group: str) -> list[PlannedFold]:
+        """Every fold that the group's trials and confirmation name, once each."""
+        confirmation = self.confirmation(group)
+        folds = [planned for trial in self.trials(group) for planned in trial.folds]
+        folds += confirmation.folds if confirmation else ()
+        return list({planned.key: planned for planned in folds}.values())
+
+    def spec(self, key: str) -> FoldSpec | None:
+        """What a fold was asked to compute; None before it first started."""
+        content = read_json(self.fold(key).spec)
+        return None if content is None else fold_spec_from_mapping(content)
+
+    def attempts(self, key: str) -> FoldAttempts:
+        """The fold's failed attempts."""
+        return read_attempts(self.fold(key))
+
+    def mark_running(self, key: str, owner: str) -> None:
+        """Note which owner of the sweep's lease runs a fold."""
+        write_json(self._running_file(key), {"owner": owner})
+
+    def unmark_running(self, key: str) -> None:
+        self._running_file(key).unlink(missing_ok=True)
+
+    def living_owner(self) -> str | None:
+        """Identity of the process at work here, if it is alive."""
+        owner = read_owner(self.lease_file)
+        return owner.identity if owner is not None and is_alive(self.lease_file, owner) else None
+
+    def fold_state(self, key: str, living_owner: str | None) -> FoldState:
+        """A fold's state; it runs while the one who started it lives."""
+        if self.attempts(key).failed:
+            return "failed"
+        if self.fold(key).is_done:
+            return "done"
+        mark = read_json(self._running_file(key)) if living_owner else None
+        return "running" if mark is not None and mark["owner"] == living_owner else "waiting"
+
+    def benchmark_check_file(self, benchmark: str) -> Path:
+        """Where it is noted that a benchmark's images were all read once."""
+        return self.data_folder / f"{benchmark.replace('/', '-')}.checked.json"
+
+    def _shared(self, wanted: str | Path | None) -> Path:
+        try:
+            before = read_json(self.shared_file)
+        except OSError:
+            # `check_writable` says what is wrong with the folder.
+            before = None
+        known = Path(before["store"]) if before is not None else self.out
+        now = known if wanted is None else Path(wanted).absolute()
+        if now != known and (before is not None or (self.out / "folds").exists()):
+            raise UserError(f"{self.out} keeps its folds in {known}, not in {now}; give that --store, or another --out")
+        return now
+
+    def _sweep_content(self) -> dict[str, Any] | None:
+        return read_json(self.sweep_file)
+
+    def _check_inputs(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        where = f"the output folder {self.out} was begun"
+        version = before.get("trainer_version")
+        if version != now["trainer_version"]:
+            raise UserError(f"{where} by trainer version {version}, this is {TRAINER_VERSION}; give another --out")
+        for name, manifest in now["manifests"].items():
+            if before["manifests"].get(name) != manifest:
+                raise UserError(f"{where} with other images of {name} than there are now; give another --out")
+
+    def _trials_folder(self, group: str) -> Path:
+        return self.out / "trials" / group_slug(group)
+
+    def _trial_file(self, group: str, number: int) -> Path:
+        return self._trials_folder(group) / f"{number}.json"
+
+    def _confirmation_file(self, group: str) -> Path:
+        return self.out / "confirmations" / f"{group_slug(group)}.json"
+
+    def _running_file(self, key: str) -> Path:
+        return self.fold(key).path / "running.json"
+
+
+def group_slug(name: str) -> str:
+    """A group's name as a folder name: `PACS/vl2v_adip/*` is `PACS--vl2v_adip--all`."""
+    return name.replace("/", "--").replace("*", "all")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of the settings that differ, the sweep's own name left out."""
+    for section in ("sweep", "hyperparameters", "benchmark_hyperparameters"):
+        old, new = _flat(before.get(section, {})), _flat(now.get(section, {}))
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key) and (section, key) != ("sweep", "name"):
+                yield f"{section}.{key}"
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

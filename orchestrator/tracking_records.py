@@ -1,0 +1,257 @@
+"""The store's folds as MLflow would hold them: nested records with parameters, metrics by step and files.
+
+A record follows from files alone, so projecting it twice gives the same. Test-domain numbers are not in it: only the
+report opens `test.json`, and `student.safetensors` is the one artifact that is not plain text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.tracking_metrics import MetricPoint, journal_metrics, milliseconds, result_metrics, running_best
+from search_spaces.methods import method_facts
+from trainables.record import FoldFolder, read_json
+
+if TYPE_CHECKING:
+    from orchestrator.store import GroupRecord, Store
+    from search_spaces.sweeps import Sweep
+
+FINGERPRINTS = ("data_manifest", "teacher_fingerprint", "student_fingerprint", "trainer_version")
+"""Parts of a fold's content that are tags of its run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One MLflow run, before MLflow."""
+
+    kind: Literal["sweep", "group", "trial"]
+    group: str
+    """The fold group's name, such as `PACS/vl2v_adip/sketch`; empty for the sweep."""
+    key: str
+    """Finds the run again, together with kind, group and sweep."""
+    name: str
+    """Short: the list shows 20 characters."""
+    version: str
+    """Changes whenever anything below changes; a run that carries it is left alone."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Callable[[], Iterable[MetricPoint]] = tuple
+    """Called only when the run is out of date: a journal may hold thousands of lines."""
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    """Artifact name -> plain values written as JSON."""
+    files: tuple[Path, ...] = ()
+    """Files copied as artifacts."""
+    status: Literal["RUNNING", "FINISHED", "FAILED"] = "RUNNING"
+    start_time: int | None = None
+    end_time: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedFold:
+    """One fold of a group: where it lies, and which trial it belongs to."""
+
+    group: str
+    number: int
+    """The trial's number in its group."""
+    key: str
+    folder: FoldFolder
+    align: FoldFolder | None
+    """The shared Align stage's folder, for a method that has one."""
+    chosen: bool
+    """Whether it belongs to the group's chosen configuration: those keep their student as an artifact."""
+    failed: bool = False
+
+
+def sweep_records(store: Store, sweep: Sweep, documents: Mapping[str, Any]) -> Iterator[RunRecord]:
+    """Every record of a sweep, parents first.
+
+    Args:
+        store: what is read.
+        sweep: whose folds they are.
+        documents: artifacts of the sweep's own run.
+    """
+    price_per_1000 = store.price_per_1000
+    folds = {group.name: list(tracked_folds(store, group)) for group in store.groups()}
+    results = {name: _results(tracked) for name, tracked in folds.items()}
+    over = {name: _is_over(store, name, tracked) for name, tracked in folds.items()}
+    everything = [result for some in results.values() for result in some]
+    yield _parent_record(
+        kind="sweep",
+        group="",
+        key=sweep.key,
+        name=sweep.name,
+        parameters=flat(sweep.to_mapping()),
+        results=everything,
+        documents={**documents, "data_manifests.json": _manifests(store, folds)},
+        over=all(over.values()),
+        price_per_1000=price_per_1000,
+    )
+    for group in store.groups():
+        yield _parent_record(
+            kind="group",
+            group=group.name,
+            key=group.name,
+            name=group.name,
+            parameters={
+                "benchmark": group.benchmark,
+                "method": group.method,
+                "test_domains": "+".join(group.test_domains),
+            },
+            results=results[group.name],
+            documents={},
+            over=over[group.name],
+            price_per_1000=price_per_1000,
+        )
+        yield from filter(None, (trial_record(fold, price_per_1000) for fold in folds[group.name]))
+
+
+def tracked_folds(store: Store, group: GroupRecord) -> Iterator[TrackedFold]:
+    """The folds of a group, each once, with the number of the trial they belong to."""
+    confirmation = store.confirmation(group.name)
+    chosen = {planned.key for planned in confirmation.folds} if confirmation else set()
+    planned_folds = [(trial.number, planned) for trial in store.trials(group.name) for planned in trial.folds]
+    if confirmation:
+        planned_folds += [(confirmation.number, planned) for planned in confirmation.folds]
+    seen: set[str] = set()
+    for number, planned in planned_folds:
+        if planned.key not in seen:
+            seen.add(planned.key)
+            spec = store.spec(planned.key)
+            has_align = spec is not None and "align" in method_facts(spec.method).stages
+            yield TrackedFold(
+                group=group.name,
+                number=number,
+                key=planned.key,
+                folder=store.fold(planned.key),
+                align=store.align(spec.align_key) if spec is not None and has_align else None,
+                chosen=planned.key in chosen,
+                failed=store.attempts(planned.key).failed,
+            )
+
+
+def _parent_record(
+    *,
+    kind: Literal["sweep", "group"],
+    group: str,
+    key: str,
+    name: str,
+    parameters: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    documents: Mapping[str, Any],
+    over: bool,
+    price_per_1000: float | None,
+) -> RunRecord:
+    points = running_best(results, price_per_1000)
+    times = [point.timestamp for point in points]
+    return RunRecord(
+        kind=kind,
+        group=group,
+        key=key,
+        name=name,
+        version=digest([len(points), over, price_per_1000, sorted(str(result["key"]) for result in results)]),
+        parameters=parameters,
+        metrics=lambda: points,
+        documents=documents,
+        status="FINISHED" if over else "RUNNING",
+        start_time=min((milliseconds(result["started"]) for result in results), default=None),
+        end_time=max(times) if times and over else None,
+    )
+
+
+def _results(folds: Iterable[TrackedFold]) -> list[dict[str, Any]]:
+    return [result for result in (fold.folder.read_result() for fold in folds) if result is not None]
+
+
+def _is_over(store: Store, group: str, folds: Iterable[TrackedFold]) -> bool:
+    """Whether the group's configuration is chosen and nothing is left to run."""
+    return store.confirmation(group) is not None and all(fold.failed or fold.folder.is_done for fold in folds)
+
+
+def _manifests(store: Store, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:
+    manifests = {}
+    for tracked in folds.values():
+        for fold in tracked[:1]:
+            spec = store.spec(fold.key)
+            if spec is not None:
+                manifests[spec.fold.benchmark] = spec.data_manifest
+    return manifests
+
+
+def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunRecord | None:
+    """The run of one finished or failed fold; None while it is neither."""
+    result = fold.folder.read_result()
+    spec = read_json(fold.folder.spec)
+    if spec is None or (result is None and not fold.failed):
+        return None
+    tags = {"trial": str(fold.number), "chosen": str(fold.chosen).lower()}
+    tags |= {name: str(spec.get(name, "")) for name in FINGERPRINTS}
+    name = f"t{fold.number}.s{spec['fold']['seed']} {spec['method']} {'+'.join(spec['fold']['test_domains'])}"
+    if result is None:
+        return RunRecord(
+            kind="trial",
+            group=fold.group,
+            key=fold.key,
+            name=name,
+            version=f"failed:{fold.chosen}",
+            parameters=spec_parameters(spec),
+            tags=tags,
+            metrics=lambda: journal_metrics(fold.folder, fold.align),
+            documents={"spec.json": spec},
+            status="FAILED",
+        )
+    return RunRecord(
+        kind="trial",
+        group=fold.group,
+        key=fold.key,
+        name=name,
+        version=f"{digest(result)}:{fold.chosen}:{price_per_1000}",
+        parameters=spec_parameters(spec),
+        tags=tags,
+        metrics=lambda: (*journal_metrics(fold.folder, fold.align), *result_metrics(result, price_per_1000)),
+        documents={"spec.json": spec, "result.json": result},
+        files=(fold.folder.student,) if fold.chosen and fold.folder.student.exists() else (),
+        status="FINISHED",
+        start_time=milliseconds(result["started"]),
+        end_time=milliseconds(result["finished"]),
+    )
+
+
+def spec_parameters(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A fold's parameters, flat and with the same names in every trial; learning rates also as their log10."""
+    parameters: dict[str, Any] = {
+        "benchmark": spec["fold"]["benchmark"],
+        "method": spec["method"],
+        "seed": spec["fold"]["seed"],
+        "test_domains": "+".join(spec["fold"]["test_domains"]),
+        **flat(spec["hyperparameters"]),
+    }
+    for name in ("align.lr", "distill.lr"):
+        if isinstance(parameters.get(name), int | float):
+            parameters[f"{name}_log10"] = round(math.log10(parameters[name]), 6)
+    return parameters
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values as one level of dotted names.
+
+    >>> flat({"align": {"lr": 0.1}, "student": "small"})
+    {'align.lr': 0.1, 'student': 'small'}
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
+def digest(content: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,202 @@
+"""One fold by itself: through a `TorchTrainer` (as on a cluster), or inside one Tune actor, with equal results."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.attempts import Attempt, describe, record_attempt
+from orchestrator.budget import fold_need
+from orchestrator.cluster import call_on_cluster, check_resources, connect
+from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
+from orchestrator.leases import Lease, LeaseHeldError, this_process
+from orchestrator.preflight import check_data
+from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
+from orchestrator.query_forecast import preflight_need
+from orchestrator.specs import FoldJobs, absolute_data_root, fold_spec
+from orchestrator.store import Store
+from orchestrator.tuning import run_one, scratch_folder
+from search_spaces.benchmarks import Benchmark
+from search_spaces.errors import UserError
+from search_spaces.folds import Fold
+from search_spaces.hyperparameters import Hyperparameters, Resources
+from trainables.data.open import open_benchmark, resolve_benchmark
+from trainables.jobs import FoldJob
+from trainables.record import FoldFolder
+from trainables.teacher.ledger import BudgetReached, reserved_queries
+
+FOLLOW_S = 0.5
+
+
+class FoldFailedError(RuntimeError):
+    """The fold ended without a result; its folder says why."""
+
+
+def prepare_fold(
+    fold: Fold,
+    *,
+    method: str,
+    hyperparameters: Hyperparameters,
+    store: Store,
+    data_root: str | None = None,
+    resources: Resources | None = None,
+    benchmark: Benchmark | None = None,
+    query_budget: int | None = None,
+) -> FoldJob:
+    """Check a fold's images and weights, and give it its key and its folder.
+
+    Raises:
+        UserError: the benchmark, the domain, the images or the weights are not there.
+    """
+    root = absolute_data_root(data_root)
+    benchmark = benchmark or resolve_benchmark(fold.benchmark, root)
+    for name in fold.test_domains:
+        benchmark.check_domain(name)
+    store.check_writable()
+    manifests = check_data({benchmark.name: benchmark}, store=store, data_root=root)
+    spec = fold_spec(fold, method=method, hyperparameters=hyperparameters, data_manifest=manifests[benchmark.name])
+    jobs = FoldJobs(
+        store=store,
+        benchmarks={fold.benchmark: benchmark},
+        data_root=root,
+        resources=resources or Resources(),
+        query_budget=query_budget,
+    )
+    return jobs.job(spec)
+
+
+def train_one(
+    job: FoldJob,
+    *,
+    executor: Executor = "auto",
+    address: str | None = None,
+    functions: WorkerFunctions | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Train and evaluate one fold; a finished one is only read. Returns the content of `result.json`.
+
+    `auto` is `train`: a `TorchTrainer`, whatever the number of workers.
+
+    Raises:
+        UserError: the fold cannot be run as asked.
+        BudgetReached: the query budget is not enough for it.
+        FoldFailedError: the training itself failed.
+    """
+    folder = FoldFolder(job.folder)
+    way: Literal["tune", "train"] = "train" if executor == "auto" else chosen_executor(executor, job.resources)
+    done = folder.read_result()
+    if done is not None:
+        return done
+    functions = functions or WorkerFunctions()
+    mapping = job.to_mapping()
+    check_budget(job)
+    with _alone_with(folder), connect(address=address) as cluster:
+        check_resources(cluster, job.resources)
+        call_on_cluster(functions.preflight, [mapping], job.resources)
+        with scratch_folder(folder.path / "ray") as scratch, _followed(job, progress):
+            if way == "train":
+                failure = _through_trainer(mapping, functions, scratch)
+            else:
+                settings = {"functions": functions.to_mapping(), "storage_path": str(scratch)}
+                config = {**settings, "key": job.spec.key, "job": json.dumps(mapping)}
+                failure = run_one(config, resources=job.resources, scratch=scratch)
+    if failure is not None and failure.kind == "user":
+        raise UserError(failure.error)
+    if failure is not None and failure.kind == "budget":
+        raise _budget_reached(job, wanted=1)
+    if failure is not None:
+        record_attempt(folder, failure)
+        raise FoldFailedError(f"{job.spec.fold} failed: {failure.error} (see {folder.path / 'error.json'})")
+    result = folder.read_result()
+    if result is None:
+        raise FoldFailedError(f"{job.spec.fold} ended without a result (see {folder.path})")
+    return result
+
+
+def check_budget(job: FoldJob) -> None:
+    """Raises `BudgetReached`, before anything is asked, where all that the fold may ask does not fit the budget."""
+    if job.query_budget is None:
+        return
+    source = open_benchmark(job.benchmark, job.data_root, cache=Path(job.cache_folder) if job.cache_folder else None)
+    need = fold_need(job.spec, job.benchmark, source, embeddings=job.embeddings_folder)
+    need += preflight_need(
+        job.spec.method, teacher_mode=job.spec.hyperparameters.teacher_mode, classes=len(source.class_names)
+    )
+    if reserved_queries(Path(job.queries_folder)) + need.queries > job.query_budget:
+        raise _budget_reached(job, wanted=need.queries)
+
+
+def _budget_reached(job: FoldJob, *, wanted: int) -> BudgetReached:
+    asked = reserved_queries(Path(job.queries_folder))
+    return BudgetReached(budget=job.query_budget or 0, asked=asked, wanted=wanted)
+
+
+def _through_trainer(job: dict[str, Any], functions: WorkerFunctions, scratch: Path) -> Attempt | None:
+    try:
+        imported(functions.torch_trainer)(job, name="fold", storage_path=str(scratch)).fit()
+    except Exception as error:
+        return describe(error)
+    return None
+
+
+@contextmanager
+def _alone_with(folder: FoldFolder) -> Iterator[None]:
+    """Keep other processes off a fold's folder."""
+    lease = Lease(folder.path / "lease.json", this_process())
+    try:
+        lease.take()
+    except LeaseHeldError as held:
+        raise UserError(
+            f"process {held.owner.process} on {held.owner.host} trains this fold already ({folder.path})"
+        ) from None
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+@contextmanager
+def _followed(job: FoldJob, progress: Progress) -> Iterator[None]:
+    """Tell every evaluation that the fold's journals (its own and its shared Align stage's) get."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        told: set[tuple[str, int]] = set()
+        while True:
+            last = ended.wait(FOLLOW_S)
+            for folder in (FoldFolder(job.align_folder), FoldFolder(job.folder)):
+                for entry in folder.read_journal():
+                    place = (str(entry.get("stage")), int(entry.get("step", -1)))
+                    if entry.get("kind") == "evaluation" and place not in told:
+                        told.add(place)
+                        progress(_evaluation(job, entry))
+            if last:
+                return
+
+    progress(ProgressEvent(kind="fold_started", counts=Counts(running=1), fold=_event(job)))
+    thread = threading.Thread(target=follow, name="journal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _evaluation(job: FoldJob, entry: dict[str, Any]) -> ProgressEvent:
+    metrics = {
+        "stage": entry["stage"],
+        "step": entry["step"],
+        "source_validation_accuracy": entry["accuracy"],
+        "source_validation_cross_entropy": entry["cross_entropy"],
+        "final": False,
+    }
+    return ProgressEvent(kind="fold_reported", counts=Counts(running=1), fold=_event(job), metrics=metrics)
+
+
+def _event(job: FoldJob) -> FoldEvent:
+    return FoldEvent(key=job.spec.key, group="", number=None, fold=job.spec.fold, method=job.spec.method)

@@ -1,0 +1,229 @@
+"""A sweep: benchmarks x methods x space x seeds x protocol. Recipes are functions, or packaged YAML files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from search_spaces.benchmarks import HEADLINE
+from search_spaces.configuration import apply_overrides, from_mapping
+from search_spaces.errors import UserError, unknown_name
+from search_spaces.hyperparameters import Hyperparameters, Resources, content_key
+from search_spaces.methods import method_facts
+from search_spaces.spaces import search_space
+
+Scope = Literal["domain", "benchmark"]
+Sampler = Literal["tpe", "random"]
+
+SECTIONS = ("sweep", "hyperparameters", "benchmark_hyperparameters", "resources")
+
+BENCHMARK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    # The paper's learning rate is for models a hundred times larger and thirty times as many steps.
+    "icons": {"student": "small", "teacher": "demo", "align": {"lr": 1e-3}, "distill": {"lr": 2e-3}}
+}
+"""Hyperparameters that a benchmark brings along; whatever a configuration states goes before them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """One table: what is run, searched and repeated. Where and with what it runs is not in here."""
+
+    name: str = "sweep"
+    benchmarks: tuple[str, ...]
+    """Names; each has its own fold groups."""
+    methods: tuple[str, ...]
+    """Rows of the table, in order."""
+    space: str = "paper"
+    """What is searched: `paper` (nothing), `official`, `wide`, `demo`."""
+    trials: int = 1
+    """Configurations tried in each fold group; the first is the sweep's own hyperparameters."""
+    seeds: int = 1
+    """Repetitions of the best configuration: seeds 0 to seeds - 1. The search runs on seed 0."""
+    scope: Scope = "domain"
+    """Hyperparameters are chosen per test domain (as DomainBed), or once for all test domains of a benchmark."""
+    sampler: Sampler = "tpe"
+    search_seed: int = 0
+    """Seed of the sampler; suggestions follow from it, the fold group and the history."""
+    zero_shot: bool = True
+    """Adds the teacher's own zero-shot accuracy as a row."""
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    benchmark_hyperparameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Nested hyperparameters by benchmark name that replace the sweep's own there."""
+
+    def __post_init__(self) -> None:
+        _check_list("benchmarks", self.benchmarks)
+        _check_list("methods", self.methods)
+        for method in self.methods:
+            method_facts(method)
+        search_space(self.space)
+        for name in ("trials", "seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
+        for name in self.benchmark_hyperparameters:
+            if name not in self.benchmarks:
+                raise unknown_name("benchmark in benchmark_hyperparameters", name, self.benchmarks)
+            self.hyperparameters_for(name)
+
+    @property
+    def all_methods(self) -> tuple[str, ...]:
+        """The rows in order, the teacher's zero-shot row first where it was asked for."""
+        if self.zero_shot and "zero_shot" not in self.methods:
+            return ("zero_shot", *self.methods)
+        return self.methods
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over everything but the name."""
+        content = self.to_mapping()
+        del content["sweep"]["name"]
+        return content_key(content)
+
+    def hyperparameters_for(self, benchmark_name: str) -> Hyperparameters:
+        """The sweep's hyperparameters with a benchmark's own put in."""
+        own = self.benchmark_hyperparameters.get(benchmark_name, {})
+        return from_mapping(Hyperparameters, _merged(asdict(self.hyperparameters), own))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values in the layout of a configuration file; `sweep_from_mapping` reads them back."""
+        content = asdict(self)
+        hyperparameters = content.pop("hyperparameters")
+        own = content.pop("benchmark_hyperparameters")
+        content["benchmarks"], content["methods"] = list(self.benchmarks), list(self.methods)
+        return {"sweep": content, "hyperparameters": hyperparameters, "benchmark_hyperparameters": own}
+
+
+def sweep_from_mapping(config: Mapping[str, Any]) -> Sweep:
+    """Build a sweep from a configuration; its `resources` section is read by `resources_from_mapping`.
+
+    Raises:
+        UserError: an unknown section, key, method or space, or a value of the wrong kind.
+    """
+    for section in config:
+        if section not in SECTIONS:
+            raise unknown_name("section of the configuration", str(section), SECTIONS)
+    common = _section(config, "hyperparameters")
+    per_benchmark = _section(config, "benchmark_hyperparameters")
+    content = dict(_section(config, "sweep"))
+    for name in ("hyperparameters", "benchmark_hyperparameters"):
+        if name in content:
+            raise UserError(f"sweep.{name} stands at the top level of a configuration, beside sweep")
+    names = content.get("benchmarks", ())
+    own = {str(name): _section(per_benchmark, name) for name in per_benchmark}
+    for name in names if isinstance(names, list | tuple) else ():
+        if name in BENCHMARK_DEFAULTS:
+            own[name] = _merged(_merged(BENCHMARK_DEFAULTS[name], common), own.get(name, {}))
+    for missing in ("benchmarks", "methods"):
+        if missing not in content:
+            raise UserError(f"a sweep needs {missing}; give --{missing[:-1]} or sweep.{missing} in the configuration")
+    content["hyperparameters"] = from_mapping(Hyperparameters, common)
+    content["benchmark_hyperparameters"] = _differences(content["hyperparameters"], own)
+    return from_mapping(Sweep, content, where="sweep")
+
+
+def resources_from_mapping(config: Mapping[str, Any]) -> Resources:
+    """The `resources` section of a configuration."""
+    return from_mapping(Resources, _section(config, "resources"), where="resources")
+
+
+def load_config(path_or_name: str) -> dict[str, Any]:
+    """Read a configuration file, or a packaged recipe (`smoke.yaml`, `demo.yaml`) where there is no such file.
+
+    Raises:
+        UserError: no such file or recipe; not a YAML mapping.
+    """
+    path = Path(path_or_name)
+    recipes = {item.name: item for item in files("search_spaces").joinpath("recipes").iterdir()}
+    packaged = recipes.get(path_or_name) or recipes.get(f"{path_or_name}.yaml")
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif packaged is not None:
+        text = packaged.read_text(encoding="utf-8")
+    else:
+        packaged_names = [name for name in recipes if name.endswith(".yaml")]
+        raise unknown_name("configuration", path_or_name, packaged_names, hint="or the path of a YAML file")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path_or_name} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path_or_name} wants a mapping with the sections {', '.join(SECTIONS)}")
+    return content
+
+
+def override_config(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Set dotted keys: `align.lr=1e-4` is a hyperparameter, `sweep.trials=3` names its section."""
+    dotted = []
+    for override in overrides:
+        head = override.partition("=")[0].partition(".")[0]
+        dotted.append(override if head in SECTIONS else f"hyperparameters.{override}")
+    return apply_overrides(dict(config), dotted)
+
+
+def headline() -> Sweep:
+    """The published table: both methods on the five benchmarks, the paper's hyperparameters, three seeds."""
+    return Sweep(name="headline", benchmarks=HEADLINE, methods=("vl2v_sd", "vl2v_adip"), seeds=3)
+
+
+def smoke() -> Sweep:
+    """Every fold group of the five benchmarks on `data sample` pictures, made as small as it can be."""
+    return sweep_from_mapping(load_config("smoke.yaml"))
+
+
+def demo() -> Sweep:
+    """The packaged icons, the demo teacher and the small student."""
+    return sweep_from_mapping(load_config("demo.yaml"))
+
+
+def _section(config: Mapping[str, Any], name: Any) -> dict[str, Any]:
+    section = config.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise UserError(f"{name} wants a mapping, got {section!r}")
+    return dict(section)
+
+
+def _differences(common: Hyperparameters, own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each benchmark changes, and nothing else: equal sweeps are then equal as values."""
+    base = asdict(common)
+    result = {}
+    for name, changes in own.items():
+        where = f"benchmark_hyperparameters.{name}"
+        resolved = asdict(from_mapping(Hyperparameters, _merged(base, changes), where=where))
+        difference = _subtracted(resolved, base)
+        if difference:
+            result[name] = difference
+    return result
+
+
+def _subtracted(content: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            value = _subtracted(value, base[key])
+            if value:
+                result[key] = value
+        elif value != base[key]:
+            result[key] = value
+    return result
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _check_list(name: str, values: tuple[str, ...]) -> None:
+    if not values:
+        raise UserError(f"a sweep needs {name}")
+    if len(set(values)) != len(values):
+        raise UserError(f"{name} are named once each, got {', '.join(values)}")

@@ -1,0 +1,67 @@
+"""Runs a sweep of stub folds over the packaged icons: as a function, or as a command that a test can kill.
+
+python -m tests.orchestrator.stub_sweep OUT '{"trials": 3}' '{"max_concurrent": 1}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.executors import WorkerFunctions
+from orchestrator.progress import ProgressEvent
+from orchestrator.store import Store
+from orchestrator.sweep import SweepOutcome, run_sweep
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Resources
+from search_spaces.sweeps import Sweep, sweep_from_mapping
+
+STUB = WorkerFunctions(
+    run_job="tests.orchestrator.stub_worker:run_job",
+    torch_trainer="tests.orchestrator.stub_worker:torch_trainer",
+    preflight="tests.orchestrator.stub_worker:preflight",
+)
+
+
+def stub_sweep(**fields: Any) -> Sweep:
+    """A small sweep over icons; `fields` replace those of its `sweep` section."""
+    section = {"name": "stub", "benchmarks": ["icons"], "methods": ["erm"], "space": "wide", "trials": 3, "seeds": 2}
+    return sweep_from_mapping({"sweep": {**section, "zero_shot": False, **fields}})
+
+
+def run_stub(out: Path, sweep: Sweep | None = None, **arguments: Any) -> tuple[SweepOutcome, list[ProgressEvent]]:
+    """Run a stub sweep in this process; also returns what it told."""
+    events: list[ProgressEvent] = []
+    outcome = run_sweep(
+        sweep or stub_sweep(),
+        store=Store(out),
+        progress=events.append,
+        functions=STUB,
+        **{"address": "local", **arguments},
+    )
+    return outcome, events
+
+
+def main() -> int:
+    out, fields, arguments = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    if "resources" in arguments:
+        arguments["resources"] = Resources(**arguments["resources"])
+
+    def tell(event: ProgressEvent) -> None:
+        about = f" {event.fold.key[:8]} {event.fold.group} {event.fold.fold}" if event.fold else ""
+        print(f"{time.time():.2f} {event.kind}{about} {event.counts} {event.text}", flush=True)
+
+    try:
+        outcome = run_sweep(stub_sweep(**fields), store=Store(out), progress=tell, functions=STUB, **arguments)
+    except UserError as error:
+        print(error)
+        return 2
+    print(f"seconds {outcome.seconds:.1f}")
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""The queue over all fold groups, driven without Ray: order, exactly once, failures, and going on after a crash."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.agenda import Agenda, Ticket, build_agenda
+from orchestrator.attempts import Attempt
+from orchestrator.plan import make_plan
+from orchestrator.specs import FoldJobs, FoldSpecs
+from orchestrator.store import GroupRecord, Store, TrialRecord
+from search_spaces.benchmarks import benchmark
+from search_spaces.hyperparameters import Resources
+from search_spaces.sweeps import Sweep
+from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.stub_worker import run_job, starts
+from trainables.record import write_json
+
+CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
+
+
+class Bench:
+    """A sweep's parts, with workers that are function calls."""
+
+    def __init__(self, out: Path, sweep: Sweep | None = None, **options: Any) -> None:
+        self.store, self.sweep = Store(out), sweep or stub_sweep()
+        benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
+        manifests = dict.fromkeys(benchmarks, "0" * 64)
+        self.groups = tuple(
+            GroupRecord(
+                name=group.name,
+                benchmark=group.benchmark,
+                method=group.method,
+                test_domains=group.test_domains,
+                trials=group.trials,
+                seeds=group.seeds,
+            )
+            for group in make_plan(self.sweep, benchmarks).groups
+        )
+        self.store.claim(self.sweep, self.groups, manifests)
+        self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
+        specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)
+        self.agenda: Agenda = build_agenda(self.groups, specs=specs, store=self.store, **options)
+
+    def run(self, ticket: Ticket) -> None:
+        run_job(self.jobs.job(ticket.spec).to_mapping())
+        self.agenda.finished(ticket)
+
+    def run_all(self, *, slots: int = 1, seed: int = 0, most: int = 10_000) -> list[Ticket]:
+        """Keep `slots` folds running; whichever of them chance says ends next."""
+        chance, running, ended = random.Random(seed), [], []
+        while len(ended) < most:
+            while len(running) < slots and (ticket := self.agenda.next()) is not None:
+                running.append(ticket)
+            if not running:
+                assert self.agenda.is_finished, "nothing runs, nothing can start, and the sweep is not finished"
+                return ended
+            ticket = running.pop(chance.randrange(len(running)))
+            self.run(ticket)
+            ended.append(ticket)
+        return ended
+
+    def points(self) -> dict[str, list[dict[str, Any]]]:
+        return {group.name: [trial.point for trial in self.store.trials(group.name)] for group in self.groups}
+
+    def choices(self) -> dict[str, Any]:
+        return {group.name: self.store.confirmation(group.name) for group in self.groups}
+
+
+@pytest.mark.parametrize("slots", [1, 2, 7])
+@pytest.mark.parametrize("scope", ["domain", "benchmark"])
+def test_every_planned_fold_runs_exactly_once(tmp_path: Path, slots: int, scope: str) -> None:
+    bench = Bench(tmp_path, stub_sweep(scope=scope, methods=["erm", "vl2v_adip"], zero_shot=True))
+    bench.run_all(slots=slots)
+    counted = Counter(start["key"] for start in starts(tmp_path))
+    assert set(counted.values()) == {1}
+    # 2 methods x 4 domains x (3 trials + 1 further seed), and the teacher on 4 domains x 2 seeds.
+    assert len(counted) == 2 * 4 * 4 + 4 * 2
+    counts = bench.agenda.counts()
+    assert (counts.done, counts.planned, counts.waiting) == (40, 40, 0)
+
+
+def test_the_first_trial_is_the_papers_point_and_the_best_one_is_confirmed_on_all_seeds(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=6, seeds=3))
+    bench.run_all()
+    for group in bench.groups:
+        trials, chosen = bench.store.trials(group.name), bench.store.confirmation(group.name)
+        assert [trial.number for trial in trials] == list(range(6))
+        assert [trial.source for trial in trials] == ["paper", *["sampler"] * 5]
+        assert trials[0].point["distill.lr"] == bench.sweep.hyperparameters_for("icons").distill.lr
+        objectives = [
+            bench.store.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
+            for trial in trials
+        ]
+        assert chosen is not None
+        assert objectives[chosen.number] == max(objectives)
+        assert [planned.fold.seed for planned in chosen.folds] == [0, 1, 2]
+        assert chosen.folds[0] == trials[chosen.number].folds[0]
+
+
+def test_no_group_gets_a_second_fold_while_another_has_none(tmp_path: Path) -> None:
+    bench, running = Bench(tmp_path), []
+    for _ in range(8):
+        while len(running) < 4:
+            ticket = bench.agenda.next()
+            assert ticket is not None
+            running.append(ticket)
+        assert len({ticket.group for ticket in running}) == 4
+        bench.run(running.pop(random.Random(len(running)).randrange(4)))
+
+
+def test_a_lone_configuration_does_not_wait_for_its_first_seed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(space="paper", trials=1, seeds=3))
+    handed_out = [bench.agenda.next() for _ in range(12)]
+    assert len({ticket.planned.key for ticket in handed_out if ticket}) == 12
+    assert bench.agenda.next() is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sweep_that_is_cut_off_anywhere_goes_on_as_if_it_had_not_been(tmp_path: Path, seed: int) -> None:
+    whole = Bench(tmp_path / "whole", stub_sweep(trials=13))
+    whole.run_all()
+    chance = random.Random(seed)
+    while True:
+        cut = Bench(tmp_path / "cut", stub_sweep(trials=13))
+        if cut.agenda.is_finished:
+            break
+        cut.run_all(most=chance.randint(0, 15))
+        if (ticket := cut.agenda.next()) is not None and chance.random() < 0.5:
+            run_job(cut.jobs.job(ticket.spec).to_mapping())  # the worker ended, and nobody was left to hear it
+    assert cut.points() == whole.points()
+    assert cut.choices() == whole.choices()
+    assert set(Counter(start["key"] for start in starts(tmp_path / "cut")).values()) == {1}
+
+
+def test_suggestions_follow_from_what_the_record_says_was_known(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=4))
+    bench.run_all(slots=5, seed=3)
+    for group in bench.groups:
+        for trial in bench.store.trials(group.name):
+            known = sorted(number for numbers in trial.history.values() for number in numbers)
+            assert known == list(range(trial.number))
+
+
+def test_a_crash_is_tried_once_more_and_then_given_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=2, seeds=1))
+    first = bench.agenda.next()
+    assert first is not None
+    assert bench.agenda.failed(first, CRASH)
+    again = bench.agenda.next()
+    while again is not None and again.planned != first.planned:
+        bench.run(again)
+        again = bench.agenda.next()
+    assert again is not None
+    assert (first.attempt, again.attempt) == (1, 2)
+    assert not bench.agenda.failed(again, CRASH)
+    bench.run_all()
+    assert [planned.key for _, planned in bench.agenda.failures()] == [first.planned.key]
+    assert bench.agenda.counts().failed == 1
+    chosen = bench.store.confirmation(first.group)
+    assert chosen is not None
+    assert chosen.number == 1, "a failed trial cannot be chosen"
+
+
+@pytest.mark.parametrize("kind", ["diverged", "no_metric"])
+def test_what_comes_back_equal_is_not_tried_again(tmp_path: Path, kind: Any) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=1, seeds=1))
+    ticket = bench.agenda.next()
+    assert ticket is not None
+    assert not bench.agenda.failed(ticket, Attempt(time=time.time(), kind=kind, error="loss nan at step 7"))
+
+
+def test_a_trial_without_a_finite_objective_fails(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", {"nan": "line/seed0"})
+    bench = Bench(tmp_path, stub_sweep(trials=2))
+    bench.run_all()
+    assert {planned.fold.test_domain for _, planned in bench.agenda.failures()} == {"line"}
+    assert bench.agenda.counts().failed == 2
+    assert bench.store.confirmation("icons/erm/line") is None
+    assert "nan" in bench.store.attempts(next(bench.agenda.failures())[1].key).error
+
+
+def test_failed_folds_stay_failed_until_a_retry_is_asked_for(tmp_path: Path) -> None:
+    sweep = stub_sweep(space="paper", trials=1, seeds=2)
+    bench = Bench(tmp_path, sweep)
+    for _ in range(2):
+        ticket = bench.agenda.next()
+        assert ticket is not None
+        bench.agenda.failed(ticket, CRASH)
+    bench.run_all()
+    assert (bench.agenda.counts().failed, bench.agenda.counts().done) == (1, 7)
+    later = Bench(tmp_path, sweep)
+    assert later.agenda.is_finished
+    retried = Bench(tmp_path, sweep, retry_failed=True)
+    assert len(retried.run_all()) == 1
+    assert retried.agenda.counts().failed == 0
+
+
+def test_folds_that_share_an_align_stage_stand_back_while_it_runs(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo", trials=3))
+    tickets = [bench.agenda.next() for _ in range(5)]
+    assert tickets[4] is None
+    assert all(tickets[:4])
+    assert [len(bench.store.trials(group.name)) for group in bench.groups] == [2, 2, 2, 2]
+    first = tickets[0]
+    assert first is not None
+    write_json(bench.store.align(first.spec.align_key).result, {})
+    later = bench.agenda.next()
+    assert later is not None
+    assert (later.group, later.number) == (first.group, 1)
+
+
+def test_a_point_that_was_tried_already_is_not_run_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=2, seeds=1))
+    ticket = bench.agenda.next()
+    assert ticket is not None
+    bench.run(ticket)
+    old = bench.store.trials(ticket.group)[0]
+    bench.store.write_trial(
+        TrialRecord(
+            group=old.group, number=1, point=old.point, folds=old.folds, source="sampler", created=0.0, history={}
+        )
+    )
+    later = Bench(tmp_path, bench.sweep)
+    later.run_all()
+    assert Counter(start["key"] for start in starts(tmp_path))[old.folds[0].key] == 1
+    assert later.agenda.counts().done == 8
+
+
+def test_the_mark_of_a_fold_that_ended_with_its_driver_is_tidied_up_and_no_other(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    ended, elsewhere = bench.agenda.next(), bench.agenda.next()
+    assert ended is not None
+    assert elsewhere is not None
+    for ticket in (ended, elsewhere):
+        bench.store.mark_running(ticket.planned.key, "some owner")
+    run_job(bench.jobs.job(ended.spec).to_mapping())  # and the driver is killed before it tidies up
+    Bench(tmp_path).agenda.counts()
+    left = [path.parent.name for path in tmp_path.rglob("running.json")]
+    assert left == [elsewhere.planned.key], "another sweep may run that one in a shared store"
+
+
+def test_a_fold_that_was_stopped_from_outside_waits_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    ticket = bench.agenda.next()
+    assert ticket is not None
+    bench.agenda.dropped(ticket)
+    again = bench.agenda.next()
+    assert again is not None
+    assert again.planned == ticket.planned
+    assert again.attempt == 1

@@ -1,0 +1,193 @@
+"""A query budget decides where a sweep stops: whole fold groups within upper bounds, driven without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.agenda import Agenda, GroupAgenda, build_agenda
+from orchestrator.attempts import describe
+from orchestrator.budget import Admission, RemainingNeed, fold_need
+from orchestrator.fold_groups import fold_groups
+from orchestrator.plan import make_plan
+from orchestrator.query_forecast import Need, largest, planned_need, total
+from orchestrator.specs import FoldSpecs
+from search_spaces.benchmarks import BENCHMARKS
+from search_spaces.errors import UserError
+from search_spaces.folds import Fold
+from search_spaces.hyperparameters import FoldSpec, Hyperparameters
+from search_spaces.sweeps import Sweep
+from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.test_agenda import Bench
+from trainables.data.open import open_benchmark
+from trainables.data.splits import split_fold
+from trainables.teacher.ledger import BudgetReached
+
+PER_FOLD = 10
+FOLDS_PER_GROUP = 4
+"""3 trials on seed 0, the best on one further seed."""
+
+
+class Spending:
+    """A teacher's account: every stub fold asks for `PER_FOLD` queries, or for fewer than was feared."""
+
+    def __init__(self, bench: Bench, budget: int, *, really: int = PER_FOLD) -> None:
+        self.bench, self.really, self.asked = bench, really, 0
+        self.admission = Admission(budget, need=self.need, asked=lambda: self.asked)
+        specs = FoldSpecs(
+            sweep=bench.sweep,
+            benchmarks=bench.jobs.benchmarks,
+            manifests=dict.fromkeys(bench.jobs.benchmarks, "0" * 64),
+        )
+        self.agenda: Agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=self.admission)
+        bench.agenda = self.agenda
+
+    def need(self, group: GroupAgenda) -> Need:
+        left = len(list(group.unsettled_specs())) + group.num_unwritten * len(group.group.test_domains)
+        return Need(images=PER_FOLD * left)
+
+    def run_all(self, slots: int = 1) -> None:
+        running: list[Any] = []
+        while True:
+            while len(running) < slots and (ticket := self.agenda.next()) is not None:
+                running.append(ticket)
+            if not running:
+                return
+            self.asked += self.really
+            self.bench.run(running.pop(0))
+
+    @property
+    def done(self) -> list[int]:
+        """Folds done of each group."""
+        return [group.counts().done for group in self.agenda.groups]
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_whole_groups_run_and_the_rest_waits_for_a_larger_budget(tmp_path: Path, slots: int) -> None:
+    spending = Spending(Bench(tmp_path), 2 * FOLDS_PER_GROUP * PER_FOLD + PER_FOLD)
+    spending.run_all(slots)
+    assert sorted(spending.done) == [0, 0, 4, 4], "a group that was begun is finished, and none is begun in vain"
+    assert spending.asked == 80
+    assert spending.agenda.is_out_of_budget
+    assert not spending.agenda.is_finished
+    more = Spending(Bench(tmp_path), 10**6)
+    more.run_all(slots)
+    assert more.done == [4, 4, 4, 4]
+    assert not more.agenda.is_out_of_budget
+    assert more.agenda.is_finished
+
+
+def test_what_was_not_spent_lets_another_group_begin(tmp_path: Path) -> None:
+    spending = Spending(Bench(tmp_path), FOLDS_PER_GROUP * PER_FOLD + 8, really=1)
+    spending.run_all()
+    assert sorted(spending.done) == [0, 4, 4, 4]
+    assert spending.asked == 12
+
+
+def test_a_budget_of_nothing_starts_nothing(tmp_path: Path) -> None:
+    spending = Spending(Bench(tmp_path), 0)
+    assert spending.agenda.is_out_of_budget
+    assert spending.agenda.next() is None
+    with pytest.raises(UserError, match="0 or more, got -1"):
+        Admission(-1)
+
+
+def test_a_worker_that_meets_the_budget_ends_the_sweep_and_fails_nothing(tmp_path: Path) -> None:
+    spending = Spending(Bench(tmp_path), 10**6)
+    first, second = spending.agenda.next(), spending.agenda.next()
+    assert first is not None
+    assert second is not None
+    attempt = describe(BudgetReached(budget=5, asked=5, wanted=1))
+    assert attempt.kind == "budget"
+    spending.agenda.met_budget(first)
+    assert spending.agenda.next() is None
+    assert not spending.agenda.is_out_of_budget, "another fold still runs"
+    spending.bench.run(second)
+    assert spending.agenda.is_out_of_budget
+    assert spending.agenda.counts().failed == 0
+    assert not list(tmp_path.rglob("error.json"))
+
+
+def test_a_method_without_a_teacher_runs_on_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
+    need = RemainingNeed(specs, {"icons": open_benchmark(BENCHMARKS["icons"])}, embeddings=tmp_path / "embeddings")
+    admission = Admission(0, need=need, asked=lambda: 0)
+    bench.agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission)
+    bench.run_all()
+    assert bench.agenda.is_finished
+
+
+def test_needs_add_up_and_what_is_shared_counts_once() -> None:
+    one = Need(images=3, texts=1, shared={"texts": (0, 7), "view 0": (10, 0)})
+    other = Need(images=2, shared={"view 0": (10, 0), "view 1": (10, 0)})
+    both = total([one.times(2), other])
+    assert (both.images, both.texts) == (8, 2)
+    assert (both.all_images, both.all_texts, both.queries) == (28, 9, 37)
+    assert both.price(2.0) == pytest.approx(0.074)
+    assert one.times(0).queries == 0
+
+
+def icons_spec(method: str, **changes: Any) -> FoldSpec:
+    hyperparameters = replace(Hyperparameters(student="small", teacher="demo"), **changes)
+    fold = Fold(benchmark="icons", test_domains=("line",), seed=0)
+    return FoldSpec(
+        fold=fold, method=method, hyperparameters=hyperparameters, data_manifest="", teacher_fingerprint="t"
+    )
+
+
+def test_a_folds_need_is_what_it_asks(tmp_path: Path) -> None:
+    benchmark, source = BENCHMARKS["icons"], open_benchmark(BENCHMARKS["icons"])
+    source_manifest = source.manifest
+
+    def need(method: str, **changes: Any) -> Need:
+        spec = replace(icons_spec(method, **changes), data_manifest=source_manifest)
+        return fold_need(spec, benchmark, source, embeddings=str(tmp_path))
+
+    live = need("vl2v_adip", batch_size_per_domain=5)
+    assert (live.all_images, live.all_texts) == (2 * 151 * 3 * 5, 13), "two stages of 151 steps on three domains"
+    assert need("erm").queries == 0
+    splits = split_fold(source, benchmark, Fold(benchmark="icons", test_domains=("line",), seed=0))
+    parts = (splits.source_validation, splits.test_in, splits.test_out)
+    assert need("zero_shot").all_images == sum(len(own) for part in parts for own in part.values())
+    stored = need("vl2v_adip", teacher_mode="views:2")
+    assert stored.all_images == 2 * ((343 + 15) + (222 + 15) + (222 + 15)), "each shard may be filled up with 15"
+    assert stored.all_texts == 13
+    assert need("vl2v_adip", teacher_mode="views:2", teacher="remote:http://127.0.0.1:9").all_images == 2 * 787
+    assert stored.times(20).queries == stored.queries, "asked once, whatever the number of folds"
+
+
+def test_the_plan_bounds_what_the_sweep_needs(tmp_path: Path) -> None:
+    """On the images that the package counts, plan and sweep forecast alike."""
+    for mode in ("live", "views:3", "clean"):
+        sweep = stub_sweep(methods=["vl2v_adip"], space="official", zero_shot=True)
+        sweep = replace(sweep, benchmark_hyperparameters=_with_mode(sweep, mode))
+        bench = Bench(tmp_path / mode.replace(":", "-"), sweep)
+        specs = FoldSpecs(sweep=sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
+        source = open_benchmark(BENCHMARKS["icons"])
+        specs.manifests["icons"] = source.manifest  # type: ignore[index]
+        need = RemainingNeed(specs, {"icons": source}, embeddings=tmp_path / "embeddings")
+        agenda = build_agenda(bench.groups, specs=specs, store=bench.store)
+        need.unchecked = {("icons", "vl2v_adip"), ("icons", "zero_shot")}
+        planned = make_plan(sweep, bench.jobs.benchmarks).need
+        assert planned is not None
+        assert planned.queries == total(map(need, agenda.groups)).queries, mode
+
+
+def _with_mode(sweep: Sweep, mode: str) -> dict[str, dict[str, Any]]:
+    return {"icons": {**sweep.benchmark_hyperparameters["icons"], "teacher_mode": mode}}
+
+
+def test_the_bound_takes_the_largest_batch_of_the_space() -> None:
+    sweep = stub_sweep(methods=["vl2v_adip"], space="official", trials=2, seeds=1)
+    at_most = largest(sweep, BENCHMARKS["icons"], "vl2v_adip").batch_size_per_domain
+    assert at_most == int(2**5.5)
+    groups = fold_groups(sweep, BENCHMARKS["icons"], "vl2v_adip")
+    need = planned_need(sweep, BENCHMARKS["icons"], "vl2v_adip", groups)
+    assert need is not None
+    assert need.all_images == 4 * 2 * (2 * 151 * 3 * at_most)
+    assert np.isclose(need.price(1000.0), need.queries)

@@ -1,0 +1,117 @@
+"""`data ...` on the command line: what it prints, what it writes, and how mistakes end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.cli import run
+from tests.trainables.data.archives import downloads, local_sources
+from tests.trainables.data.server import FileServer
+from trainables.data.sample import write_sample
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    written = capsys.readouterr()
+    return json.loads(written.out) if written.out else None, written.err
+
+
+def test_list_names_every_benchmark_and_its_routes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "list", "--json"]) == 0
+    rows, _ = said(capsys)
+    by_name = {row["benchmark"]: row for row in rows}  # type: ignore[attr-defined]
+    assert set(by_name) == {"PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet", "icons"}
+    assert by_name["PACS"]["images"] == 9991
+    assert by_name["PACS"]["routes"][0] == "archive"
+    assert run(["data", "list"]) == 0
+    assert "9,991" in capsys.readouterr().out
+
+
+def test_where_prefers_the_pack_that_pack_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sample(tmp_path, benchmarks=["PACS"], images_per_class=1)
+    where = ["data", "where", "--benchmark", "PACS,VLCS,icons", "--data-root", str(tmp_path), "--json"]
+    assert run(where) == 0
+    assert [row["form"] for row in said(capsys)[0]] == ["folder", "-", "package"]  # type: ignore[attr-defined]
+    assert run(["data", "pack", "--benchmark", "PACS", "--data-root", str(tmp_path), "--json"]) == 0
+    packed, _ = said(capsys)
+    assert sum(packed["PACS"]["domains"].values()) == 28  # type: ignore[index]
+    assert run(where) == 0
+    assert said(capsys)[0][0] == {"benchmark": "PACS", "form": "pack", "place": str(tmp_path / "PACS.pack")}  # type: ignore[index]
+    again = ["data", "pack", "--benchmark", "PACS", "--data-root", str(tmp_path), "--encoding", "pixels"]
+    assert run(again) == 2, "another pack is not replaced unasked"
+    assert "overwrite" in capsys.readouterr().err
+    assert run([*again, "--overwrite"]) == 0
+
+
+def test_verify_ends_with_2_for_what_is_no_known_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sample(tmp_path, benchmarks=["PACS"], images_per_class=1)
+    shutil.copytree(tmp_path / "PACS", tmp_path / "mine")
+    arguments = ["data", "verify", "--data-root", str(tmp_path), "--json", "--manifest", str(tmp_path / "manifests")]
+    assert run([*arguments, "--benchmark", "mine"]) == 0, "a folder of one's own has no published counts"
+    (found,) = said(capsys)[0]  # type: ignore[misc]
+    assert (found["accepted"], found["num_images"]) == (True, 28)
+    assert len((tmp_path / "manifests" / "mine.manifest.tsv").read_text().splitlines()) == 28
+    shutil.rmtree(tmp_path / "PACS" / "sketch")
+    assert run([*arguments, "--benchmark", "PACS"]) == 2
+    (found,), line = said(capsys)  # type: ignore[misc]
+    assert "1 of 4 domain folders are missing: sketch" in found["errors"]
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+
+
+def test_fetch_ends_in_a_verified_benchmark_or_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, registry = tmp_path / "root", tmp_path / "sources.yaml"
+    arguments = ["data", "fetch", "--benchmark", "PACS", "--data-root", str(root), "--sources", str(registry), "--json"]
+    with FileServer().running() as server:
+        sources = local_sources("PACS", server, downloads("PACS", tmp_path / "scratch"))
+        registry.write_text(yaml.safe_dump({"PACS": json.loads(json.dumps(asdict(sources)))}))
+        assert run(arguments) == 2, "the look-alike has other counts than the papers' copy"
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: PACS could not be fetched: [archive] what came is not the benchmark")
+        assert "By hand:" in line
+        assert not (root / "PACS").exists()
+        monkeypatch.setattr("trainables.data.verify.known_variants", lambda name: [])
+        assert run(arguments) == 0
+    (found,), told = said(capsys)  # type: ignore[misc]
+    assert (found["accepted"], found["num_images"]) == (True, 56)
+    assert "PACS.zip: " in told
+    assert (root / "PACS" / ".fetch.json").exists()
+    assert run(arguments) == 0, "what is there and whole is only verified"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fetch", "--benchmark", "PACS"], "--data-root"),
+        (["fetch", "--benchmark", "PACSS", "--data-root", "new"], "nearest: PACS"),
+        (["fetch", "--benchmark", "PACS", "--data-root", "new", "--attempts", "0"], "--attempts is 1 or more"),
+        (["verify"], "--benchmark"),
+        (["verify", "--benchmark", "PACS"], "--data-root"),
+        (["pack"], "--benchmark"),
+        (["pack", "--benchmark", "icons"], "--to DIR"),
+        (["pack", "--benchmark", "icons", "--to", "new", "--encoding", "jpeg"], "stored or pixels"),
+        (["pack", "--benchmark", "icons", "--to", "new", "--max-side", "4"], "max_side is 8 pixels or more"),
+        (["where", "--benchmark", "PACS", "--data-root", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["data", *arguments]) == 2
+    written = capsys.readouterr()
+    assert written.err.startswith("error: ")
+    assert written.err.count("\n") == 1
+    assert expected in written.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,108 @@
+"""Connecting to Ray: an own local one that leaves nothing behind, and addresses where nobody answers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster import TEMPORARY_PREFIX, Cluster, call_on_cluster, check_resources, connect
+from orchestrator.tuning import folds_at_once
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Resources
+
+
+class Fixed(Cluster):
+    """A cluster that holds what a test says."""
+
+    held: dict[str, float]
+    most: dict[str, float]
+
+    def resources(self) -> dict[str, float]:
+        return self.held
+
+    def most_resources(self) -> dict[str, float]:
+        return self.most
+
+
+def fixed(held: dict[str, float], *, most: dict[str, float] | None = None) -> Cluster:
+    cluster = Fixed(is_local=most is None, address="")
+    object.__setattr__(cluster, "held", held)
+    object.__setattr__(cluster, "most", most or held)
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("held", "resources", "folds"),
+    [
+        ({"CPU": 2.0}, Resources(), 2),
+        ({"CPU": 8.0}, Resources(workers=3), 2),
+        ({"CPU": 64.0, "GPU": 4.0}, Resources(gpus_per_worker=1.0), 4),
+        ({"CPU": 64.0, "GPU": 1.0}, Resources(gpus_per_worker=0.1), 10),
+        ({"CPU": 0.5}, Resources(), 1),
+    ],
+)
+def test_folds_at_once_are_what_fits(held: dict[str, float], resources: Resources, folds: int) -> None:
+    assert fixed(held).folds_at_once(resources) == folds
+
+
+def test_a_cluster_that_may_grow_gets_one_fold_to_wait_for_it() -> None:
+    growing = fixed({"CPU": 4.0}, most={"CPU": 100.0})
+    assert growing.folds_at_once(Resources()) == 5
+    assert fixed({"CPU": 100.0}, most={"CPU": 100.0}).folds_at_once(Resources()) == 100
+    assert folds_at_once(growing, Resources(), 1)() == 1
+
+
+def test_more_than_there_is_is_refused_unless_the_cluster_may_grow() -> None:
+    with pytest.raises(UserError, match="1 workers of 1 GPUs need 1, and the machine has 0"):
+        check_resources(fixed({"CPU": 8.0}), Resources(gpus_per_worker=1.0))
+    check_resources(fixed({"CPU": 0.0}, most={"CPU": 8.0}), Resources(workers=8))
+    with pytest.raises(UserError, match="need 9, and the cluster has 8"):
+        check_resources(fixed({"CPU": 0.0}, most={"CPU": 8.0}), Resources(workers=9))
+
+
+def test_an_address_where_nobody_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        started = time.monotonic()
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {address}"), connect():
+            pass
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.slow
+def test_a_local_ray_leaves_nothing_and_sweeps_up_after_the_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    base = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(base))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    abandoned, living = base / f"{TEMPORARY_PREFIX}dead", base / f"{TEMPORARY_PREFIX}alive"
+    abandoned.mkdir()
+    living.mkdir()
+    lock = os.open(living, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        with connect(address="local", cpus=1) as cluster:
+            assert cluster.is_local
+            assert os.environ["RAY_AUTH_MODE"] == "token", (
+                "Ray listens on the network: without a token anybody may run code"
+            )
+            assert not abandoned.exists()
+            assert call_on_cluster("os.path:basename", ["/a/b", "/a/c"], Resources()) == ["b", "c"]
+        assert not ray.is_initialized()
+        assert [path.name for path in base.iterdir()] == [living.name]
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        os.close(lock)
+        living.rmdir()
+        base.rmdir()

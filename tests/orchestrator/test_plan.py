@@ -1,0 +1,134 @@
+"""The plan's arithmetic, worked out by hand, and that it costs nothing to make."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from orchestrator.forecast import teacher_queries_per_fold
+from orchestrator.plan import make_plan
+from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark, Domain
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters, StageHyperparameters
+from search_spaces.spaces import SPACES, apply_point
+from search_spaces.sweeps import Sweep
+
+
+def sweep(**changes: Any) -> Sweep:
+    settings: dict[str, Any] = {"benchmarks": HEADLINE, "methods": ("vl2v_adip",), "zero_shot": False}
+    return Sweep(**{**settings, **changes})
+
+
+def test_one_stage_of_one_fold_asks_480_096_times() -> None:
+    assert teacher_queries_per_fold(BENCHMARKS["PACS"], Hyperparameters(), "vl2v_sd") == 480_096
+    assert teacher_queries_per_fold(BENCHMARKS["PACS"], Hyperparameters(), "vl2v_adip") == 2 * 480_096
+    assert teacher_queries_per_fold(BENCHMARKS["PACS"], Hyperparameters(), "erm") == 0
+
+
+def test_the_issues_plan() -> None:
+    plan = make_plan(sweep(space="official", trials=20, seeds=3), BENCHMARKS)
+    assert len(plan.groups) == len(plan.searched_groups) == 22
+    assert plan.num_folds == 22 * (20 + 2)
+    assert plan.num_stages == 2 * plan.num_folds
+    assert plan.num_stages_shared == 0
+    assert plan.queries_per_configuration == 44_164_992
+    assert plan.queries == 22 * 44_164_992
+    assert plan.pair_folds == 39
+    by_benchmark = {row.benchmark: row.queries_per_configuration for row in plan.forecasts}
+    assert (by_benchmark["PACS"], by_benchmark["DomainNet"]) == (3_840_768, 28_801_920)
+    assert any("44,164,992 images" in line for line in plan.lines())
+
+
+def test_scope_benchmark_has_one_group_for_all_test_domains() -> None:
+    plan = make_plan(sweep(space="official", trials=20, seeds=3, scope="benchmark"), BENCHMARKS)
+    assert [group.name for group in plan.groups] == [f"{name}/vl2v_adip/*" for name in HEADLINE]
+    assert plan.groups[0].slug == "PACS--vl2v_adip--all"
+    assert plan.num_folds == 22 * 22
+    assert [fold.test_domain for fold in plan.groups[0].folds(1)] == list(BENCHMARKS["PACS"].domain_names)
+
+
+def test_the_paper_needs_one_trial_and_distill_only_searches_share_align() -> None:
+    paper = make_plan(sweep(space="paper", trials=20, seeds=3), BENCHMARKS)
+    assert {group.trials for group in paper.groups} == {1}
+    assert paper.num_folds == 22 * 3
+    demo = make_plan(sweep(space="demo", trials=20, seeds=3), BENCHMARKS)
+    assert demo.num_stages_shared == 22 * 19
+    assert demo.queries_shared == 19 * 44_164_992 // 2
+
+
+@pytest.mark.parametrize("space", sorted(SPACES))
+def test_sharing_in_the_plan_is_sharing_by_key(space: str) -> None:
+    """A trial that differs in every searched coordinate agrees on Align's key exactly when the plan says so."""
+    fixed = Hyperparameters()
+    dimensions = SPACES[space].dimensions(BENCHMARKS["PACS"], "vl2v_adip", fixed)
+    moved = {key: (-5.0 if "log10" in key else 1e-4 if key.endswith("lr") else 4) for key in dimensions}
+    moved |= {key: 0.25 for key in moved if key in ("dropout", "image_weight", "swad.tolerance_ratio")}
+    fold = Fold(benchmark="PACS", test_domains=("photo",), seed=0)
+    specs = [
+        FoldSpec(fold=fold, method="vl2v_adip", hyperparameters=values, data_manifest="m")
+        for values in (fixed, apply_point(fixed, moved))
+    ]
+    plan = make_plan(sweep(space=space, trials=2), BENCHMARKS)
+    shares = bool(dimensions) and specs[0].align_key == specs[1].align_key
+    assert (plan.num_stages_shared > 0) == shares
+
+
+def test_zero_shot_rows_are_groups_without_stages() -> None:
+    plan = make_plan(sweep(zero_shot=True, space="official", trials=5, seeds=2), BENCHMARKS)
+    assert len(plan.groups) == 44
+    assert len(plan.searched_groups) == 22
+    zero_shot = plan.group("PACS/zero_shot/photo")
+    assert (zero_shot.trials, zero_shot.num_folds) == (1, 2)
+    assert plan.num_stages == 22 * 6 * 2
+    with pytest.raises(UserError, match="unknown fold group 'PACS/zero_shot/photos'; nearest: PACS/zero_shot/photo"):
+        plan.group("PACS/zero_shot/photos")
+
+
+def test_stored_views_are_asked_for_once() -> None:
+    stored = Hyperparameters(teacher_mode="views:8")
+    plan = make_plan(sweep(benchmarks=("PACS",), hyperparameters=stored, seeds=3), BENCHMARKS)
+    assert plan.queries_per_configuration == plan.queries == 9991 * 8
+    icons = make_plan(sweep(benchmarks=("icons",), hyperparameters=stored), BENCHMARKS)
+    assert icons.queries == (343 + 222 + 220 + 222) * 8, "the images that may serve as source"
+    assert any("1,007 x K images" in line for line in icons.lines())
+
+
+def test_a_benchmarks_own_steps_count() -> None:
+    short = Hyperparameters(evaluate_every=2, distill=StageHyperparameters(num_steps=5), batch_size_per_domain=4)
+    own = Benchmark(
+        name="mine",
+        folder="mine",
+        domains=tuple(Domain(name=name, letter=name) for name in ("a", "b", "c")),
+        class_names=("x", "y"),
+        num_steps=10,
+    )
+    plan = make_plan(sweep(benchmarks=("mine",), hyperparameters=short), {"mine": own})
+    assert plan.forecasts[0].steps_per_stage == (11, 5)
+    assert plan.queries_per_configuration == 3 * (4 * 2) * (11 + 5)
+
+
+def test_the_plan_as_json_and_as_a_table() -> None:
+    plan = make_plan(sweep(seeds=2), BENCHMARKS)
+    content = json.loads(json.dumps(plan.to_mapping()))
+    assert content["fold_groups"] == 22
+    assert content["teacher_queries_per_configuration_and_seed"] == 44_164_992
+    assert content["groups"][0]["name"] == "PACS/vl2v_adip/art_painting"
+    assert plan.table().row_count == 5
+
+
+def test_planning_is_fast_and_loads_no_engine() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter();"
+        "from orchestrator.plan import make_plan; from search_spaces.benchmarks import BENCHMARKS, HEADLINE;"
+        "from search_spaces.sweeps import Sweep;"
+        "plan = make_plan(Sweep(benchmarks=HEADLINE, methods=('vl2v_adip',), space='official', trials=20, seeds=3),"
+        " BENCHMARKS); plan.table(); plan.lines(); took = time.perf_counter() - start;"
+        "print(took, [name for name in ('torch', 'ray', 'mlflow', 'optuna') if name in sys.modules])"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    assert all(run.stdout.split(maxsplit=1)[1].strip() == "[]" for run in runs)
+    assert min(float(run.stdout.split()[0]) for run in runs) < 0.5

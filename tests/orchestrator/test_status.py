@@ -1,0 +1,76 @@
+"""Status is read from the folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.attempts import Attempt
+from orchestrator.leases import Lease, this_process
+from orchestrator.progress import Counts
+from orchestrator.status import sweep_status
+from orchestrator.store import Store
+from search_spaces.errors import UserError
+from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.test_agenda import Bench
+
+
+def test_a_folder_without_a_sweep_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep in"):
+        sweep_status(Store(tmp_path))
+
+
+def test_counts_follow_the_folder(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo"))
+    assert sweep_status(bench.store).counts == Counts(waiting=16)
+    bench.run_all(most=5)
+    failing = bench.agenda.next()
+    assert failing is not None
+    bench.agenda.failed(failing, Attempt(time=0.0, kind="diverged", error="loss nan"))
+    running = bench.agenda.next()
+    assert running is not None
+    lease = Lease(bench.store.lease_file, this_process())
+    lease.take()
+    bench.store.mark_running(running.planned.key, lease.owner.identity)
+    status = sweep_status(bench.store)
+    assert status.counts == Counts(done=5, running=1, failed=1, waiting=9)
+    assert status.at_work
+    assert status.line == (
+        "16 folds: 5 done, 1 running, 1 failed (retryable), 9 waiting - 0.0 fold-min - 150 teacher queries - "
+        "1 Align stages shared"
+    )
+    lease.release()
+    later = sweep_status(bench.store)
+    assert later.counts == Counts(done=5, failed=1, waiting=10)
+    assert "nobody is at work: run the sweep again to go on" in later.line
+
+
+def test_rows_name_the_best_trial_and_what_was_chosen(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.run_all()
+    status = sweep_status(bench.store)
+    assert status.counts == Counts(done=16)
+    for row in status.groups:
+        chosen = bench.store.confirmation(row.name)
+        assert chosen is not None
+        result = bench.store.fold(chosen.folds[0].key).read_result()
+        assert result is not None
+        assert (row.best, row.accuracy) == (chosen.number, result["source_validation"]["accuracy"])
+
+
+def test_status_and_agenda_agree_where_a_whole_group_failed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    while (ticket := bench.agenda.next()) is not None:
+        bench.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss nan"))
+    assert bench.agenda.is_finished
+    assert sweep_status(bench.store).counts == bench.agenda.counts() == Counts(failed=12)
+
+
+def test_the_mapping_is_plain(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    content = json.loads(json.dumps(sweep_status(bench.store).to_mapping()))
+    assert content["counts"]["planned"] == 16
+    assert [group["counts"]["planned"] for group in content["groups"]] == [4, 4, 4, 4]
+    assert content["line"].startswith("16 folds: 0 done")

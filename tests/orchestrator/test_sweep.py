@@ -1,0 +1,265 @@
+"""Sweeps through real Ray Tune on this machine, with stub folds: exactly once, failures told, killed and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.store import Store
+from orchestrator.sweep import run_sweep
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Resources
+from tests.orchestrator.stub_sweep import STUB, run_stub, stub_sweep
+from tests.orchestrator.stub_worker import starts
+from trainables.record import write_json
+
+
+class Tracked:
+    """Counts what is asked of tracking; can be a server that is down."""
+
+    def __init__(self, *, down: bool = False, unreachable: bool = False) -> None:
+        self.synced, self.checked, self.down, self.unreachable = 0, 0, down, unreachable
+
+    def preflight(self) -> None:
+        self.checked += 1
+        if self.unreachable:
+            raise UserError("tracking server http://127.0.0.1:9 does not answer")
+
+    def sync(self) -> None:
+        self.synced += 1
+        if self.down:
+            raise RuntimeError("503 Service Unavailable\nlong text")
+
+
+_commands: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_command_is_left() -> Iterator[None]:
+    """A test that fails leaves no process behind; only those that it started itself are ended."""
+    yield
+    while _commands:
+        process = _commands.pop()
+        process.kill()
+        process.wait()
+
+
+def command(out: Path, fields: dict[str, Any], **arguments: Any) -> subprocess.Popen[bytes]:
+    """The stub sweep as a process of its own."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment.pop("RAY_ADDRESS", None)
+    arguments_text = [str(out), json.dumps(fields), json.dumps(arguments)]
+    with (out.parent / f"{out.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.orchestrator.stub_sweep", *arguments_text],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    _commands.append(process)
+    return process
+
+
+def points(out: Path) -> dict[str, list[Any]]:
+    store = Store(out)
+    return {
+        group.name: [(trial.point, trial.history) for trial in store.trials(group.name)] for group in store.groups()
+    }
+
+
+def choices(out: Path) -> dict[str, Any]:
+    store = Store(out)
+    return {group.name: store.confirmation(group.name) for group in store.groups()}
+
+
+def no_ray(*arguments: Any, **options: Any) -> Any:
+    raise AssertionError("Ray was started")
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked, home = Tracked(), tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    out = tmp_path / "out"
+    sweep = stub_sweep(methods=["erm", "vl2v_adip"], zero_shot=True)
+    outcome, events = run_stub(out, sweep, tracking=tracked)
+    assert outcome.exit_code == 0
+    assert (outcome.counts.done, outcome.counts.planned) == (40, 40)
+    assert set(Counter(start["key"] for start in starts(out)).values()) == {1}
+    assert len({start["process"] for start in starts(out)}) <= 6, "actors were not reused"
+    kinds = Counter(event.kind for event in events)
+    assert (kinds["fold_started"], kinds["fold_done"], kinds["fold_reported"]) == (40, 40, 160)
+    assert (kinds["sweep_started"], kinds["sweep_finished"]) == (1, 1)
+    assert tracked.checked == 1
+    assert 1 <= tracked.synced <= 41
+    assert list(home.iterdir()) == [], "something was written into the home folder"
+    assert not list(out.rglob("running.json"))
+    assert {path.name for path in out.iterdir()} == {"STARTS", "aligns", "confirmations", "data", "folds",
+                                                     "sweep.json", "trials"}  # fmt: skip
+    monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
+    before = len(starts(out))
+    again, events = run_stub(out, sweep, tracking=tracked)
+    assert (again.counts, again.exit_code, len(starts(out))) == (outcome.counts, 0, before)
+    assert again.seconds < 5
+    assert tracked.checked == 1, "nothing is left to track, and the server is not needed"
+
+
+@pytest.mark.slow
+def test_failures_are_told_apart_and_do_not_stop_the_sweep(tmp_path: Path) -> None:
+    behaviour = {"crash once": "clipart", "crash": "flat/seed0", "die": "line/seed1", "nan": "render3d/seed1"}
+    write_json(tmp_path / "BEHAVIOUR", behaviour)
+    outcome, events = run_stub(tmp_path, stub_sweep(trials=1, space="paper"))
+    assert outcome.exit_code == 3
+    assert (outcome.counts.done, outcome.counts.failed, outcome.counts.waiting) == (5, 3, 0)
+    errors = {str(failure.fold): failure.error for failure in outcome.failures}
+    assert set(errors) == {"icons/flat/seed0", "icons/line/seed1", "icons/render3d/seed1"}
+    assert errors["icons/flat/seed0"] == "RuntimeError: the machine is on fire"
+    assert "died" in errors["icons/line/seed1"]
+    assert "nan" in errors["icons/render3d/seed1"]
+    attempts = {str(failure.fold): Store(tmp_path).attempts(failure.key) for failure in outcome.failures}
+    assert [attempt.kind for attempt in attempts["icons/flat/seed0"].attempts] == ["crash", "crash"]
+    assert "RuntimeError: first line" in attempts["icons/flat/seed0"].attempts[0].details
+    assert [attempt.kind for attempt in attempts["icons/line/seed1"].attempts] == ["lost", "lost"]
+    assert [attempt.kind for attempt in attempts["icons/render3d/seed1"].attempts] == ["no_metric"]
+    counted = Counter(start["fold"] for start in starts(tmp_path))
+    assert counted["icons/clipart/seed0"] == 2
+    assert counted["icons/flat/seed0"] == 2
+    assert counted["icons/render3d/seed1"] == 1
+    assert Counter(event.kind for event in events)["fold_failed"] == 3
+    (tmp_path / "BEHAVIOUR").unlink()
+    still, _ = run_stub(tmp_path, stub_sweep(trials=1, space="paper"))
+    assert still.exit_code == 3
+    healed, _ = run_stub(tmp_path, stub_sweep(trials=1, space="paper"), retry_failed=True)
+    assert (healed.counts.done, healed.exit_code) == (7, 3), "nan stays nan; the others were given another chance"
+
+
+@pytest.mark.slow
+def test_a_users_mistake_that_a_worker_finds_ends_the_sweep_in_one_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", {"user": "flat/seed0", "pause": 0.2})
+    with pytest.raises(UserError, match=r"^this fold asks for what there is not$"):
+        run_stub(tmp_path)
+    assert not any((tmp_path / "folds").glob("*/error.json")), "it is not the fold that failed"
+    (tmp_path / "BEHAVIOUR").unlink()
+    outcome, _ = run_stub(tmp_path)
+    assert outcome.exit_code == 0
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_found_before_any_fold_runs(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", {"preflight": "erm"})
+    with pytest.raises(UserError, match="5 dimensions"):
+        run_stub(tmp_path)
+    assert starts(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_more_than_the_machine_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="999 workers of 1 CPUs need 999, and the machine has"):
+        run_stub(tmp_path, resources=Resources(workers=999))
+
+
+def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
+    with pytest.raises(UserError, match="executor tune runs a fold in one process, got 2 workers"):
+        run_stub(tmp_path, executor="tune", resources=Resources(workers=2))
+    with pytest.raises(UserError, match="max_concurrent is 1 or more"):
+        run_stub(tmp_path, max_concurrent=0)
+    with pytest.raises(UserError, match="PACS needs --data-root"):
+        run_stub(tmp_path, stub_sweep(benchmarks=["PACS"]))
+    with pytest.raises(UserError, match="does not answer"):
+        run_stub(tmp_path, tracking=Tracked(unreachable=True))
+    with pytest.raises(UserError, match="belongs to another sweep"):
+        run_stub(tmp_path, stub_sweep(trials=5))
+
+
+@pytest.mark.slow
+def test_tracking_that_is_down_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+    outcome, events = run_stub(tmp_path, stub_sweep(trials=1, space="paper"), tracking=Tracked(down=True))
+    assert outcome.exit_code == 0
+    texts = [event.text for event in events if "tracking" in event.text]
+    assert texts == [
+        "tracking is behind (503 Service Unavailable); the store is complete, and the next sync fills it in"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_in_order_and_keeps_everything(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out"
+    write_json(out / "BEHAVIOUR", {"pause": 0.5})
+    process = command(out, {})
+    _wait_for(lambda: len(starts(out)) >= 3, process)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 130, (tmp_path / "out.log").read_text()
+    text = (tmp_path / "out.log").read_text()
+    assert "Traceback" not in text
+    assert not (out / "lease.json").exists()
+    assert not (out / "ray").exists()
+    assert not list(out.rglob("error.json"))
+    assert not list(out.rglob("running.json"))
+    write_json(out / "BEHAVIOUR", {})
+    assert command(out, {}).wait(timeout=120) == 0
+    assert all(count <= 2 for count in Counter(start["key"] for start in starts(out)).values())
+
+
+@pytest.mark.slow
+def test_a_second_process_is_kept_out_of_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_json(out / "BEHAVIOUR", {"pause": 30})
+    process = command(out, {})
+    try:
+        _wait_for(lambda: (out / "lease.json").exists(), process)
+        with pytest.raises(UserError, match=f"another sweep is at work .* \\(process {process.pid} on "):
+            run_sweep(stub_sweep(), store=Store(out), functions=STUB)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_any_moment_and_run_again_it_ends_as_if_undisturbed(tmp_path: Path, seed: int) -> None:
+    fields = {"trials": 12, "seeds": 2}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run_stub(whole, stub_sweep(**fields), max_concurrent=1)[0].exit_code == 0
+    chance = random.Random(seed)
+    write_json(cut / "BEHAVIOUR", {"pause": 0.05})
+    for _ in range(5):
+        process, there = command(cut, fields, max_concurrent=1), len(starts(cut))
+        _wait_for(lambda there=there: len(starts(cut)) > there, process)
+        time.sleep(chance.uniform(0.0, 2.5))
+        process.kill()
+        process.wait()
+    finished = {path.parent.name for path in cut.glob("folds/*/result.json")}
+    before = Counter(start["key"] for start in starts(cut))
+    assert command(cut, fields, max_concurrent=1).wait(timeout=300) == 0, (tmp_path / "cut.log").read_text()
+    assert points(cut) == points(whole)
+    assert choices(cut) == choices(whole)
+    done = {path.parent.name for path in cut.glob("folds/*/result.json")}
+    assert done == {path.parent.name for path in whole.glob("folds/*/result.json")}
+    after = Counter(start["key"] for start in starts(cut))
+    assert all(after[key] == before[key] for key in finished), "a finished fold was run again"
+    assert not (cut / "lease.json").exists()
+    assert not (cut / "ray").exists()
+    assert not list(cut.rglob("running.json"))
+
+
+def _wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the command ended early"
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)

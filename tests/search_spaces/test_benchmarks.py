@@ -1,0 +1,104 @@
+"""Benchmarks as values, and the step arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+
+from search_spaces.benchmarks import (
+    BENCHMARKS,
+    HEADLINE,
+    benchmark,
+    parse_benchmarks,
+    steps_and_interval,
+    steps_per_epoch,
+)
+from search_spaces.errors import UserError
+from search_spaces.folds import leave_one_domain_out, leave_two_domains_out
+from tests.golden import golden_json
+
+
+@pytest.mark.parametrize(
+    ("name", "num_images", "num_classes", "letters"),
+    [
+        ("PACS", 9991, 7, "A C P S"),
+        ("VLCS", 10729, 5, "C L S V"),
+        ("OfficeHome", 15588, 65, "A C P R"),
+        ("TerraIncognita", 24788, 10, "L100 L38 L43 L46"),
+        ("DomainNet", 586575, 345, "clip info paint quick real sketch"),
+        ("icons", 2_039, 13, "C F L R"),
+    ],
+)
+def test_totals_and_letters(name: str, num_images: int | None, num_classes: int, letters: str) -> None:
+    value = BENCHMARKS[name]
+    assert value.num_images == num_images
+    assert value.num_classes == num_classes == len(set(value.class_names))
+    assert " ".join(domain.letter for domain in value.domains) == letters
+
+
+def test_the_five_have_22_folds_and_39_pair_folds() -> None:
+    values = [BENCHMARKS[name] for name in HEADLINE]
+    assert sum(len(list(leave_one_domain_out(value, [0]))) for value in values) == 22
+    assert sum(len(list(leave_two_domains_out(value, [0]))) for value in values) == 39
+
+
+def test_class_folders_are_spelt_as_on_disk() -> None:
+    office_home, domain_net = benchmark("OfficeHome").class_names, benchmark("DomainNet").class_names
+    assert office_home[:2] == ("Alarm_Clock", "Backpack")
+    assert {"Flipflops", "Postit_Notes", "ToothBrush", "TV", "Table"} <= set(office_home)
+    assert office_home.index("TV") < office_home.index("Table")
+    assert domain_net[:4] == ("The_Eiffel_Tower", "The_Great_Wall_of_China", "The_Mona_Lisa", "aircraft_carrier")
+    assert domain_net[-1] == "zigzag"
+    assert {"t-shirt", "teddy-bear", "animal_migration"} <= set(domain_net)
+
+
+def test_names_are_read_in_any_case_once_each() -> None:
+    assert parse_benchmarks("vlcs, PACS,pacs") == ("VLCS", "PACS")
+    assert parse_benchmarks("all") == HEADLINE
+
+
+def test_an_unknown_benchmark_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown benchmark 'OficeHome'; nearest: OfficeHome"):
+        parse_benchmarks("PACS,OficeHome")
+
+
+def test_an_unknown_domain_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown PACS domain 'scetch'; nearest: sketch"):
+        benchmark("PACS").check_domain("scetch")
+
+
+def test_no_benchmark_is_refused() -> None:
+    with pytest.raises(UserError, match="no benchmark named"):
+        parse_benchmarks(" , ")
+
+
+def test_golden_step_arithmetic() -> None:
+    cases = golden_json("steps_records.json")["main"]
+    assert cases
+    for case in cases:
+        own = benchmark(case["dataset"])
+        options = dict(zip(case["argv"][::2], case["argv"][1::2], strict=False))
+        steps = int(options.get("--steps", 0)) or own.num_steps
+        every = int(options.get("--checkpoint_freq", 0)) or own.evaluate_every
+        if "--debug" in case["argv"]:
+            steps, every = 10, 5
+        num_steps, interval = steps_and_interval(steps, every)
+        assert (num_steps, interval) == (case["n_steps"], case["checkpoint_freq"]), case
+        evaluations = [step for step in range(num_steps) if step % interval == 0]
+        assert evaluations[0] == case["first_checkpoint"]
+        assert evaluations[-1] == case["last_checkpoint"] == num_steps - 1
+        assert len(evaluations) == case["n_checkpoints"]
+
+
+def test_golden_steps_per_epoch() -> None:
+    for case in golden_json("steps_records.json")["steps_per_epoch"]:
+        own = benchmark(case["dataset"])
+        sizes = [domain.num_images for domain in own.domains]
+        if None not in sizes and case["dataset"] in ("PACS", "VLCS"):
+            assert sizes == case["env_sizes"]
+        train = [size for domain, size in enumerate(case["in_sizes"]) if domain in case["train_envs"]]
+        assert steps_per_epoch(train, case["batch_size"]) == case["steps_per_epoch"]
+
+
+def test_nonsense_steps_are_refused() -> None:
+    with pytest.raises(UserError, match="1 or more"):
+        steps_and_interval(0, 200)

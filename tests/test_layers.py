@@ -1,0 +1,125 @@
+"""The import direction, and which few files may import an engine."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("search_spaces", "trainables", "orchestrator")
+
+FORBIDDEN = {
+    "search_spaces": {
+        "trainables",
+        "orchestrator",
+        "torch",
+        "torchvision",
+        "timm",
+        "open_clip",
+        "ray",
+        "mlflow",
+        "typer",
+    },
+    "trainables": {"orchestrator", "mlflow", "optuna", "typer", "rich"},
+    "orchestrator": {"torch", "torchvision", "timm", "open_clip", "safetensors"},
+}
+"""Below a package: what it must not import. The direction is search_spaces <- trainables <- orchestrator."""
+
+ONLY_IN = {
+    "mlflow": ("orchestrator/tracking.py",),
+    "ray": (
+        "trainables/worker.py",
+        "orchestrator/cluster.py",
+        "orchestrator/executors.py",
+        "orchestrator/search.py",
+        "orchestrator/tuning.py",
+    ),
+    "typer": ("orchestrator/cli/",),
+    "optuna": ("search_spaces/spaces.py", "orchestrator/search.py", "orchestrator/studies.py"),
+}
+"""Engines stay at the edge: the few files (or folders) that may import each."""
+
+LIGHT = (
+    "search_spaces.sweeps",
+    "search_spaces.claims",
+    "trainables.jobs",
+    "trainables.record",
+    "trainables.data.open",
+    "trainables.data.sample",
+    "trainables.data.splits",
+    "trainables.fingerprints",
+    "orchestrator.store",
+    "orchestrator.budget",
+    "orchestrator.plan",
+    "orchestrator.queries",
+    "orchestrator.query_forecast",
+    "orchestrator.status",
+    "orchestrator.report",
+    "orchestrator.report_formats",
+    "orchestrator.tracking",
+    "orchestrator.doctor",
+    "orchestrator.ui",
+    "orchestrator.cli",
+)
+"""Modules that load neither torch nor ray nor mlflow (nor, for a search space, optuna)."""
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found, package
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names that a file imports anywhere, inside functions and `if TYPE_CHECKING` too."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(package)
+        for name in imported(path)
+        if name in FORBIDDEN[package]
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("engine", ONLY_IN)
+def test_an_engine_stays_in_its_files(engine: str) -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in sources(package)
+        if engine in set(imported(path))
+    }
+    assert users, f"nobody imports {engine}: the rule is out of date"
+    assert not {user for user in users if not user.startswith(ONLY_IN[engine])}
+
+
+def test_the_reader_of_imports_sees_nested_ones(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text("def f():\n    from ray.tune import Tuner\n    import torch.nn as nn\n")
+    assert list(imported(file)) == ["ray", "torch"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_load_no_engine(module: str) -> None:
+    program = (
+        f"import sys, {module}\n"
+        "print(*sorted({'torch', 'ray', 'mlflow', 'optuna', 'timm', 'open_clip'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""

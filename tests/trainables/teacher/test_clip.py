@@ -1,0 +1,249 @@
+"""CLIP teachers through open_clip: dimensions, weights from everywhere, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from search_spaces.errors import UserError
+from trainables.teacher.open import open_teacher
+
+TINY = "open_clip:vl2v-tiny:random:3"
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def tiny_state() -> dict[str, torch.Tensor]:
+    """State dict of the random tiny CLIP."""
+    teacher: Any = open_teacher(TINY, image_size=32)
+    return {name: value.clone() for name, value in teacher._model.state_dict().items()}
+
+
+def the_line(name: str, *, image_size: int = 32) -> str:
+    """The one line with which opening a teacher fails."""
+    with pytest.raises(UserError) as caught:
+        open_teacher(name, image_size=image_size)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert len(line) < 700
+    return line
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dimension"), [("RN50-quickgelu", 1024), ("RN101", 512), ("ViT-B-32", 512), ("ViT-B-16", 512)]
+)
+def test_embedding_dimension_of_the_architectures(architecture: str, dimension: int) -> None:
+    teacher = open_teacher(f"open_clip:{architecture}:random:0", image_size=224)
+    assert teacher.embedding_dim == dimension
+    assert teacher.embed_images(torch.zeros(1, 3, 224, 224)).shape == (1, dimension)
+
+
+def test_vit_large_has_768_dimensions() -> None:
+    open_teacher(TINY, image_size=32)
+    assert open_clip.get_model_config("ViT-L-14")["embed_dim"] == 768
+    assert open_clip.get_model_config("ViT-B-16-quickgelu")["embed_dim"] == 512
+
+
+def test_embeddings_are_normalised_float32_and_may_stand_in_a_loss() -> None:
+    teacher = open_teacher(TINY, image_size=32)
+    images_ND, texts_CD = teacher.embed_images(IMAGES), teacher.embed_texts(["a photo of a dog", "a photo of a cat"])
+    assert images_ND.shape == (3, 32)
+    assert texts_CD.shape == (2, 32)
+    for embeddings in (images_ND, texts_CD):
+        assert embeddings.dtype == torch.float32
+        torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(embeddings)))
+        assert not embeddings.is_inference()
+    student = torch.randn(3, 32, requires_grad=True)
+    F.cosine_similarity(student, images_ND).mean().backward()
+    assert student.grad is not None
+    assert not torch.equal(texts_CD[0], texts_CD[1])
+
+
+def test_the_teacher_gets_the_tensor_as_it_is() -> None:
+    teacher: Any = open_teacher(TINY, image_size=32)
+    seen = []
+    teacher._model.visual.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    teacher.embed_images(IMAGES)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], IMAGES)
+
+
+def test_random_weights_follow_from_the_seed_alone() -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = open_teacher(TINY, image_size=32).embed_images(IMAGES)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(12)
+    assert torch.equal(open_teacher(TINY, image_size=32).embed_images(IMAGES), first)
+    other = open_teacher("open_clip:vl2v-tiny:random:4", image_size=32).embed_images(IMAGES)
+    assert not torch.allclose(other, first)
+
+
+def test_nothing_is_logged_and_logging_is_not_set_up(caplog: pytest.LogCaptureFixture) -> None:
+    root = logging.getLogger()
+    handlers, filters = list(root.handlers), list(root.filters)
+    open_teacher(TINY, image_size=32).embed_texts(["a"])
+    assert root.handlers == handlers
+    assert root.filters == filters
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("form", ["plain.pt", "training.pt", "half.safetensors"])
+def test_a_local_checkpoint_gives_the_same_embeddings(form: str, tmp_path: Path) -> None:
+    state, file = tiny_state(), tmp_path / form
+    if form == "plain.pt":
+        torch.save(state, file)
+    elif form == "training.pt":
+        wrapped = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"epoch": 3, "name": "run", "state_dict": wrapped, "optimizer": {"state": {}}}, file)
+    else:
+        save_file({name: value.half() for name, value in state.items()}, file)
+    teacher = open_teacher(f"open_clip:vl2v-tiny:{file}", image_size=32)
+    expected = open_teacher(TINY, image_size=32)
+    tolerance = 2e-2 if form.startswith("half") else 0.0
+    torch.testing.assert_close(teacher.embed_images(IMAGES), expected.embed_images(IMAGES), rtol=0, atol=tolerance)
+    torch.testing.assert_close(teacher.embed_texts(["x"]), expected.embed_texts(["x"]), rtol=0, atol=tolerance)
+    assert teacher.embed_images(IMAGES).dtype == torch.float32
+    assert teacher.logit_scale == pytest.approx(expected.logit_scale, rel=1e-3)
+
+
+def test_another_image_size_resizes_the_position_embedding(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.pt"
+    torch.save(tiny_state(), file)
+    teacher: Any = open_teacher(f"open_clip:vl2v-tiny:{file}", image_size=64)
+    assert teacher._model.visual.positional_embedding.shape == (1 + 8 * 8, 64)
+    assert torch.equal(teacher._model.visual.positional_embedding[0], tiny_state()["visual.positional_embedding"][0])
+    assert teacher.embed_images(torch.zeros(1, 3, 64, 64)).shape == (1, 32)
+    assert "multiple of vl2v-tiny's patch of 8" in the_line(f"open_clip:vl2v-tiny:{file}", image_size=60)
+
+
+def test_a_resnet_takes_another_image_size(tmp_path: Path) -> None:
+    native: Any = open_teacher("open_clip:RN50-quickgelu:random:0", image_size=224)
+    file = tmp_path / "rn50.safetensors"
+    save_file(native._model.state_dict(), file)
+    teacher: Any = open_teacher(f"open_clip:RN50-quickgelu:{file}", image_size=64)
+    assert teacher._model.visual.attnpool.positional_embedding.shape == (1 + 2 * 2, 2048)
+    assert teacher.embed_images(torch.zeros(1, 3, 64, 64)).shape == (1, 1024)
+
+
+def test_a_checkpoint_of_another_architecture_is_one_line(tmp_path: Path) -> None:
+    state, file = tiny_state(), tmp_path / "wide.pt"
+    state["visual.conv1.weight"] = torch.zeros(48, 3, 8, 8)
+    del state["ln_final.bias"]
+    torch.save(state, file)
+    line = the_line(f"open_clip:vl2v-tiny:{file}")
+    assert "wide.pt" in line
+    assert "do not fit the architecture" in line
+    assert "ln_final.bias" in line
+    assert "visual.conv1.weight" in line
+    torch.save({"backbone.weight": torch.zeros(2)}, file)
+    assert "do not fit" in the_line(f"open_clip:vl2v-tiny:{file}")
+
+
+class _Payload:
+    def __reduce__(self) -> Any:
+        return (print, ("a pickle ran",))
+
+
+def test_a_pickle_that_could_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "evil.pt"
+    torch.save({"state_dict": tiny_state(), "extra": _Payload()}, file)
+    assert "could run code" in the_line(f"open_clip:vl2v-tiny:{file}")
+    file.write_bytes(pickle.dumps(_Payload()))
+    the_line(f"open_clip:vl2v-tiny:{file}")
+    assert "a pickle ran" not in capsys.readouterr().out
+
+
+def test_damaged_files_are_one_line(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pt"
+    torch.save(tiny_state(), whole)
+    torn = tmp_path / "torn.pt"
+    torn.write_bytes(whole.read_bytes()[:5000])
+    assert "torn.pt is not a whole weights file" in the_line(f"open_clip:vl2v-tiny:{torn}")
+    safe = tmp_path / "torn.safetensors"
+    save_file(tiny_state(), safe)
+    safe.write_bytes(safe.read_bytes()[:5000])
+    assert "torn.safetensors is not a whole safetensors file" in the_line(f"open_clip:vl2v-tiny:{safe}")
+    number = tmp_path / "number.pt"
+    torch.save(3, number)
+    assert "holds a int" in the_line(f"open_clip:vl2v-tiny:{number}")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "script.pt"
+    zipped = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+    torch.jit.save(zipped, file)
+    assert "TorchScript" in the_line(f"open_clip:vl2v-tiny:{file}")
+
+
+def test_unknown_architecture_names_the_nearest() -> None:
+    line = the_line("open_clip:ViT-B16:openai")
+    assert re.search(r"nearest: .*ViT-B-16\b", line)
+
+
+def test_unknown_tag_names_the_tags() -> None:
+    line = the_line("open_clip:ViT-B-16-quickgelu:open_ai", image_size=224)
+    assert "nearest: openai" in line
+    assert "open_clip:ViT-B-16-quickgelu:PATH" in line
+
+
+def test_quickgelu_weights_want_the_quickgelu_architecture() -> None:
+    assert "-quickgelu added" in the_line("open_clip:ViT-B-16:openai", image_size=224)
+
+
+def test_missing_file_and_malformed_names() -> None:
+    assert "no teacher checkpoint /nowhere/x.pt" in the_line("open_clip:vl2v-tiny:/nowhere/x.pt")
+    assert "ARCHITECTURE:TAG_OR_PATH" in the_line("open_clip:ViT-B-16")
+    assert "random:SEED" in the_line("open_clip:vl2v-tiny:random:x")
+    assert "nearest: demo" in the_line("demos")
+
+
+def test_a_tag_without_internet_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(*arguments: Any, **settings: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    line = the_line("open_clip:ViT-B-16-quickgelu:openai", image_size=224)
+    assert "timm/vit_base_patch16_clip_224.openai" in line
+    assert "offline" in line
+    assert "give a local file instead: open_clip:ViT-B-16-quickgelu:PATH" in line
+
+
+def test_an_architecture_file_of_the_user(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    source = Path(__file__).parents[3] / "trainables/teacher/architectures/vl2v-tiny.json"
+    file.write_text(source.read_text().replace('"embed_dim": 32', '"embed_dim": 24'))
+    assert open_teacher(f"open_clip:{file}:random:0", image_size=32).embedding_dim == 24
+    file = tmp_path / "not-one.json"
+    file.write_text("{}")
+    assert "lacks embed_dim" in the_line(f"open_clip:{file}:random:0")
+
+
+def test_image_encoder_is_a_fresh_trainable_copy() -> None:
+    teacher = open_teacher(TINY, image_size=32)
+    before = teacher.embed_images(IMAGES)
+    encoder, dimension = teacher.image_encoder()
+    assert dimension == 32
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    torch.testing.assert_close(F.normalize(encoder.eval()(IMAGES), dim=-1), before)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()
+    assert torch.equal(teacher.embed_images(IMAGES), before)
+    encoder.train()
+    encoder(IMAGES).sum().backward()
+    assert not any(parameter.grad is None for parameter in encoder.parameters())

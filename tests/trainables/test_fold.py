@@ -1,0 +1,192 @@
+"""A whole fold: repeatable, resumable, shared where it may be, and blind to the test domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from search_spaces.hyperparameters import StageHyperparameters, Swad
+from trainables.data.images import ImageSource
+from trainables.data.open import open_benchmark
+from trainables.fitting.stage import TrainingDivergedError
+from trainables.fold import run_fold
+from trainables.jobs import FoldJob
+from trainables.record import FoldFolder
+from trainables.worker import run_job
+
+MakeJob = Callable[..., FoldJob]
+
+
+class Interrupted(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+def _run(job: FoldJob) -> dict[str, Any]:
+    return run_job(job.to_mapping())
+
+
+def _student(job: FoldJob) -> dict[str, torch.Tensor]:
+    return load_file(FoldFolder(job.folder).student)
+
+
+def _assert_same_weights(one: FoldJob, other: FoldJob) -> None:
+    weights, others = _student(one), _student(other)
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, others[name]), name
+
+
+def _losses(job: FoldJob) -> list[tuple[str, int, float, str]]:
+    return [
+        (line["stage"], line["step"], line["loss"], line["images"])
+        for line in FoldFolder(job.folder).read_journal()
+        if line["kind"] == "step"
+    ]
+
+
+@pytest.mark.parametrize("method", ["vl2v_adip", "vl2v_sd", "erm", "kd"])
+def test_a_fold_trains_every_stage_and_repeats_bit_for_bit(make_job: MakeJob, method: str) -> None:
+    one, other = make_job(method, out="one"), make_job(method, out="other")
+    result = _run(one)
+    torch.rand(7)  # another state of the global generator must not matter
+    _run(other)
+    _assert_same_weights(one, other)
+    assert _losses(one) == _losses(other)
+    stages = ["align"] * 5 + ["distill"] * 9 if method == "vl2v_adip" else ["distill"] * 9
+    assert [stage for stage, *_ in _losses(one)] == stages
+    assert result["status"] == "done"
+    assert result["key"] == one.spec.key
+    asked = {"vl2v_adip": (5 + 9) * 12, "vl2v_sd": 9 * 12, "erm": 0, "kd": 9 * 12}
+    assert result["teacher_queries"]["images"] == asked[method]
+    assert FoldFolder(one.folder).read_test()["accuracy"].keys() == {"sketch"}  # type: ignore[index]
+    assert result["source_validation"]["domains"].keys() == {"art_painting", "cartoon", "photo"}
+    assert not FoldFolder(one.folder).checkpoint.exists()
+
+
+def test_zero_shot_trains_nothing_and_keeps_the_record(make_job: MakeJob) -> None:
+    job = make_job("zero_shot")
+    result = _run(job)
+    assert result["stages"] == []
+    assert result["chosen"]["rule"] == "zero_shot"
+    assert not FoldFolder(job.folder).student.exists()
+    assert 0.0 <= FoldFolder(job.folder).read_test()["accuracy"]["sketch"] <= 1.0  # type: ignore[index]
+
+
+def test_a_finished_fold_is_only_read(make_job: MakeJob) -> None:
+    job = make_job("erm")
+    first = _run(job)
+    before = FoldFolder(job.folder).student.stat().st_mtime_ns
+    assert _run(job) == first
+    assert FoldFolder(job.folder).student.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("reports", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("segments", ["every_evaluation", "off"])
+def test_going_on_after_an_interruption_changes_no_bit(make_job: MakeJob, reports: int, segments: Any) -> None:
+    whole, broken = (
+        make_job(out="whole", swad=Swad(segments=segments)),
+        make_job(out="broken", swad=Swad(segments=segments)),
+    )
+    _run(whole)
+    seen = []
+
+    def report(metrics: dict[str, Any]) -> None:
+        seen.append(metrics)
+        if len(seen) == reports:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_job(broken.to_mapping(), report)
+    _run(broken)
+    _assert_same_weights(whole, broken)
+    assert _losses(whole) == _losses(broken)
+
+
+def test_a_torn_journal_line_is_repaired(make_job: MakeJob) -> None:
+    job = make_job("erm")
+    with pytest.raises(Interrupted):
+        run_job(job.to_mapping(), _interrupt)
+    with FoldFolder(job.folder).journal.open("ab") as journal:
+        journal.write(b'{"kind": "step", "sta')
+    _run(job)
+    assert [step for _, step, *_ in _losses(job)] == list(range(9))
+
+
+def _interrupt(metrics: dict[str, Any]) -> None:
+    raise Interrupted
+
+
+def test_folds_that_agree_on_align_share_one_projection(make_job: MakeJob) -> None:
+    one = make_job(distill=StageHyperparameters(num_steps=9, lr=1e-3))
+    other = make_job(distill=StageHyperparameters(num_steps=3, lr=1e-4))
+    assert one.spec.key != other.spec.key
+    assert one.align_folder == other.align_folder
+    assert [stage["reused"] for stage in _run(one)["stages"]] == [False, False]
+    result = _run(other)
+    assert [stage["reused"] for stage in result["stages"]] == [True, False]
+    assert result["teacher_queries"]["images"] == 3 * 12
+    for name in ("head.weight", "head.bias"):
+        assert torch.equal(_student(one)[name], _student(other)[name])
+    assert [stage for stage, *_ in _losses(other)] == ["align"] * 5 + ["distill"] * 3
+
+
+def test_another_image_weight_needs_its_own_align(make_job: MakeJob) -> None:
+    assert make_job(image_weight=0.5).align_folder != make_job(image_weight=0.4).align_folder
+
+
+class _PermutedTestLabels:
+    """The benchmark with the test domain's labels permuted: what no decision may notice."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def labels(self, domain: str) -> np.ndarray:
+        labels = self._source.labels(domain)
+        return (labels + 3) % len(self._source.class_names) if domain == "sketch" else labels
+
+
+def test_permuted_test_labels_change_test_accuracy_only(make_job: MakeJob) -> None:
+    true, permuted = make_job("erm", out="true"), make_job("erm", out="permuted")
+    source = open_benchmark(true.benchmark, true.data_root)
+    results = [
+        run_fold(job, source=wrapped, teacher=None, report=lambda metrics: None)
+        for job, wrapped in ((true, source), (permuted, _PermutedTestLabels(source)))
+    ]
+    _assert_same_weights(true, permuted)
+    assert _losses(true) == _losses(permuted)
+    assert results[0]["source_validation"] == results[1]["source_validation"]
+    assert results[0]["chosen"] == results[1]["chosen"]
+    test, other = (FoldFolder(job.folder).read_test() for job in (true, permuted))
+    assert test["accuracy"] != other["accuracy"]  # type: ignore[index]
+
+
+def test_result_and_journal_hold_no_test_domain_number(make_job: MakeJob) -> None:
+    job = make_job("erm")
+    _run(job)
+    folder = FoldFolder(job.folder)
+    for file in (folder.result, folder.journal):
+        text = file.read_text()
+        assert "test" not in text.replace('"test_domains"', ""), file
+        assert text.count("sketch") <= 1, file
+
+
+def test_a_loss_that_is_not_finite_names_its_step(make_job: MakeJob) -> None:
+    job = make_job("erm", distill=StageHyperparameters(num_steps=9, lr=1e30))
+    with pytest.raises(TrainingDivergedError, match=r"step \d+"):
+        _run(job)
+    assert not FoldFolder(job.folder).is_done
+
+
+def test_nothing_of_the_fold_stays_half_written(make_job: MakeJob) -> None:
+    job = make_job()
+    _run(job)
+    assert not list(Path(job.folder).parent.parent.rglob("*.part"))

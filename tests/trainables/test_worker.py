@@ -1,0 +1,45 @@
+"""The worker: what it refuses before it trains, and what it builds for Ray Train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from search_spaces.errors import UserError
+from trainables.jobs import FoldJob, job_from_mapping
+from trainables.worker import preflight, run_job
+
+MakeJob = Callable[..., FoldJob]
+
+
+def test_a_job_survives_the_border_as_plain_values(make_job: MakeJob) -> None:
+    job = make_job()
+    assert job_from_mapping(job.to_mapping()) == job
+
+
+@pytest.mark.parametrize("method", ["vl2v_adip", "vl2v_sd", "erm", "kd", "zero_shot"])
+def test_preflight_builds_the_fold(make_job: MakeJob, method: str) -> None:
+    assert preflight(make_job(method).to_mapping())["num_classes"] == 7
+
+
+def test_changed_data_is_noticed(make_job: MakeJob) -> None:
+    job = make_job("erm")
+    changed = replace(job, spec=replace(job.spec, data_manifest="0" * 64))
+    with pytest.raises(UserError, match="PACS has changed since the fold was planned"):
+        run_job(changed.to_mapping())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "open_clip:ViT-B-99:openai"}, "unknown .*ViT-B-99"),
+        ({"student": "resnet51"}, "unknown .*resnet51"),
+        ({"student_weights": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"batch_size_per_domain": 1}, "2 workers"),
+    ],
+)
+def test_preflight_names_what_does_not_fit(make_job: MakeJob, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        preflight(make_job(workers=2, **changes).to_mapping())

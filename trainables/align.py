@@ -1,0 +1,73 @@
+"""Align once for all folds that agree on it: the projection lies in a folder of its own, named by Align's key."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+
+from trainables.fitting.stage import StageFit, StageOutcome, load_weights
+from trainables.fitting.workers import Workers
+from trainables.methods.recipes import Stage
+from trainables.parts import FoldParts
+from trainables.record import FoldFolder, write_atomically, write_json
+from trainables.student.model import Student
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """How a stage of this fold came about."""
+
+    name: str
+    outcome: StageOutcome
+    reused: bool
+    """Whether another fold had already done it."""
+
+
+def align(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
+    """Fit the projection, or take the one that an equal Align stage left; the student then holds it.
+
+    The authors choose the last of equally good evaluations here (their saved file is rewritten at ties).
+    """
+    shared = FoldFolder(parts.job.align_folder)
+    with only_one_at_a_time(shared.path, parts.workers):
+        done = parts.workers.agree(_read(shared))
+        if done is None:
+            fit = StageFit(stage, parts.align_inputs(stage, student), folder=shared, averager=None, later_ties=True)
+            outcome = fit.run()
+            if parts.workers.is_first:
+                _write(shared, outcome)
+        else:
+            outcome = done
+    load_weights(student, outcome.weights)
+    if parts.workers.is_first:
+        FoldFolder(parts.job.folder).append_journal(list(shared.read_journal()))
+    return StageRecord(stage.name, outcome, reused=done is not None)
+
+
+def _write(shared: FoldFolder, outcome: StageOutcome) -> None:
+    write_atomically(shared.student, save({name: weight.cpu() for name, weight in outcome.weights.items()}))
+    content = {field.name: getattr(outcome, field.name) for field in fields(outcome) if field.name != "weights"}
+    write_json(shared.result, content)
+    shared.checkpoint.unlink(missing_ok=True)
+
+
+def _read(shared: FoldFolder) -> StageOutcome | None:
+    result = shared.read_result()
+    return None if result is None else StageOutcome(weights=load_file(shared.student), **result)
+
+
+@contextmanager
+def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[None]:
+    """Processes that want the same folder take turns; the lock goes with its process, however that ends."""
+    if not workers.is_first:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,132 @@
+"""Bring a file by HTTP, resumed where it stopped; and the errors that every transport raises.
+
+MirrorError            this mirror will not do; the caller tries the next one
+  TemporaryError       the same mirror may do later (a dropped connection, 429, 5xx): tried again with back-off
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainables.data.sources import Mirror, RemoteFile
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S = 30.0
+Progress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the bytes it has and the bytes it will have (None where unknown)."""
+
+
+class MirrorError(Exception):
+    """What a mirror said, in words."""
+
+
+class TemporaryError(MirrorError):
+    """A fault that may pass."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+def part_of(destination: Path) -> Path:
+    """Where a file stays while it arrives."""
+    return destination.with_name(f"{destination.name}.part")
+
+
+def fetch_http(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress | None) -> Path:
+    """Bring a file by HTTP to its `.part`; what an earlier attempt brought is asked for no more.
+
+    Raises `MirrorError`, or `TemporaryError` for what may pass.
+    """
+    import httpx
+
+    part = part_of(destination)
+    have, validator = resume_point(part, mirror)
+    headers = {"Accept-Encoding": "identity"}
+    if have and (validator or file.sha256):
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
+    try:
+        with httpx.stream("GET", mirror.address, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as response:
+            if response.status_code == 416 and have:
+                part.unlink()
+                raise TemporaryError("refused to resume")
+            check_status(response.status_code, response.headers.get("retry-after"))
+            if "text/html" in response.headers.get("content-type", "") and not file.name.endswith((".html", ".htm")):
+                raise MirrorError("sent a web page instead of the file (a quota or log-in page)")
+            _save(response, file, mirror, part, have if response.status_code == 206 else 0, progress)
+    except httpx.TransportError as error:
+        raise TemporaryError(f"the connection failed: {words(error)}") from None
+    except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
+        raise MirrorError(words(error)) from None
+    state_of(part).unlink(missing_ok=True)
+    return part
+
+
+def _save(
+    response: httpx.Response, file: RemoteFile, mirror: Mirror, part: Path, have: int, progress: Progress | None
+) -> None:
+    length = response.headers.get("content-length")
+    total = have + int(length) if length and length.isdecimal() else None
+    if file.size is not None and total is not None and total != file.size:
+        raise MirrorError(f"offers {total:,} bytes instead of {file.size:,}")
+    write_state(part, mirror, _validator(response.headers), total)
+    with part.open("ab" if have else "wb") as stream:
+        for chunk in response.iter_raw():
+            stream.write(chunk)
+            have += len(chunk)
+            if progress is not None:
+                progress(file.name, have, total)
+    if total is not None and have != total:
+        raise TemporaryError(f"stopped after {have:,} of {total:,} bytes")
+
+
+def state_of(part: Path) -> Path:
+    """Where it is noted which version of which address a `.part` holds."""
+    return part.with_name(f"{part.name}.json")
+
+
+def write_state(part: Path, mirror: Mirror, validator: str, total: int | None) -> None:
+    """Note which version of which address a `.part` holds."""
+    state_of(part).write_text(json.dumps({"address": mirror.address, "validator": validator, "total": total}))
+
+
+def resume_point(part: Path, mirror: Mirror) -> tuple[int, str]:
+    """Bytes of an earlier attempt that can be kept, and the validator that names their version."""
+    try:
+        known = json.loads(state_of(part).read_text())
+        size = part.stat().st_size
+    except (OSError, ValueError):
+        return 0, ""
+    if known.get("address") != mirror.address:
+        return 0, ""
+    if known.get("total") is not None and size > known["total"]:
+        return 0, ""
+    return size, known.get("validator", "")
+
+
+def _validator(headers: Mapping[str, str]) -> str:
+    """What names the version of a file in `If-Range`: a strong ETag, else the date; empty when there is neither."""
+    etag = headers.get("etag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("last-modified", "")
+
+
+def check_status(status: int, retry_after: str | None) -> None:
+    """Raise the error that an HTTP status stands for; 200 and 206 pass."""
+    if status in (200, 206):
+        return
+    meaning = {404: "not found", 403: "forbidden", 410: "gone", 401: "wants a log-in", 429: "too many requests"}
+    said = f"answered {status} {meaning.get(status, 'server error' if status >= 500 else '')}".strip()
+    if status in (408, 429) or status >= 500:
+        seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
+        raise TemporaryError(said, seconds)
+    raise MirrorError(said)
+
+
+def words(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,198 @@
+"""Where images come from: one interface over a folder, a Parquet file and a pack, and how a file becomes pixels."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from search_spaces.errors import UserError
+
+Role = Literal["source", "test"]
+Indices = npt.NDArray[np.int64]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes for an image, in lower case."""
+
+MAX_PIXELS = 2 * 89_478_485
+"""More declared pixels than this are refused before decoding: Pillow's own limit against decompression bombs."""
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """The images of one benchmark, by domain and position; the position follows ImageFolder's order."""
+
+    @property
+    def benchmark(self) -> str:
+        """Name of the benchmark."""
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """Domains in byte order."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes in byte order; a label is a position here."""
+
+    @property
+    def manifest(self) -> str:
+        """SHA-256 of the manifest: which images, with which content, labels and domains."""
+
+    def labels(self, domain: str) -> Indices:
+        """Class of each image of the domain, int64 [n]."""
+
+    def paths(self, domain: str) -> Sequence[str]:
+        """`DOMAIN/CLASS/file` of each image of the domain."""
+
+    def read(self, domain: str, index: int) -> Image.Image:
+        """One image as RGB: the same pixels as Pillow's `convert("RGB")` on the file as stored.
+
+        Raises `UserError` naming the file when it cannot be decoded.
+        """
+
+    def pool(self, domain: str, role: Role) -> Indices:
+        """Indices into the domain that may serve in that role, int64, ascending."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether ImageFolder would take a file of this name; hidden files are left out.
+
+    Deviation: ImageFolder takes hidden files such as macOS's `._photo.jpg` and fails when it opens them.
+    """
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def decode(data: bytes | memoryview, path: str) -> Image.Image:
+    """Decode an encoded image into RGB; `path` names it in errors (`UserError`)."""
+    return _as_rgb(io.BytesIO(data), path)
+
+
+def problem_of(data: bytes) -> str:
+    """Say why an encoded image cannot be decoded; empty when it can.
+
+    JPEGs are decoded at an eighth of their side: the whole file is still parsed, so a truncated one is found, in a
+    third of the time.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(image)
+            image.draft("RGB", (1, 1))
+            image.load()
+            if image.mode != "RGB":
+                image.convert("RGB")
+    except _DECODE_ERRORS as error:
+        return _reason(error, len(data))
+    return ""
+
+
+def read_pixels(source: ImageSource, domain: str, index: int) -> npt.NDArray[np.uint8]:
+    """One image as uint8 [height, width, 3]."""
+    return np.asarray(source.read(domain, index))
+
+
+class CachedSource:
+    """An image source that keeps decoded images, least recently used out first; its cache stays in its process."""
+
+    def __init__(self, source: ImageSource, decode_cache_mb: float) -> None:
+        self.source = source
+        self.limit_bytes = int(decode_cache_mb * 2**20)
+        self.used_bytes = 0
+        self._images: OrderedDict[tuple[str, int], Image.Image] = OrderedDict()
+
+    @property
+    def benchmark(self) -> str:
+        return self.source.benchmark
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        return self.source.domain_names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def manifest(self) -> str:
+        return self.source.manifest
+
+    def labels(self, domain: str) -> Indices:
+        return self.source.labels(domain)
+
+    def paths(self, domain: str) -> Sequence[str]:
+        return self.source.paths(domain)
+
+    def pool(self, domain: str, role: Role) -> Indices:
+        return self.source.pool(domain, role)
+
+    def read(self, domain: str, index: int) -> Image.Image:
+        """Read through the cache. The image is shared: callers make new images from it and never write into it."""
+        key = (domain, index)
+        image = self._images.get(key)
+        if image is not None:
+            self._images.move_to_end(key)
+            return image
+        image = self.source.read(domain, index)
+        size = _memory_bytes(image)
+        if size <= self.limit_bytes:
+            self._images[key] = image
+            self.used_bytes += size
+            while self.used_bytes > self.limit_bytes:
+                _, oldest = self._images.popitem(last=False)
+                self.used_bytes -= _memory_bytes(oldest)
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "used_bytes": 0, "_images": OrderedDict()}
+
+
+def cached(source: ImageSource, decode_cache_mb: float) -> ImageSource:
+    """The source with a decode cache of that many MiB; itself when 0 or when it has one already."""
+    if decode_cache_mb <= 0 or isinstance(source, CachedSource):
+        return source
+    return CachedSource(source, decode_cache_mb)
+
+
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    IndexError,
+    OverflowError,
+    Image.DecompressionBombError,
+)
+
+
+def _memory_bytes(image: Image.Image) -> int:
+    # Pillow keeps RGB in four bytes per pixel.
+    return 4 * image.width * image.height
+
+
+def _as_rgb(file: io.BytesIO, path: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            _check_size(image)
+            return image.convert("RGB")
+    except _DECODE_ERRORS as error:
+        raise UserError(f"cannot read image {path}: {_reason(error, file.getbuffer().nbytes)}") from None
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{image.width:,} x {image.height:,} pixels, above the limit of {MAX_PIXELS:,} pixels"
+        )
+
+
+def _reason(error: BaseException, num_bytes: int) -> str:
+    if num_bytes == 0:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image file"
+    return " ".join(str(error).split()) or type(error).__name__

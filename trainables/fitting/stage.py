@@ -1,0 +1,273 @@
+"""The one training loop: fit one stage, evaluate as it goes, go on after an interruption.
+
+Per step: update, then count the weights for SWAD. At an evaluation: score the source validation parts, feed SWAD,
+report, write the journal and a checkpoint. Steps count from 0 and evaluations include step 0 (the authors' order).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
+from trainables.data.batches import Batch
+from trainables.fitting.checkpoint import load_checkpoint, save_checkpoint
+from trainables.fitting.evaluation import DomainScore, mean_accuracy, mean_cross_entropy
+from trainables.fitting.swad import DenseAverager
+from trainables.fitting.workers import Workers
+from trainables.methods.recipes import Stage, StepTensors
+from trainables.record import FoldFolder
+from trainables.seeds import derived_seed
+from trainables.student.model import Student
+
+State = dict[str, Any]
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is not finite; the message names the step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageInputs:
+    """What a stage works on; the same for every stage of a fold."""
+
+    student: Student
+    ask: Callable[[Batch], Tensor] | None
+    """Batch -> the teacher's image embeddings [B, D], L2-normalised; None for a method without a teacher."""
+    logit_scale: float
+    """The teacher's exp(logit_scale); 1 without a teacher."""
+    texts: Tensor
+    """Text embeddings [C, D]; empty [C, 0] for a method without a teacher."""
+    hyperparameters: Hyperparameters
+    batches: Callable[[int], Iterable[Batch]]
+    """First step -> this worker's share of every batch from there to the last step."""
+    validate: Callable[[], dict[str, DomainScore]]
+    """Scores the student on the source validation parts."""
+    report: Callable[[dict[str, Any]], None]
+    workers: Workers
+    seed: int
+    num_steps: int
+    evaluate_every: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageOutcome:
+    """How a stage ended. The student holds the last step's weights."""
+
+    weights: dict[str, Tensor]
+    """The chosen weights of what trained: the SWAD average, or those of the best evaluation."""
+    chosen: dict[str, Any]
+    """How they were chosen: rule, step, and for SWAD the steps that the average covers."""
+    last_step: int
+    seconds: float
+    """Time in the loop, over all interruptions."""
+    teacher_embeddings: int
+    """Teacher embeddings that the steps used, by all workers together."""
+
+
+class StageFit:
+    """One stage of one fold."""
+
+    def __init__(
+        self, stage: Stage, inputs: StageInputs, *, folder: FoldFolder, averager: DenseAverager | None, later_ties: bool
+    ) -> None:
+        """Args:
+        averager: SWAD, or None to choose the best evaluation.
+        later_ties: whether an equal accuracy later replaces the best (the authors' saved file) or the first maximum
+            stays (the authors' record).
+        """
+        self.stage, self.inputs, self.folder = stage, inputs, folder
+        self.averager, self.later_ties = averager, later_ties
+        inputs.student.set_trainable(stage.trains)
+        inputs.student.train()
+        self.weights = {name: p for name, p in inputs.student.named_parameters() if p.requires_grad}
+        settings = stage_settings(stage, inputs.hyperparameters)
+        self.optimizer = torch.optim.Adam(self.weights.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.module: nn.Module = inputs.workers.wrap(inputs.student)
+        self.next_step = 0
+        self.seconds = 0.0
+        self.teacher_embeddings = 0
+        self.ended_early = False
+        self.best: State = {"step": -1, "accuracy": float("-inf"), "weights": {}}
+        self.pending: list[tuple[int, Tensor, Tensor]] = []
+
+    def run(self) -> StageOutcome:
+        """Fit from where the checkpoint stands to the end.
+
+        Raises:
+            TrainingDivergedError: a loss is not finite.
+        """
+        self._restore()
+        started = time.perf_counter()
+        if self.next_step < self.inputs.num_steps and not self.ended_early:
+            for step, batch in enumerate(self.inputs.batches(self.next_step), self.next_step):
+                self._update(step, batch)
+                if step % self.inputs.evaluate_every == 0:
+                    self.seconds += time.perf_counter() - started
+                    started = time.perf_counter()
+                    self._evaluate(step)
+                    if self.ended_early:
+                        break
+        self.seconds += time.perf_counter() - started
+        return self._outcome()
+
+    def _update(self, step: int, batch: Batch) -> None:
+        inputs, device = self.inputs, self.inputs.workers.device
+        seed_dropout(derived_seed("step", inputs.seed, self.stage.name, step, inputs.workers.rank), device)
+        batch = batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=inputs.hyperparameters.precision == "bf16"):
+            teacher_images = inputs.ask(batch) if self.stage.asks_teacher and inputs.ask is not None else None
+            tensors = StepTensors(
+                outputs=self.module(batch.images),
+                labels=batch.labels,
+                texts=inputs.texts,
+                teacher_images=teacher_images,
+                logit_scale=inputs.logit_scale,
+            )
+            loss = self.stage.loss(tensors, inputs.hyperparameters)
+        # A worker's mean counts by its share of the batch, so that the gradient is that of the whole batch.
+        share = len(batch.labels) / batch.global_size
+        self.optimizer.zero_grad(set_to_none=True)
+        scaled: Any = loss * (share * inputs.workers.size) if inputs.workers.size > 1 else loss
+        scaled.backward()
+        self.optimizer.step()
+        self.teacher_embeddings += batch.global_size if self.stage.asks_teacher else 0
+        self.pending.append((step, loss.detach() * share, image_digest(batch.image_ids)))
+        if self.averager is not None:
+            self.averager.after_step(self.weights, step)
+
+    def _evaluate(self, step: int) -> None:
+        lines = self._step_lines()
+        scores = self.inputs.validate()
+        self.inputs.student.train()
+        accuracy, cross_entropy = mean_accuracy(scores), mean_cross_entropy(scores)
+        if accuracy > self.best["accuracy"] or (self.later_ties and accuracy == self.best["accuracy"]):
+            keep = self.averager is None
+            copies = {name: w.detach().clone() for name, w in self.weights.items()} if keep else {}
+            self.best = {"step": step, "accuracy": accuracy, "weights": copies}
+        if self.averager is not None:
+            self.ended_early = self.averager.after_evaluation(step, cross_entropy)
+        self.next_step = step + 1
+        lines.append(
+            {
+                "kind": "evaluation", "stage": self.stage.name, "step": step, "accuracy": accuracy,
+                "cross_entropy": cross_entropy, "domains": {n: s.accuracy for n, s in scores.items()},
+                "time": time.time(),
+            }
+        )  # fmt: skip
+        if self.inputs.workers.is_first:
+            self.folder.append_journal(lines)
+            save_checkpoint(self.folder.checkpoint, self._state())
+        self.inputs.report(
+            {
+                "stage": self.stage.name, "step": step, "final": False,
+                "source_validation_accuracy": accuracy, "source_validation_cross_entropy": cross_entropy,
+            }
+        )  # fmt: skip
+
+    def _step_lines(self) -> list[State]:
+        """The journal's lines of the steps since the last evaluation, summed over the workers."""
+        if not self.pending:
+            return []
+        workers = self.inputs.workers
+        losses = workers.sum(torch.stack([loss.double() for _, loss, _ in self.pending])).tolist()
+        digests = workers.sum(torch.stack([digest for *_, digest in self.pending]).to(workers.device)).tolist()
+        steps = [step for step, *_ in self.pending]
+        self.pending.clear()
+        for step, loss in zip(steps, losses, strict=True):
+            if not abs(loss) < float("inf"):
+                raise TrainingDivergedError(
+                    f"the loss of stage {self.stage.name} is {loss} at step {step}; "
+                    f"the last good checkpoint is that of step {self.next_step - 1}"
+                )
+        return [
+            {"kind": "step", "stage": self.stage.name, "step": step, "loss": loss, "images": f"{digest % 2**64:016x}"}
+            for step, loss, digest in zip(steps, losses, digests, strict=True)
+        ]
+
+    def _state(self) -> State:
+        return {
+            "stage": self.stage.name,
+            "next_step": self.next_step,
+            "ended_early": self.ended_early,
+            "seconds": self.seconds,
+            "teacher_embeddings": self.teacher_embeddings,
+            "weights": {name: weight.detach() for name, weight in self.weights.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "averager": self.averager.state() if self.averager is not None else None,
+            "best": self.best,
+        }
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.folder.checkpoint, stage=self.stage.name)
+        if state is None:
+            return
+        load_weights(self.inputs.student, state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averager is not None:
+            self.averager.load_state(state["averager"])
+        self.best = state["best"]
+        self.next_step, self.ended_early = state["next_step"], state["ended_early"]
+        self.seconds, self.teacher_embeddings = state["seconds"], state["teacher_embeddings"]
+
+    def _outcome(self) -> StageOutcome:
+        if self.averager is None:
+            weights, step = self.best["weights"], self.best["step"]
+            chosen: State = {"rule": "best_source_validation", "step": step}
+        else:
+            average = self.averager.result()
+            weights = average.weights
+            chosen = {
+                "rule": "swad", "step": average.end_step, "start_step": average.start_step,
+                "num_averaged": average.count, "converge_step": self.averager.valley.converge_step,
+                "dead_valley": self.averager.valley.is_dead,
+            }  # fmt: skip
+        return StageOutcome(
+            weights=weights,
+            chosen=chosen | {"best_step": self.best["step"], "best_accuracy": self.best["accuracy"]},
+            last_step=self.next_step - 1,
+            seconds=self.seconds,
+            teacher_embeddings=self.teacher_embeddings,
+        )
+
+
+def stage_settings(stage: Stage, hyperparameters: Hyperparameters) -> StageHyperparameters:
+    """The optimiser's settings of a stage."""
+    return hyperparameters.align if stage.name == "align" else hyperparameters.distill
+
+
+@torch.no_grad()
+def load_weights(student: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy named weights into the student, in place; names that it lacks are an error."""
+    parameters = dict(student.named_parameters())
+    for name, weight in weights.items():
+        parameters[name].copy_(weight)
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed the generator that this step's dropout draws from."""
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    else:
+        # `torch.manual_seed` also notes a stack trace for devices to come, which costs more than a small step.
+        torch.default_generator.manual_seed(seed)
+
+
+def image_digest(image_ids: Tensor) -> Tensor:
+    """A sum of mixed image ids (int64, wrapping): equal sums mean equal images, in any order, over any workers.
+
+    The mixing is splitmix64's (Steele et al. 2014).
+    """
+    mixed = image_ids.to(torch.int64) + _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
+    return (mixed ^ ((mixed >> 31) & ((1 << 33) - 1))).sum()
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value

@@ -1,0 +1,186 @@
+"""How one fold is made: align, distill, predict. Start reading here.
+
+No Ray in this file: `run_fold` is a function of its inputs that fills one folder, and `report` is any callable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainables.align import StageRecord, align, only_one_at_a_time
+from trainables.data.images import ImageSource
+from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy
+from trainables.fitting.stage import StageFit, load_weights
+from trainables.fitting.swad import DenseAverager
+from trainables.fitting.workers import Workers
+from trainables.jobs import FoldJob
+from trainables.methods.recipes import Stage
+from trainables.parts import FoldParts, Report, Scores
+from trainables.record import FoldFolder, write_json
+from trainables.student.model import Student
+from trainables.student.storage import save_student
+from trainables.teacher.ledger import QueryLedger, query_counts
+from trainables.teacher.meter import MeteredTeacher
+from trainables.teacher.protocol import Teacher
+
+
+def run_fold(
+    job: FoldJob, *, source: ImageSource, teacher: Teacher | None, report: Report, workers: Workers | None = None
+) -> dict[str, Any]:
+    """Align, distill, predict; leave the fold's folder finished and return the content of its `result.json`.
+
+    Run again after an interruption it goes on at its last checkpoint; run again after the end it only reads. Where
+    another process makes the same fold (sweeps that share a store), this one waits for it.
+
+    Raises:
+        UserError: the job asks for what does not exist or does not fit.
+        BudgetReached: the teacher may not be asked any more.
+        TrainingDivergedError: a loss is not finite.
+    """
+    workers = workers or Workers()
+    with only_one_at_a_time(Path(job.folder), workers):
+        done: dict[str, Any] | None = workers.agree(FoldFolder(job.folder).read_result())
+        return done if done is not None else _make_fold(job, source, teacher, report, workers)
+
+
+def _make_fold(
+    job: FoldJob, source: ImageSource, teacher: Teacher | None, report: Report, workers: Workers
+) -> dict[str, Any]:
+    started = time.time()
+    parts = FoldParts(job, source, metered(job, teacher, scope=job.spec.key), report, workers)
+    if workers.is_first:
+        write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
+    if not parts.method.stages:
+        return zero_shot(parts, started)
+    parts.prepare()
+    student = parts.student()
+    records = [_run_stage(parts, stage, student) for stage in parts.method.stages]
+    return predict(parts, student, records, started)
+
+
+def metered(job: FoldJob, teacher: Teacher | None, *, scope: str) -> MeteredTeacher | None:
+    """The teacher behind its meter: no call of a fold goes past it."""
+    if teacher is None:
+        return None
+    return MeteredTeacher(teacher, QueryLedger(Path(job.queries_folder), scope, budget=job.query_budget))
+
+
+def _run_stage(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
+    return align(parts, stage, student) if stage.name == "align" else distill(parts, stage, student)
+
+
+def distill(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
+    """Fit the last stage, averaging the weights as it goes. The student holds the last step's weights."""
+    swad = parts.hyperparameters.swad
+    averager = DenseAverager(swad) if swad.segments != "off" else None
+    folder = FoldFolder(parts.job.folder)
+    fit = StageFit(stage, parts.inputs(stage, student), folder=folder, averager=averager, later_ties=False)
+    return StageRecord(stage.name, fit.run(), reused=False)
+
+
+def predict(parts: FoldParts, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
+    """Evaluate the last step for the oracle, then the chosen weights; save the very weights that were evaluated."""
+    student.eval()
+    predictor = parts.predictor(student)
+    last_step = _score_test(parts, predictor)
+    load_weights(student, records[-1].outcome.weights)
+    validation = parts.score(predictor, parts.splits.source_validation)
+    test = _score_test(parts, predictor)
+    folder = FoldFolder(parts.job.folder)
+    if parts.workers.is_first:
+        save_student(student, folder.student)
+        write_json(folder.test, test | {"last_step": last_step})
+    return _finish(parts, validation, records[-1].outcome.chosen, records, started)
+
+
+def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
+    """The teacher itself, its text embeddings as classifier, on the student's splits and evaluation view."""
+    predictor = parts.zero_shot_predictor()
+    validation = parts.score(predictor, parts.splits.source_validation)
+    test = _score_test(parts, predictor)
+    if parts.workers.is_first:
+        write_json(FoldFolder(parts.job.folder).test, test | {"last_step": test})
+    return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
+
+
+def _score_test(parts: FoldParts, predictor: Any) -> dict[str, Any]:
+    """Test-domain numbers, for `test.json` alone."""
+    inner = parts.score(predictor, parts.splits.test_in)
+    outer = parts.score(predictor, parts.splits.test_out)
+    return {
+        "accuracy": {name: score.accuracy for name, score in inner.items()},
+        "balanced_accuracy": {name: score.balanced_accuracy for name, score in inner.items()},
+        "num_images": {name: score.num_images for name, score in inner.items()},
+        "out_accuracy": {name: score.accuracy for name, score in outer.items()},
+    }
+
+
+def _finish(
+    parts: FoldParts, validation: Scores, chosen: dict[str, Any], records: list[StageRecord], started: float
+) -> dict[str, Any]:
+    """Write `result.json`, which makes the fold done, and report for the last time."""
+    accuracy, cross_entropy = mean_accuracy(validation), mean_cross_entropy(validation)
+    folder = FoldFolder(parts.job.folder)
+    finished = time.time()
+    result = {
+        "key": parts.job.spec.key,
+        "status": "done",
+        "method": parts.job.spec.method,
+        "fold": asdict(parts.job.spec.fold) | {"test_domains": list(parts.job.spec.fold.test_domains)},
+        "source_validation": {
+            "accuracy": accuracy,
+            "cross_entropy": cross_entropy,
+            "domains": {name: score.accuracy for name, score in validation.items()},
+        },
+        "chosen": chosen,
+        "stages": [_describe(record) for record in records],
+        "teacher_queries": _queries(parts),
+        "seconds": finished - started,
+        "started": started,
+        "finished": finished,
+        "student_sha256": _sha256(folder) if records and parts.workers.is_first else "",
+    }
+    if parts.workers.is_first:
+        write_json(folder.result, result)
+        folder.checkpoint.unlink(missing_ok=True)
+    last_step = records[-1].outcome.last_step if records else 0
+    parts.report(
+        {
+            "stage": "predict", "step": last_step + 1, "final": True,
+            "source_validation_accuracy": accuracy, "source_validation_cross_entropy": cross_entropy,
+        }
+    )  # fmt: skip
+    return parts.workers.agree(result)  # type: ignore[no-any-return]
+
+
+def _queries(parts: FoldParts) -> dict[str, int]:
+    """What this fold asked the teacher, by all workers and over all interruptions."""
+    if parts.teacher is None:
+        return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0}
+    parts.teacher.ledger.close()
+    counts = query_counts(Path(parts.job.queries_folder), [parts.job.spec.key])
+    return {
+        "images": counts.images,
+        "texts": counts.texts,
+        "unique_images": counts.unique_images,
+        "bytes": counts.bytes_sent,
+    }
+
+
+def _describe(record: StageRecord) -> dict[str, Any]:
+    outcome = record.outcome
+    return {
+        "name": record.name,
+        "steps": outcome.last_step + 1,
+        "seconds": outcome.seconds,
+        "teacher_embeddings": outcome.teacher_embeddings,
+        "reused": record.reused,
+    }
+
+
+def _sha256(folder: FoldFolder) -> str:
+    return hashlib.sha256(folder.student.read_bytes()).hexdigest()

@@ -1,0 +1,119 @@
+"""What a fold leaves on disk: one class spells every filename; a file appears whole or not at all.
+
+    FOLDER/spec.json            what was asked for
+    FOLDER/journal.jsonl        one line per step and per evaluation, in order, append-only
+    FOLDER/checkpoint.pt        to go on in mid-stage; gone once the fold is done
+    FOLDER/student.safetensors  the evaluated weights
+    FOLDER/test.json            test-domain numbers: only the report opens it
+    FOLDER/result.json          written last: the fold is done once it is there
+
+Leakage: `read_result` and `read_journal` hold source-domain numbers only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write aside, flush to disk, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object, or None where there is no such file."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return content
+
+
+class FoldFolder:
+    """The files of one fold (or of one shared Align stage, which has no `test.json`)."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder)
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def student(self) -> Path:
+        return self.path / "student.safetensors"
+
+    @property
+    def test(self) -> Path:
+        return self.path / "test.json"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def is_done(self) -> bool:
+        return self.result.exists()
+
+    def append_journal(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Append lines in one write; a torn last line (a crash) is closed off first."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+        with self.journal.open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    text = "\n" + text
+            file.write(text.encode())
+
+    def read_journal(self) -> Iterator[dict[str, Any]]:
+        """Yield every (kind, stage, step) once, in order of writing.
+
+        A resumed fold repeats the steps since its last checkpoint with equal numbers: the first line counts. A torn
+        line is skipped.
+        """
+        seen: set[tuple[Any, Any, Any]] = set()
+        try:
+            lines = self.journal.read_bytes().splitlines()
+        except FileNotFoundError:
+            return
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            identity = (entry.get("kind"), entry.get("stage"), entry.get("step"))
+            if identity not in seen:
+                seen.add(identity)
+                yield entry
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Source-side numbers of a finished fold; None while it is not finished."""
+        return read_json(self.result)
+
+    def read_test(self) -> dict[str, Any] | None:
+        """Test-domain numbers. Only the report (and oracle selection, when asked for) calls this."""
+        return read_json(self.test)

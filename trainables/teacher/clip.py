@@ -1,0 +1,264 @@
+"""CLIP as a teacher through open_clip: any architecture with a tag, a local checkpoint or random weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.errors import UserError, unknown_name
+from trainables.teacher.names import OpenClipName, parse_open_clip
+from trainables.weights import hub_weights, misfit, read_weights, seeded
+
+TEXT_BATCH_SIZE = 256
+HUB_FILENAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""open_clip's own file names, best first (its `HF_SAFE_WEIGHTS_NAME` and `HF_WEIGHTS_NAME`)."""
+
+
+class OpenClipTeacher:
+    """A CLIP model in fp32 and eval mode; it takes the student's ImageNet-normalised tensor as it is.
+
+    Deviation: none from the authors' code, which never applies CLIP's own mean and standard deviation either.
+    """
+
+    def __init__(self, *, name: str, architecture: str, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        import open_clip
+
+        self.name = name
+        self._architecture = architecture
+        scale: Any = model.logit_scale
+        self.logit_scale = float(scale.detach().float().exp())
+        self._model: Any = model.eval().requires_grad_(False).float().to(device)
+        self._device = torch.device(device)
+        self.embedding_dim = int((open_clip.get_model_config(architecture) or {})["embed_dim"])
+
+    def embed_images(self, images_N3HW: Tensor) -> Tensor:
+        """L2-normalised image embeddings [N, D], float32, on the teacher's device."""
+        with torch.inference_mode():
+            features_ND = self._model.encode_image(images_N3HW.to(self._device, torch.float32))
+            embeddings_ND = F.normalize(features_ND, dim=-1)
+        # An inference tensor cannot take part in a loss; its copy can.
+        return embeddings_ND.clone()
+
+    def embed_texts(self, prompts: Sequence[str]) -> Tensor:
+        """L2-normalised text embeddings [len(prompts), D], float32, on the teacher's device."""
+        tokenizer = _tokenizer(self._architecture)
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(prompts), TEXT_BATCH_SIZE):
+                tokens = tokenizer(list(prompts[start : start + TEXT_BATCH_SIZE])).to(self._device)
+                parts.append(F.normalize(self._model.encode_text(tokens), dim=-1))
+            embeddings_CD = torch.cat(parts) if parts else torch.zeros(0, self.embedding_dim, device=self._device)
+        return embeddings_CD.clone()
+
+    def image_encoder(self) -> tuple[nn.Module, int]:
+        """A fresh trainable copy of the image tower with its projection, and D."""
+        encoder: nn.Module = copy.deepcopy(self._model.visual)
+        return encoder.requires_grad_(True), self.embedding_dim
+
+
+def open_clip_teacher(name: str, *, image_size: int, device: torch.device | str) -> OpenClipTeacher:
+    """Open `open_clip:ARCHITECTURE:TAG`, `:PATH` or `:random:SEED` for images of the given side.
+
+    Raises:
+        UserError: unknown architecture or tag, weights that cannot be had, are unsafe or do not fit, or an image size
+            that the architecture cannot take.
+    """
+    wanted = parse_open_clip(name)
+    architecture = _registered(wanted)
+    weights = _weights_file(wanted, architecture)
+    _check_image_size(architecture, image_size)
+    seed = wanted.random_seed
+    with seeded(0 if seed is None else seed, "teacher"), _quiet_open_clip():
+        model = _build(architecture, image_size)
+    if weights is not None:
+        _load(model, weights, name=name)
+    model.requires_grad_(False)
+    return OpenClipTeacher(name=name, architecture=architecture, model=model, device=device)
+
+
+def _registered(wanted: OpenClipName) -> str:
+    """The architecture's name inside open_clip, after adding our own files to its list."""
+    import open_clip
+
+    file = wanted.architecture_file
+    if file is not None and file.stem not in open_clip.list_models():
+        _check_architecture_file(file)
+        open_clip.add_model_config(file)
+    name = file.stem if file is not None else wanted.architecture
+    known = open_clip.list_models()
+    if name not in known:
+        nearest = get_close_matches(name, known, n=4, cutoff=0.3)
+        raise UserError(
+            f"unknown open_clip architecture {name!r}; nearest: {', '.join(nearest) or 'none'}; "
+            f"open_clip.list_models() lists all {len(known)}"
+        )
+    return name
+
+
+def _check_architecture_file(file: Path) -> None:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise UserError(f"{file} is not JSON") from None
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in content]
+    if missing:
+        raise UserError(f"{file} is not an open_clip architecture: it lacks {', '.join(missing)}")
+
+
+def _weights_file(wanted: OpenClipName, architecture: str) -> Path | None:
+    """Path of the weights, downloaded if they are named by a tag; None for random ones."""
+    if wanted.random_seed is not None:
+        return None
+    return wanted.weights_file or _download(architecture, wanted.weights)
+
+
+def _download(architecture: str, tag: str) -> Path:
+    import open_clip
+    from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
+
+    hint = f"give a local file instead: open_clip:{architecture}:PATH"
+    found = get_pretrained_cfg(architecture, tag)
+    if not found:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        raise unknown_name(f"weights of open_clip:{architecture}:", tag, [*tags, "random:SEED", "a file"], hint=hint)
+    if bool(found.get("quick_gelu")) != bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu")):
+        other = "-quickgelu added" if found.get("quick_gelu") else "-quickgelu left away"
+        raise UserError(
+            f"the weights {tag!r} were trained with another activation than {architecture} has; "
+            f"take the architecture's name with {other}"
+        )
+    if found.get("hf_hub"):
+        repository, filename = os.path.split(found["hf_hub"])
+        return hub_weights(repository, _filenames(filename), local_hint=hint)
+    try:
+        return Path(download_pretrained_from_url(found["url"]))
+    except Exception as error:
+        raise UserError(f"cannot download {found.get('url')} ({type(error).__name__}); {hint}") from None
+
+
+def _filenames(filename: str) -> tuple[str, ...]:
+    if not filename:
+        return HUB_FILENAMES
+    safe = f"{Path(filename).stem}.safetensors"
+    return (safe, filename) if safe != filename else (filename,)
+
+
+def _check_image_size(architecture: str, image_size: int) -> None:
+    import open_clip
+
+    vision = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {})
+    patch = vision.get("patch_size")
+    if isinstance(patch, int) and not isinstance(vision.get("layers"), list) and image_size % patch:
+        raise UserError(f"image_size {image_size} is not a multiple of {architecture}'s patch of {patch} pixels")
+    if isinstance(vision.get("layers"), list) and image_size % 32:
+        raise UserError(f"image_size {image_size} is not a multiple of 32, which {architecture} needs")
+
+
+def _build(architecture: str, image_size: int) -> nn.Module:
+    import open_clip
+
+    native = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {}).get("image_size", 224)
+    try:
+        model: nn.Module = open_clip.create_model(
+            architecture,
+            pretrained=None,
+            precision="fp32",
+            device="cpu",
+            force_image_size=None if native == image_size else image_size,
+            pretrained_text=False,
+        )
+    except Exception as error:
+        # Architectures bring timm and transformers with them, whose errors are of any kind.
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"open_clip cannot build {architecture} for {image_size} px: {line}") from None
+    return model
+
+
+def _load(model: nn.Module, file: Path, *, name: str) -> None:
+    """Load a checkpoint strictly, position embeddings resized to the image size."""
+    what = f"{name} ({file.name})"
+    if file.suffix == ".npz":
+        raise UserError(f"{what}: big_vision .npz weights are not read; give open_clip's .safetensors of them")
+    weights = read_weights(file)
+    try:
+        model.load_state_dict(_fitted(weights, model), strict=True)
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise misfit(error, what=what) from None
+
+
+def _fitted(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """The conversions of `open_clip.factory.load_checkpoint`, on weights that were read safely."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+
+    # Three numbers that OpenAI's own archives carry as tensors.
+    openai_numbers = ("input_resolution", "context_length", "vocab_size")
+    weights = {key: value for key, value in weights.items() if key not in openai_numbers}
+    weights = convert_state_dict(model, weights)
+    if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
+        weights = convert_to_custom_text_state_dict(weights)
+    for scalar in ("logit_scale", "logit_bias"):
+        target = getattr(model, scalar, None)
+        if target is not None and scalar in weights:
+            weights[scalar] = weights[scalar].reshape(target.shape)
+    weights.pop("text.transformer.embeddings.position_ids", None)
+    resize_pos_embed(weights, model)
+    resize_text_pos_embed(weights, model)
+    _resize_attention_pool(weights, model)
+    return weights
+
+
+def _resize_attention_pool(weights: dict[str, Tensor], model: Any) -> None:
+    """Resize the position embedding [1 + S * S, W] of CLIP's ResNets, which open_clip leaves as it is."""
+    name = "visual.attnpool.positional_embedding"
+    pool = getattr(model.visual, "attnpool", None)
+    old, new = weights.get(name), getattr(pool, "positional_embedding", None)
+    if old is None or new is None or old.shape == new.shape or old.shape[1:] != new.shape[1:]:
+        return
+    side_old, side_new = (round((rows.shape[0] - 1) ** 0.5) for rows in (old, new))
+    grid = old[1:].float().reshape(1, side_old, side_old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(side_new, side_new), mode="bicubic", antialias=True, align_corners=False)
+    weights[name] = torch.cat([old[:1].float(), grid.permute(0, 2, 3, 1).reshape(side_new**2, -1)])
+
+
+def _tokenizer(architecture: str) -> Any:
+    import open_clip
+
+    try:
+        with _quiet_open_clip():
+            return open_clip.get_tokenizer(architecture)
+    except Exception as error:
+        # A tokenizer may come from the hub through transformers, whose errors are of any kind.
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the tokenizer of {architecture} cannot be loaded: {line}") from None
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """Keep open_clip's lines to the root logger (and the set-up of logging they cause) to itself."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+
+    def not_from_open_clip(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname
+
+    root.addHandler(handler)
+    root.addFilter(not_from_open_clip)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeFilter(not_from_open_clip)
+        root.removeHandler(handler)

@@ -1,0 +1,108 @@
+"""Fill, look at and check the embedding store of a benchmark by itself: what `teacher embed|verify` do in a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search_spaces.benchmarks import Benchmark
+from search_spaces.configuration import from_mapping
+from trainables.data.images import ImageSource
+from trainables.data.open import open_benchmark
+from trainables.teacher.filling import StoreStatus, fill, status, verify
+from trainables.teacher.ledger import QueryLedger
+from trainables.teacher.meter import MeteredTeacher
+from trainables.teacher.open import open_teacher
+from trainables.teacher.protocol import prompts
+from trainables.teacher.store import EmbeddingStore, store_key
+
+SCOPE = "embed"
+"""What the ledger files its queries under."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingJob:
+    """One benchmark's store as it travels to a worker."""
+
+    benchmark: Benchmark
+    teacher: str
+    teacher_fingerprint: str
+    teacher_mode: str
+    """`views:K` or `clean`."""
+    image_size: int
+    store: str
+    """Folder that holds `embeddings/` and `queries/`."""
+    data_root: str | None = None
+    cache_folder: str | None = None
+    query_budget: int | None = None
+    threads: int = 1
+    gpu: bool = False
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values; `embed` reads them back."""
+        return asdict(self)
+
+
+def embed(job: Mapping[str, Any], progress: Callable[[int], None] | None = None) -> dict[str, int]:
+    """Ask for every text and view that is missing, beside whoever else does; returns the rows that were asked here.
+
+    Raises:
+        UserError: the data or the teacher do not exist or do not fit.
+        BudgetReached: the budget ends; finished shards stay.
+    """
+    wanted = from_mapping(EmbeddingJob, job)
+    torch.set_num_threads(wanted.threads)
+    store, num_views = embedding_store(wanted)
+    teacher = _metered(wanted)
+    try:
+        store.texts(teacher, prompts(store.source.class_names))
+        return {"rows": fill(store, teacher, num_views=num_views, progress=progress)}
+    finally:
+        teacher.ledger.close()
+
+
+def embedding_status(job: EmbeddingJob) -> StoreStatus:
+    """How far the job's store is filled."""
+    store, num_views = embedding_store(job)
+    return status(store, num_views=num_views)
+
+
+def check(job: Mapping[str, Any], *, sample: int) -> list[str]:
+    """One line per problem of the job's store; `sample` rows are asked again, as queries like any other.
+
+    Raises:
+        BudgetReached: the budget ends.
+    """
+    wanted = from_mapping(EmbeddingJob, job)
+    store, num_views = embedding_store(wanted)
+    if not sample:
+        return verify(store, num_views=num_views)
+    teacher = _metered(wanted)
+    try:
+        return verify(store, num_views=num_views, teacher=teacher, sample=sample)
+    finally:
+        teacher.ledger.close()
+
+
+def embedding_store(job: EmbeddingJob) -> tuple[EmbeddingStore, int]:
+    """The store of a job, and its number of views."""
+    source: ImageSource = open_benchmark(
+        job.benchmark, job.data_root, cache=Path(job.cache_folder) if job.cache_folder else None
+    )
+    key, num_views = store_key(
+        job.teacher_mode,
+        manifest=source.manifest,
+        teacher_fingerprint=job.teacher_fingerprint,
+        image_size=job.image_size,
+    )
+    return EmbeddingStore(f"{job.store}/embeddings", key, source), num_views
+
+
+def _metered(job: EmbeddingJob) -> MeteredTeacher:
+    device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
+    teacher = open_teacher(job.teacher, image_size=job.image_size, device=device)
+    return MeteredTeacher(teacher, QueryLedger(Path(job.store) / "queries", SCOPE, budget=job.query_budget))

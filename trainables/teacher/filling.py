@@ -1,0 +1,259 @@
+"""Filling, counting and checking an embedding store. Any number of processes may fill one store at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.data.choices import stored_view_seed
+from trainables.data.images import ImageSource
+from trainables.data.views import EvalView, Pixels, TrainView, normalise
+from trainables.teacher.names import batch_multiple
+from trainables.teacher.protocol import prompts
+from trainables.teacher.shards import DamagedShardError, read_shard
+from trainables.teacher.store import EmbeddingStore, Lease, Rows, Shard, store_key
+
+BATCH_SIZE = 64
+WAIT_S = 0.2
+
+
+class ImageTeacher(Protocol):
+    """The part of a metered teacher that filling uses."""
+
+    @property
+    def name(self) -> str:
+        """What was opened."""
+
+    def embed_images(self, images_N3HW: Tensor, *, image_ids: Sequence[int] = (), views: Sequence[int] = ()) -> Tensor:
+        """L2-normalised embeddings [N, D]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreStatus:
+    """How far a store is filled."""
+
+    rows: int
+    """Rows of the shards that are there."""
+    rows_wanted: int
+    shards: int
+    shards_wanted: int
+    bytes: int
+    """On disk, of the wanted shards."""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.shards == self.shards_wanted
+
+
+@dataclass(slots=True)
+class _Open:
+    """A shard that this process fills: its lease, and what was answered so far."""
+
+    lease: Lease
+    rows: Rows | None
+    left: int
+
+
+def fill(
+    store: EmbeddingStore,
+    teacher: ImageTeacher,
+    *,
+    num_views: int,
+    domains: Sequence[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Ask the teacher for every row that is missing, sharing the work with whoever else fills; returns rows asked here.
+
+    Returns once all wanted shards are there, whoever filled them. `progress` is told of rows as they are answered.
+
+    Raises:
+        BudgetReached: the meter's budget ends; finished shards stay.
+    """
+    filler = _Filler(store, teacher, batch_size, progress)
+    try:
+        while missing := store.missing(num_views, domains):
+            # Fillers that start together start at different places.
+            start = os.getpid() % len(missing)
+            claimed = [filler.claim(shard) for shard in missing[start:] + missing[:start]]
+            filler.flush()
+            if not any(claimed):
+                time.sleep(WAIT_S)
+    finally:
+        filler.abandon()
+    return filler.asked
+
+
+class _Filler:
+    """Rows waiting to be asked, across shards, so that only the last batch is a short one."""
+
+    def __init__(
+        self, store: EmbeddingStore, teacher: ImageTeacher, batch_size: int, progress: Callable[[int], None] | None
+    ) -> None:
+        self.store, self.teacher, self.progress = store, teacher, progress
+        self.multiple = batch_multiple(teacher.name)
+        self.batch_size = max(self.multiple, batch_size // self.multiple * self.multiple)
+        self.asked = 0
+        self._waiting: deque[tuple[Shard, int]] = deque()
+        self._open: dict[Shard, _Open] = {}
+
+    def claim(self, shard: Shard) -> bool:
+        """Take a missing shard's lease and ask for its rows, save what makes no whole batch yet."""
+        lease = self.store.try_lease(shard.filename)
+        if lease is None:
+            return False
+        if os.path.exists(self.store.path(shard)):
+            lease.release()
+            return True
+        rows = len(self.store.image_indices(shard))
+        self._open[shard] = _Open(lease, None, rows)
+        self._waiting.extend((shard, row) for row in range(rows))
+        while len(self._waiting) >= self.batch_size:
+            self._ask(self.batch_size)
+        return True
+
+    def flush(self) -> None:
+        """Ask for all that waits: nobody shall wait for a shard that we hold and do not finish."""
+        while self._waiting:
+            whole = len(self._waiting) // self.multiple * self.multiple
+            self._ask(min(self.batch_size, whole or len(self._waiting)))
+
+    def abandon(self) -> None:
+        """Give back what is not finished (after an error)."""
+        for opened in self._open.values():
+            opened.lease.release()
+        self._open.clear()
+
+    def _ask(self, count: int) -> None:
+        chosen = [self._waiting.popleft() for _ in range(count)]
+        padded = chosen + chosen[-1:] * (-count % self.multiple)
+        ids = [int(self.store.image_ids(shard)[row]) for shard, row in padded]
+        answers = self.teacher.embed_images(
+            normalise(np.stack([stored_pixels(self.store, shard, row) for shard, row in padded])),
+            image_ids=ids,
+            views=[shard.view for shard, _ in padded],
+        )
+        embeddings: Rows = answers.cpu().numpy()
+        self.asked += count
+        for (shard, row), embedding in zip(chosen, embeddings, strict=False):
+            opened = self._open[shard]
+            if opened.rows is None:
+                opened.rows = np.empty((opened.left, len(embedding)), dtype=np.float32)
+            opened.rows[row] = embedding
+            opened.left -= 1
+            if opened.left == 0:
+                self.store.write(shard, opened.rows)
+                self._open.pop(shard).lease.release()
+        if self.progress is not None:
+            self.progress(count)
+
+
+def stored_pixels(store: EmbeddingStore, shard: Shard, row: int) -> Pixels:
+    """What the teacher sees of a row, uint8 [S, S, 3]: the very pixels that the student trains on in `views:K`."""
+    domain = store.source.domain_names[shard.domain]
+    index = int(store.image_indices(shard)[row])
+    image = store.source.read(domain, index)
+    if store.key.view == "clean":
+        return EvalView(store.key.image_size).pixels(image)
+    seed = stored_view_seed(store.source.paths(domain)[index], shard.view)
+    return TrainView(store.key.image_size).pixels(image, seed)
+
+
+def status(store: EmbeddingStore, *, num_views: int, domains: Sequence[str] | None = None) -> StoreStatus:
+    """How far the first `num_views` views of some domains (all by default) are filled."""
+    wanted, missing = store.shards(num_views, domains), set(store.missing(num_views, domains))
+    present = [shard for shard in wanted if shard not in missing]
+    return StoreStatus(
+        rows=sum(len(store.image_indices(shard)) for shard in present),
+        rows_wanted=sum(len(store.image_indices(shard)) for shard in wanted),
+        shards=len(present),
+        shards_wanted=len(wanted),
+        bytes=sum(Path(store.path(shard)).stat().st_size for shard in present),
+    )
+
+
+def missing_queries(
+    root: str,
+    source: ImageSource,
+    *,
+    mode: str,
+    teacher: str,
+    teacher_fingerprint: str,
+    image_size: int,
+    domains: Sequence[str],
+) -> dict[str, tuple[int, int]]:
+    """Image and text queries that filling a store still asks at most, by file; the texts are those of the classes."""
+    key, num_views = store_key(
+        mode, manifest=source.manifest, teacher_fingerprint=teacher_fingerprint, image_size=image_size
+    )
+    store = EmbeddingStore(root, key, source)
+    padding = batch_multiple(teacher) - 1
+    wanted = {
+        store.path(shard): (len(store.image_indices(shard)) + padding, 0) for shard in store.missing(num_views, domains)
+    }
+    texts = store.texts_path(prompts(source.class_names))
+    return wanted if os.path.exists(texts) else wanted | {texts: (0, len(source.class_names))}
+
+
+def verify(
+    store: EmbeddingStore, *, num_views: int, teacher: ImageTeacher | None = None, sample: int = 0, seed: int = 0
+) -> list[str]:
+    """One line per problem: damaged files, rows of other images, and, with a teacher, answers that are not its own.
+
+    `sample` rows are asked again (they are queries like any other) and compared to 1e-5.
+    """
+    missing = set(store.missing(num_views))
+    present = [shard for shard in store.shards(num_views) if shard not in missing]
+    problems = [f"{store.path(shard)} is missing" for shard in sorted(missing)]
+    whole = []
+    for shard in present:
+        problem = _problem(store, shard)
+        if problem:
+            problems.append(problem)
+        else:
+            whole.append(shard)
+    if teacher is not None and sample and whole:
+        problems += _disagreements(store, teacher, whole, sample, seed)
+    return problems
+
+
+def _problem(store: EmbeddingStore, shard: Shard) -> str:
+    path = store.path(shard)
+    try:
+        content = read_shard(path, verify=True)
+    except DamagedShardError as error:
+        return str(error)
+    if content.key != store.key.key or content.view != shard.view:
+        return f"{path} belongs to another store or view"
+    if not np.array_equal(content.image_ids, store.image_ids(shard)):
+        return f"{path} holds other images than its place says"
+    if not np.isfinite(content.embeddings).all():
+        return f"{path} holds NaN or infinite numbers"
+    return ""
+
+
+def _disagreements(
+    store: EmbeddingStore, teacher: ImageTeacher, shards: Sequence[Shard], sample: int, seed: int
+) -> list[str]:
+    generator = np.random.default_rng(seed)
+    chosen = [shards[int(number)] for number in generator.integers(len(shards), size=sample)]
+    rows = [(shard, int(generator.integers(len(store.image_indices(shard))))) for shard in chosen]
+    problems = []
+    for start in range(0, len(rows), BATCH_SIZE):
+        part = rows[start : start + BATCH_SIZE]
+        images = normalise(np.stack([stored_pixels(store, shard, row) for shard, row in part]))
+        answers = teacher.embed_images(images).cpu()
+        for (shard, row), answer in zip(part, answers, strict=True):
+            stored = torch.from_numpy(store.rows(shard)[row].copy())
+            if not torch.allclose(stored, answer, rtol=0, atol=1e-5):
+                problems.append(f"{store.path(shard)}, row {row}: the teacher answers something else")
+    return problems

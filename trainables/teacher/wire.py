@@ -1,0 +1,55 @@
+"""What travels between a remote teacher and its clients (protocol 1).
+
+    GET  /v1/teacher -> JSON: protocol, name, embedding_dim, logit_scale, fingerprint, image_size, max_images
+    POST /v1/images     body: safetensors {"images": float32 [N, 3, S, S], ImageNet-normalised}
+                        answer: safetensors {"embeddings": float32 [N, D], L2-normalised}
+    POST /v1/texts      body: JSON {"prompts": [...]}; answer: safetensors {"embeddings": float32 [C, D]}
+    GET  /v1/ledger  -> JSON: images, texts, requests (what the server counts as paid)
+
+Every POST carries `Idempotency-Key`: a repeated key with the same body is answered again and not paid again; with
+another body it is refused (422). `Authorization: Bearer TOKEN` on every request, where the server asks for one (401
+otherwise). 429 and 503 may carry `Retry-After` (seconds or an HTTP date). Errors are JSON {"error": one line}.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROTOCOL = 1
+TOKEN_VARIABLE = "VL2V_TEACHER_TOKEN"
+SAFETENSORS = "application/x-safetensors"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+MAX_IMAGES = 512
+"""Most images in one request, unless the server says otherwise."""
+
+
+class WireError(ValueError):
+    """A body that is not what the protocol wants; the message is one line."""
+
+
+def pack(name: str, tensor: Tensor) -> bytes:
+    """One named tensor as a safetensors body."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous()})
+
+
+def unpack(name: str, body: bytes) -> Tensor:
+    """The named tensor of a safetensors body.
+
+    Raises:
+        WireError: the body is not safetensors or lacks the tensor.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(body)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WireError(f"the body is not safetensors ({type(error).__name__})") from None
+    if name not in tensors:
+        raise WireError(f"the body lacks the tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
+    return tensors[name]
