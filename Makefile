@@ -12,14 +12,14 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --quiet --editable '.[test]' --constraint constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/vl2v-orchestrate sweep --config demo.yaml --out $(DEMO_OUT) -y
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -29,4 +29,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.steps
 	$(BIN)/python -m tests.bench.stored_align
+	$(BIN)/python -m tests.bench.distill
+	$(BIN)/python -m tests.bench.swad
 	$(BIN)/python -m tests.bench.data
+	$(BIN)/python -m tests.bench.orchestration

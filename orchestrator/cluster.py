@@ -36,6 +36,14 @@ ANSWER_TIMEOUT_S = 10.0
 
 LAST_WRITES_S = 5.0
 
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_health_check_failure_threshold": "60",
+    "RAY_worker_register_timeout_seconds": "300",
+}
+"""Of a Ray on this machine alone. Nobody takes over from it, so being slow for half a minute must not end it: Ray ends
+a raylet whose helpers are late, and with it, without a word and with exit code 1, the process that started it."""
+
 LONGEST_TEMPORARY = 30
 """Characters of the folder that Ray's own is made in: the sockets below may not be longer than 107."""
 
@@ -86,6 +94,7 @@ def connect(*, address: str | None = None, dashboard: bool = False, cpus: int | 
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     set_default_environment(fast_engine_environment(spot=wanted != "local"))
     if wanted == "local":
+        set_default_environment(PATIENCE)
         with _local(dashboard=dashboard, cpus=cpus) as cluster:
             yield cluster
         return
@@ -158,7 +167,8 @@ def _local(*, dashboard: bool, cpus: int | None) -> Iterator[Cluster]:
             )
             yield Cluster(is_local=True, address=str(context.address_info["address"]))
         finally:
-            ray.shutdown()
+            # The next Ray of this process then shares no port and no folder with one that is still ending.
+            ray.shutdown(wait_for_processes=True)
 
 
 @contextmanager

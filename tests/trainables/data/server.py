@@ -154,8 +154,9 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             try:
                 for place in range(0, len(body), size or 1):
                     part = body[place : place + size]
-                    self.wfile.write(part)
+                    # Counted first: who has read the last byte may ask for the count at once.
                     server.sent[self._path()] += len(part)
+                    self.wfile.write(part)
                     if server.bytes_per_s is not None:
                         time.sleep(0.02)
             except OSError:
