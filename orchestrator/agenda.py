@@ -7,23 +7,21 @@ handed out again, and suggestions are pure functions (`orchestrator.studies`).
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from orchestrator.attempts import RETRYABLE, Attempt, allow_again, give_up, read_attempts, record_attempt
+from orchestrator.attempts import Attempt, read_attempts
 from orchestrator.budget import Admission
-from orchestrator.progress import Counts
-from orchestrator.selection import SourceValidation, select
+from orchestrator.fold_states import FoldStates
+from orchestrator.group_agenda import GroupAgenda
+from orchestrator.leases import FoldLeases
+from orchestrator.progress import STATES, Counts
+from orchestrator.pruning import Decision
 from orchestrator.specs import FoldSpecs
-from orchestrator.store import ConfirmationRecord, GroupRecord, PlannedFold, Store, TrialRecord
-from orchestrator.studies import TriedPoint, suggest_point
-from search_spaces.folds import Fold
+from orchestrator.store import GroupRecord, PlannedFold, Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
-from search_spaces.spaces import Point, search_space
+from trainables.leases import Owner, clear_dead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,262 +36,54 @@ class Ticket:
     attempt: int
 
 
-class FoldStates:
-    """The state of every fold, remembered once it cannot change any more."""
-
-    def __init__(self, store: Store, *, max_failures: int, retry_failed: bool) -> None:
-        self._store, self._max_failures, self._retry_failed = store, max_failures, retry_failed
-        self._accuracy: dict[str, float] = {}
-        self._failed: set[str] = set()
-        self._looked: set[str] = set()
-        self.running: set[str] = set()
-
-    def objective(self, key: str) -> float | None:
-        """Mean source validation accuracy of a finished fold; None while it is not finished, or failed."""
-        self._look(key)
-        return self._accuracy.get(key)
-
-    def failed(self, key: str) -> bool:
-        self._look(key)
-        return key in self._failed
-
-    def settled(self, key: str) -> bool:
-        return self.objective(key) is not None or self.failed(key)
-
-    def waiting(self, key: str) -> bool:
-        return key not in self.running and not self.settled(key)
-
-    def finish(self, key: str) -> bool:
-        """Take a finished fold's result over; False where it has none, or none that can be compared."""
-        self.running.discard(key)
-        self._looked.discard(key)
-        self._look(key)
-        return key in self._accuracy
-
-    def fail(self, key: str, attempt: Attempt) -> bool:
-        """Record a failed attempt; True where another one follows."""
-        self.running.discard(key)
-        folder = self._store.fold(key)
-        attempts = record_attempt(folder, attempt)
-        if attempt.kind in RETRYABLE and attempts.spent <= self._max_failures:
-            return True
-        give_up(folder)
-        self._failed.add(key)
-        return False
-
-    def _look(self, key: str) -> None:
-        if key in self._looked or key in self.running:
-            return
-        self._looked.add(key)
-        folder = self._store.fold(key)
-        if self._retry_failed and key not in self._failed:
-            allow_again(folder)
-        if read_attempts(folder).failed:
-            self._failed.add(key)
-            return
-        result = folder.read_result()
-        if result is None:
-            return
-        # A driver that was killed between a fold's result and its own tidying leaves a mark that nobody else removes.
-        self._store.unmark_running(key)
-        accuracy = _accuracy(result)
-        if math.isfinite(accuracy):
-            self._accuracy[key] = accuracy
-        else:
-            error = f"the mean source validation accuracy is {accuracy}, which no trial can be judged by"
-            record_attempt(folder, Attempt(time=time.time(), kind="no_metric", error=error))
-            give_up(folder)
-            self._failed.add(key)
-
-
-class GroupAgenda:
-    """One fold group: trials on seed 0, then the chosen one on all seeds."""
-
-    def __init__(self, group: GroupRecord, *, specs: FoldSpecs, store: Store, states: FoldStates) -> None:
-        self.group, self._specs, self._store, self._states = group, specs, store, states
-        self._trials = store.trials(group.name)
-        self._confirmation = store.confirmation(group.name)
-        self._hyperparameters = specs.sweep.hyperparameters_for(group.benchmark)
-        self._benchmark = specs.benchmarks[group.benchmark]
-
-    @property
-    def is_finished(self) -> bool:
-        """Nothing is left to run, and nothing runs."""
-        if len(self._trials) < self.group.trials or not all(map(self._is_settled, self._trials)):
-            return False
-        if self._confirmation is None:
-            # A lone configuration is confirmed whatever becomes of its first seed.
-            return self.group.trials > 1 and not any(trial.objective is not None for trial in self.history())
-        return all(self._states.settled(planned.key) for planned in self._confirmation.folds)
-
-    @property
-    def num_running(self) -> int:
-        return sum(planned.key in self._states.running for _, planned in self._planned())
-
-    @property
-    def num_waiting(self) -> int:
-        return self.counts().waiting
-
-    def candidates(self) -> Iterator[tuple[int, PlannedFold]]:
-        """Folds that wait, in order; the next trial is suggested (and written) once no earlier fold waits."""
-        while True:
-            waiting = list(self._waiting())
-            yield from waiting
-            if waiting:
-                return
-            if len(self._trials) < self.group.trials:
-                self._begin_trial()
-            elif self._confirmation is not None or not self._choose():
-                return
-
-    def spec(self, number: int, planned: PlannedFold) -> FoldSpec:
-        """What a fold of a trial computes."""
-        spec = self._specs.spec(self.group, self._trials[number].point, planned.fold)
-        assert spec.key == planned.key, f"{planned.fold} was written with another key"
-        return spec
-
-    def first_specs(self) -> Iterator[FoldSpec]:
-        """What the group's first folds compute, one for each test domain: the sweep's own point."""
-        for domain in self.group.test_domains:
-            fold = Fold(benchmark=self.group.benchmark, test_domains=(domain,), seed=0)
-            yield self._specs.spec(self.group, self._point(0, ()), fold)
-
-    def unsettled_specs(self) -> Iterator[FoldSpec]:
-        """What the folds compute that are written and neither done nor failed."""
-        for number, planned in self._planned():
-            if not self._states.settled(planned.key):
-                yield self.spec(number, planned)
-
-    @property
-    def num_unwritten(self) -> int:
-        """Folds that will be written for each test domain, by further trials and by the confirmation."""
-        unwritten = self.group.trials - len(self._trials)
-        return unwritten + (self.group.seeds - 1 if self._confirmation is None else 0)
-
-    @property
-    def is_started(self) -> bool:
-        return bool(self._trials)
-
-    def history(self) -> list[TriedPoint]:
-        """The group's trials as the sampler sees them."""
-        return [self._tried(trial) for trial in self._trials]
-
-    def counts(self) -> Counts:
-        """The group's folds by state; a fold that two trials share counts for both."""
-        keys = [planned.key for _, planned in self._planned()]
-        done = sum(self._states.objective(key) is not None for key in keys)
-        failed = sum(self._states.failed(key) for key in keys)
-        running = sum(key in self._states.running for key in keys)
-        planned = len(keys) if self.is_finished else max(self.group.num_folds, len(keys))
-        return Counts(done=done, failed=failed, running=running, waiting=planned - done - failed - running)
-
-    def failures(self) -> Iterator[PlannedFold]:
-        """Folds that failed, once each."""
-        failed = {planned.key: planned for _, planned in self._planned() if self._states.failed(planned.key)}
-        yield from failed.values()
-
-    def _planned(self) -> Iterator[tuple[int, PlannedFold]]:
-        for trial in self._trials:
-            for planned in trial.folds:
-                yield trial.number, planned
-        if self._confirmation is not None:
-            own = {planned.key for planned in self._trials[self._confirmation.number].folds}
-            for planned in self._confirmation.folds:
-                if planned.key not in own:
-                    yield self._confirmation.number, planned
-
-    def _waiting(self) -> Iterator[tuple[int, PlannedFold]]:
-        for number, planned in list(self._planned()):
-            if self._states.waiting(planned.key):
-                yield number, planned
-
-    def _is_settled(self, trial: TrialRecord) -> bool:
-        return all(self._states.settled(planned.key) for planned in trial.folds)
-
-    def _tried(self, trial: TrialRecord) -> TriedPoint:
-        keys = [planned.key for planned in trial.folds]
-        objectives = [value for value in map(self._states.objective, keys) if value is not None]
-        if any(map(self._states.failed, keys)):
-            return TriedPoint(number=trial.number, point=trial.point, state="failed")
-        if len(objectives) < len(keys):
-            return TriedPoint(number=trial.number, point=trial.point, state="running")
-        mean = math.fsum(objectives) / len(objectives)
-        return TriedPoint(number=trial.number, point=trial.point, state="complete", objective=mean)
-
-    def _begin_trial(self) -> None:
-        """Choose the next point and write it, before any of its folds runs."""
-        number, history = len(self._trials), self.history()
-        point = self._point(number, history)
-        record = TrialRecord(
-            group=self.group.name,
-            number=number,
-            point=point,
-            folds=self._specs.planned(self.group, point, range(1)),
-            source="paper" if number == 0 else "sampler",
-            created=time.time(),
-            history=_numbers_by_state(history),
-        )
-        self._store.write_trial(record)
-        self._trials.append(record)
-
-    def _point(self, number: int, history: Sequence[TriedPoint]) -> Point:
-        sweep = self._specs.sweep
-        space = search_space(sweep.space)
-        if number == 0:
-            return space.paper_point(self._benchmark, self.group.method, self._hyperparameters)
-        return suggest_point(
-            space.distributions(self._benchmark, self.group.method, self._hyperparameters),
-            history,
-            sampler=sweep.sampler,
-            search_seed=sweep.search_seed,
-            group=self.group.name,
-            number=number,
-        )
-
-    def _choose(self) -> bool:
-        """Write which trial is confirmed; a lone trial needs no wait."""
-        if self.group.trials == 1:
-            number = 0
-        else:
-            history = self.history()
-            complete = [
-                SourceValidation(number=trial.number, accuracy=trial.objective)
-                for trial in history
-                if trial.objective is not None
-            ]
-            if any(trial.state == "running" for trial in history) or not complete:
-                return False
-            number = select(complete).number
-        folds = self._specs.planned(self.group, self._trials[number].point, range(self.group.seeds))
-        self._confirmation = ConfirmationRecord(group=self.group.name, number=number, folds=folds)
-        self._store.write_confirmation(self._confirmation)
-        return True
-
-
 class Agenda:
     """All groups behind one queue."""
 
     def __init__(
-        self, groups: Sequence[GroupAgenda], states: FoldStates, store: Store, admission: Admission | None = None
+        self,
+        groups: Sequence[GroupAgenda],
+        states: FoldStates,
+        store: Store,
+        admission: Admission | None = None,
+        *,
+        only: Collection[str] | None = None,
     ) -> None:
-        self.groups, self._states, self._store = groups, states, store
+        self.groups, self._states, self._store, self._only = groups, states, store, only
         self._admission = admission or Admission()
+        self._by_name = {group.group.name: group for group in groups}
+        for group in groups:
+            group.permits_trial = self._admission.permits_trial
         self._aligning: dict[str, str] = {}
 
     @property
     def is_finished(self) -> bool:
+        if self._only is not None:
+            return all(map(self._states.settled, self._only))
         return all(group.is_finished for group in self.groups)
 
     @property
     def is_out_of_budget(self) -> bool:
         """Something is left to run, and none of it may start, now or later."""
-        return not self._states.running and not self.is_finished and not any(self.admitted())
+        if self._states.running or self.is_finished:
+            return False
+        return not any(map(self._has_work, self.admitted()))
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Keys of the folds that run here."""
+        return frozenset(self._states.running)
+
+    def refusals(self) -> list[str]:
+        """Which budgets do not cover what is left, one line each."""
+        return self._admission.refusals(group for group in self.groups if not group.is_finished)
+
+    def to_check(self) -> Iterator[GroupAgenda]:
+        """Groups that are not finished and whose queries the budget lets be asked, now or later."""
+        return (group for group in self._in_order() if self._admission.queries_admit(group))
 
     def admitted(self) -> Iterator[GroupAgenda]:
         """Groups that are not finished and that the budget lets run; those that were begun come first."""
-        open_groups = (group for group in self.groups if not group.is_finished)
-        in_order = sorted(open_groups, key=lambda group: not group.is_started)
-        return (group for group in in_order if self._admission.admits(group))
+        return (group for group in self._in_order() if self._admission.admits(group))
 
     def next(self) -> Ticket | None:
         """The next fold to start, or None while the others have to report first.
@@ -306,26 +96,38 @@ class Agenda:
         for group in sorted(open_groups, key=lambda group: (group.num_running, -group.num_waiting)):
             if not self._admission.admits(group):
                 continue
-            for number, planned in group.candidates():
+            for number, planned in group.candidates(self._only):
                 spec = group.spec(number, planned)
-                if self._align_is_free(spec):
+                if self._take(spec):
                     return self._hand_out(group.group.name, number, planned, spec)
+                group.changed()
         return None
 
     def finished(self, ticket: Ticket) -> bool:
         """A fold ended by itself; False where it left no result that can be compared."""
+        comparable = self._states.finish(ticket.planned.key)
         self._ended(ticket)
-        return self._states.finish(ticket.planned.key)
+        return comparable
 
     def failed(self, ticket: Ticket, attempt: Attempt) -> bool:
         """A fold's attempt went wrong; True where another one follows."""
+        again = self._states.fail(ticket.planned.key, attempt)
         self._ended(ticket)
-        return self._states.fail(ticket.planned.key, attempt)
+        return again
+
+    def reported(self, ticket: Ticket) -> Decision | None:
+        """A running fold has evaluated: why it is to be stopped, if it is; it is then never handed out again."""
+        return self._by_name[ticket.group].reported(ticket.number, ticket.planned)
+
+    def pruned(self, ticket: Ticket) -> None:
+        """A fold was stopped early by a decision of the pruner."""
+        self._states.running.discard(ticket.planned.key)
+        self._ended(ticket)
 
     def dropped(self, ticket: Ticket) -> None:
         """A fold was stopped from outside: it waits again, and nothing counts."""
-        self._ended(ticket)
         self._states.running.discard(ticket.planned.key)
+        self._ended(ticket)
 
     def met_budget(self, ticket: Ticket) -> None:
         """A fold was not allowed its next query: it waits for a larger budget, and nothing counts."""
@@ -337,7 +139,8 @@ class Agenda:
         self._admission.close()
 
     def counts(self) -> Counts:
-        return sum((group.counts() for group in self.groups), Counts())
+        counts = [group.counts() for group in self.groups]
+        return Counts(**{name: sum(getattr(one, name) for one in counts) for name in STATES})
 
     def failures(self) -> Iterator[tuple[str, PlannedFold]]:
         """Failed folds with their group's name."""
@@ -345,9 +148,51 @@ class Agenda:
             for planned in group.failures():
                 yield group.group.name, planned
 
+    def elsewhere(self) -> dict[str, Owner]:
+        """Waiting folds that other sweeps on the store are at work on, with their owners."""
+        keys = (planned.key for group in self.groups for _, planned in group.waiting())
+        found = ((key, self._states.elsewhere(key)) for key in keys)
+        return {key: owner for key, owner in found if owner is not None}
+
+    def _has_work(self, group: GroupAgenda) -> bool:
+        if self._only is None:
+            return not group.is_at_rest
+        return any(planned.key in self._only for _, planned in group.waiting())
+
+    def _in_order(self) -> list[GroupAgenda]:
+        open_groups = (group for group in self.groups if not group.is_finished)
+        return sorted(open_groups, key=lambda group: not group.is_started)
+
     def _ended(self, ticket: Ticket) -> None:
-        self._aligning.pop(ticket.planned.key, None)
+        """Let go of a fold's leases; an Align stage that is done needs none, whoever ran it."""
+        self._changed(ticket.group, ticket.planned)
+        self._states.leases.release(self._store.fold(ticket.planned.key))
+        align_key = self._aligning.pop(ticket.planned.key, None)
+        if align_key is not None and align_key not in self._aligning.values():
+            self._states.leases.release(self._store.align(align_key))
         self._admission.look_again()
+
+    def _changed(self, name: str, planned: PlannedFold) -> None:
+        """Have the fold's group counted anew; a pair fold may belong to several."""
+        shared = len(planned.fold.test_domains) > 1
+        for group in self.groups if shared else [self._by_name[name]]:
+            group.changed()
+
+    def _take(self, spec: FoldSpec) -> bool:
+        """Hold a fold and the Align stage that it would run; False where somebody is at work on either."""
+        if not self._align_is_free(spec) or not self._states.take(spec.key):
+            return False
+        if "align" not in method_facts(spec.method).stages:
+            return True
+        align = self._store.align(spec.align_key)
+        if align.is_done:
+            clear_dead(align.lease)
+            clear_dead(align.worker)
+            return True
+        if self._states.leases.take(align):
+            return True
+        self._states.leases.release(self._store.fold(spec.key))
+        return False
 
     def _align_is_free(self, spec: FoldSpec) -> bool:
         if "align" not in method_facts(spec.method).stages:
@@ -356,6 +201,7 @@ class Agenda:
 
     def _hand_out(self, group: str, number: int, planned: PlannedFold, spec: FoldSpec) -> Ticket:
         self._states.running.add(planned.key)
+        self._changed(group, planned)
         if "align" in method_facts(spec.method).stages:
             self._aligning[planned.key] = spec.align_key
         attempt = read_attempts(self._store.fold(planned.key)).spent + 1
@@ -369,21 +215,18 @@ def build_agenda(
     store: Store,
     max_failures: int = 1,
     retry_failed: bool = False,
+    only: Collection[str] | None = None,
     admission: Admission | None = None,
+    leases: FoldLeases | None = None,
+    repeatable: bool = False,
 ) -> Agenda:
-    """Read the store and stand where it stands."""
-    states = FoldStates(store, max_failures=max_failures, retry_failed=retry_failed)
-    agendas = [GroupAgenda(group, specs=specs, store=store, states=states) for group in groups]
-    return Agenda(agendas, states, store, admission)
+    """Read the store and stand where it stands.
 
-
-def _numbers_by_state(history: Sequence[TriedPoint]) -> dict[str, list[int]]:
-    numbers: dict[str, list[int]] = {"complete": [], "failed": [], "running": []}
-    for tried in history:
-        numbers[tried.state].append(tried.number)
-    return numbers
-
-
-def _accuracy(result: Mapping[str, Any]) -> float:
-    value = result["source_validation"]["accuracy"]
-    return float("nan") if value is None else float(value)
+    Args:
+        only: hand out the folds with these keys and no others.
+        leases: of this sweep; None makes them for this process.
+        repeatable: let no suggestion depend on when other sweeps on the store finish a fold.
+    """
+    states = FoldStates(store, max_failures=max_failures, retry_failed=retry_failed, leases=leases)
+    agendas = [GroupAgenda(group, specs=specs, store=store, states=states, repeatable=repeatable) for group in groups]
+    return Agenda(agendas, states, store, admission, only=only)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,24 @@ from search_spaces.errors import UserError
 from trainables.record import FoldFolder, read_json, write_json
 from trainables.teacher.ledger import BudgetReached
 
-FailureKind = Literal["user", "budget", "crash", "lost", "diverged", "no_metric"]
+FailureKind = Literal["user", "budget", "out_of_memory", "lost_node", "lost", "crash", "diverged", "no_metric"]
+"""`lost` is a worker process that died alone, `lost_node` one whose machine went. A user's mistake and the end of a
+budget end the sweep; a diverged loss or a missing metric would come back with equal numbers."""
 
-RETRYABLE: frozenset[FailureKind] = frozenset({"crash", "lost"})
-"""A diverged loss or a missing metric comes back with equal numbers; a user's mistake ends the sweep, and so does the
-end of a query budget."""
+PRECEDENCE: tuple[FailureKind, ...] = ("user", "budget", "diverged", "out_of_memory", "lost_node", "lost", "crash")
+"""Of several errors the first kind is the cause: the other workers of a group then fail with broken connections."""
+
+UNCOUNTED: frozenset[FailureKind] = frozenset({"out_of_memory", "lost_node"})
+"""Not counted towards the largest number of failures; each has a limit of its own."""
+
+MAX_FAILURES = 1
+"""A fold that crashed, or whose worker process died, is tried once more if nothing else was asked for."""
+
+MEMORY_RETRIES = 1
+"""A fold that ran out of memory is tried once more, its batches in twice as many pieces."""
+
+LOST_NODES_WITHOUT_PROGRESS = 20
+"""Machines in a row that a fold may lose without one evaluation more; after that it is taken for the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +45,8 @@ class Attempt:
     """The error's last line."""
     details: str = ""
     """The traceback, where there is one."""
+    evaluations: int = 0
+    """Evaluations in the fold's journals by then: how far it was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +58,33 @@ class FoldAttempts:
     """No further attempt is made, until somebody asks for one."""
     spent: int = 0
     """Attempts that count towards the limit; asking for a retry sets it back to 0."""
+    forgiven: int = 0
+    """Attempts before a retry was last asked for; they count towards no limit."""
 
     @property
     def error(self) -> str:
         """The last attempt's last line, or nothing."""
         return self.attempts[-1].error if self.attempts else ""
+
+    @property
+    def doublings(self) -> int:
+        """How often the pieces of a batch are doubled: once for every time that memory ran out."""
+        return sum(attempt.kind == "out_of_memory" for attempt in self.attempts)
+
+    def permit_another(self, max_failures: int) -> bool:
+        """Whether another attempt may follow the last one."""
+        last, recent = self.attempts[-1], self.attempts[self.forgiven :]
+        if last.kind == "out_of_memory":
+            return sum(attempt.kind == "out_of_memory" for attempt in recent) <= MEMORY_RETRIES
+        if last.kind == "lost_node":
+            return _in_vain(recent) < LOST_NODES_WITHOUT_PROGRESS
+        return last.kind in ("crash", "lost") and self.spent <= max_failures
+
+
+def check_max_failures(max_failures: int) -> None:
+    """Raises `UserError` for a number of further attempts below 0."""
+    if max_failures < 0:
+        raise UserError(f"--max-failures is 0 or more, got {max_failures}")
 
 
 def attempts_file(folder: FoldFolder) -> Path:
@@ -63,34 +100,57 @@ def read_attempts(folder: FoldFolder) -> FoldAttempts:
 def record_attempt(folder: FoldFolder, attempt: Attempt) -> FoldAttempts:
     """Add a failed attempt."""
     before = read_attempts(folder)
-    after = FoldAttempts(attempts=(*before.attempts, attempt), failed=before.failed, spent=before.spent + 1)
+    spent = before.spent + (attempt.kind not in UNCOUNTED)
+    after = replace(before, attempts=(*before.attempts, attempt), spent=spent)
     _write(folder, after)
     return after
 
 
+def record_and_decide(folder: FoldFolder, attempt: Attempt, *, align: FoldFolder | None, max_failures: int) -> bool:
+    """Add a failed attempt; True where another one follows, else the fold is given up.
+
+    Args:
+        align: of the fold's Align stage, whose journal tells of progress too.
+        max_failures: most further attempts after crashes and worker processes that died.
+    """
+    progress = evaluations([folder] if align is None else [folder, align])
+    after = record_attempt(folder, replace(attempt, evaluations=progress))
+    if after.permit_another(max_failures):
+        return True
+    give_up(folder)
+    return False
+
+
+def evaluations(folders: Iterable[FoldFolder]) -> int:
+    """Different evaluations in the journals of these folders."""
+    places = {folder.path: folder for folder in folders}.values()
+    return sum(entry.get("kind") == "evaluation" for folder in places for entry in folder.read_journal())
+
+
 def give_up(folder: FoldFolder) -> None:
     """Mark a fold as failed."""
-    before = read_attempts(folder)
-    _write(folder, FoldAttempts(attempts=before.attempts, failed=True, spent=before.spent))
+    _write(folder, replace(read_attempts(folder), failed=True))
 
 
 def allow_again(folder: FoldFolder) -> None:
-    """Give a failed fold its attempts back; what went wrong before stays on record."""
+    """Give a failed fold its attempts back; what went wrong before stays on record, and so do the pieces of a batch."""
     before = read_attempts(folder)
     if before.spent or before.failed:
-        _write(folder, FoldAttempts(attempts=before.attempts))
+        _write(folder, FoldAttempts(attempts=before.attempts, forgiven=len(before.attempts)))
 
 
 def describe(error: BaseException) -> Attempt:
-    """Tell failures apart by the exception that lies at the bottom of what the engines wrapped around it."""
-    told = next((link for link in chain(error) if isinstance(link, UserError | BudgetReached)), None)
-    root = told or list(chain(error))[-1]
+    """Tell failures apart by the exceptions that lie below what the engines wrapped around them."""
+    links = list(chain(error))
+    kinds = [_kind(link) for link in links]
+    kind = min(kinds, key=PRECEDENCE.index)
+    root = [link for link, own in zip(links, kinds, strict=True) if own == kind][-1]
     details = "".join(traceback.format_exception(error))
-    return Attempt(time=time.time(), kind=_kind(root), error=_last_line(root), details=details)
+    return Attempt(time=time.time(), kind=kind, error=_said(root, kind), details=details)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception, then what caused it; worker failures of Ray Train and Ray's task errors are looked into."""
+    """The exception, then what caused it; errors of Ray Train's workers and controller and Ray's are looked into."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -100,22 +160,74 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         failures: dict[int, Any] = getattr(link, "worker_failures", None) or {}
-        inner = [*failures.values(), getattr(link, "cause", None), link.__cause__]
+        wrapped = ("controller_failure", "health_check_failure", "cause", "__cause__")
+        inner = [*failures.values(), *(getattr(link, name, None) for name in wrapped)]
         waiting.extend(item for item in inner if isinstance(item, BaseException))
 
 
+def kind_of_death(text: str) -> FailureKind:
+    """What ended a worker, by Ray's own words about it (2.60: `ray.exceptions` and the raylet's messages)."""
+    for kind, words in DEATHS.items():
+        if any(word in text for word in words):
+            return kind
+    return "lost"
+
+
+DEATHS: dict[FailureKind, tuple[str, ...]] = {
+    "out_of_memory": ("due to the node running low on memory",),
+    "lost_node": ("its node has died", "the node it was running on is dead", "local raylet died", "is unavailable"),
+}
+
+SAID: dict[FailureKind, str] = {
+    "lost": "the worker process died without a word (killed, or out of memory)",
+    "lost_node": "the worker's machine was lost, or preempted",
+    "out_of_memory": "the worker process was ended because its machine ran low on memory",
+}
+"""What is said of a worker that died, by the kind of its death."""
+
+LOST = frozenset({"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError"})
+
+LOST_NODE = frozenset({"NodeDiedError", "LocalRayletDiedError", "PreemptionError"})
+
+NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+"""Of a `RuntimeError`: not every allocation of torch raises `torch.OutOfMemoryError`."""
+
+
 def _kind(error: BaseException) -> FailureKind:
+    name, text = type(error).__name__, str(error)
     if isinstance(error, UserError):
         return "user"
     if isinstance(error, BudgetReached):
         return "budget"
-    name = type(error).__name__
     if name == "TrainingDivergedError":
         return "diverged"
-    return "lost" if name in LOST else "crash"
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return "out_of_memory"
+    if isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY):
+        return "out_of_memory"
+    if name in LOST_NODE or getattr(error, "preempted", False) is True:
+        return "lost_node"
+    if name in LOST:
+        return kind_of_death(text)
+    # What Tune could not keep as an exception, it keeps as text.
+    kind = kind_of_death(text) if name == "TuneError" else "lost"
+    return "crash" if kind == "lost" else kind
 
 
-LOST = frozenset({"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError"})
+def _in_vain(attempts: Iterable[Attempt]) -> int:
+    """Lost machines at the end of the attempts since the fold's last evaluation."""
+    count, so_far = 0, -1
+    for attempt in attempts:
+        same = attempt.kind == "lost_node" and attempt.evaluations <= so_far
+        count = count + 1 if same else int(attempt.kind == "lost_node")
+        so_far = max(so_far, attempt.evaluations)
+    return count
+
+
+def _said(error: BaseException, kind: FailureKind) -> str:
+    """The last line, or what is said of a death that Ray tells of at length."""
+    by_ray = type(error).__name__ in LOST | LOST_NODE or kind_of_death(str(error)) != "lost"
+    return SAID[kind] if by_ray and kind in SAID else _last_line(error)
 
 
 def _last_line(error: BaseException) -> str:

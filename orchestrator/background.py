@@ -13,7 +13,7 @@ class Tracking(Protocol):
     def preflight(self) -> None:
         """Raises `UserError` where the tracking server cannot be reached."""
 
-    def sync(self) -> None:
+    def sync(self) -> object:
         """Bring the projection up to date with the store; doing it twice adds nothing."""
 
 
@@ -24,7 +24,7 @@ class BackgroundSync:
         self._tracking, self._warn = tracking, warn
         self._asked, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._warned = ""
+        self._is_behind = False
 
     def start(self) -> None:
         if self._tracking is not None:
@@ -58,7 +58,11 @@ class BackgroundSync:
         except Exception as error:
             # Training does not depend on tracking: the store is whole, and a later sync fills everything in.
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            text = f"tracking is behind ({lines[0]})"
-            if text != self._warned:
-                self._warned = text
-                self._warn(f"{text}; the store is complete, and the next sync fills it in")
+            if not self._is_behind:
+                self._warn(
+                    f"tracking is behind ({lines[0]}); the store is complete, and the next sync fills it in "
+                    "(`vl2v-orchestrate sync`)"
+                )
+            self._is_behind = True
+        else:
+            self._is_behind = False

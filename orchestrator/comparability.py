@@ -9,13 +9,13 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 
-ROW = ("data manifest", "trainer version", "view", "precision", "teacher", "teacher mode", "student", "checkpoint rule")
-"""What the folds of one row agree on."""
-
-TABLE = ("data manifest", "trainer version", "view", "precision", "teacher", "teacher mode")
+TABLE = ("selection", "data manifest", "trainer version", "view", "precision", "speed", "teacher", "teacher mode")
 """What the rows of one table agree on; the teacher among the methods that ask it."""
 
-SUMMARY = ("trainer version", "precision", "teacher", "teacher mode", "student")
+ROW = (*TABLE, "student", "checkpoint rule")
+"""What the folds of one row agree on."""
+
+SUMMARY = ("selection", "trainer version", "precision", "speed", "teacher", "teacher mode", "student")
 """What a row agrees on across benchmarks before the grand average is taken."""
 
 
@@ -36,8 +36,10 @@ def fingerprint(measurement: Measurement) -> dict[str, str]:
         content["teacher mode"] = hyperparameters.teacher_mode
     if facts.trains:
         student = "the teacher's image encoder" if facts.student_is_teacher else hyperparameters.student
+        content["selection"] = measurement.selection
         content["student"] = f"{student} ({spec.student_fingerprint or hyperparameters.student_weights})"
         content["checkpoint rule"] = measurement.rule
+        content["speed"] = str(hyperparameters.speed)
     return content
 
 

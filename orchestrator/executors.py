@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.attempts import describe
+from orchestrator.attempts import Attempt, describe
+from orchestrator.deaths import blamed_on_nodes, living_nodes
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 
@@ -26,7 +27,7 @@ Executor = Literal["auto", "tune", "train"]
 DRIVER_RESOURCE = "driver"
 """Custom resource of the machine that drivers of nested trainers run on, so that they take no CPU from workers."""
 
-FRESH_PROCESS = frozenset({"crash", "lost"})
+FRESH_PROCESS = frozenset({"crash", "lost", "lost_node", "out_of_memory"})
 """After these the process itself is in doubt and is not used again."""
 
 ABORT_TIMEOUT_S = 20.0
@@ -85,7 +86,8 @@ def drive_trainer(config: dict[str, Any]) -> None:
 
     build = imported(config["functions"]["torch_trainer"])
     job = json.loads(config["job"])
-    with failures_reported(tune.report):
+    before = living_nodes()
+    with failures_reported(tune.report, judge=lambda attempt: blamed_on_nodes(attempt, before)):
         build(
             job,
             name=config["key"],
@@ -96,12 +98,16 @@ def drive_trainer(config: dict[str, Any]) -> None:
 
 
 @contextmanager
-def failures_reported(report: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def failures_reported(
+    report: Callable[[dict[str, Any]], None], judge: Callable[[Attempt], Attempt] | None = None
+) -> Iterator[None]:
     """Report what went wrong; raise it on where the process is in doubt, so that the next fold gets a fresh one."""
     try:
         yield
     except Exception as error:
         attempt = describe(error)
+        if judge is not None:
+            attempt = judge(attempt)
         report({"failure": json.dumps(asdict(attempt))})
         if attempt.kind in FRESH_PROCESS:
             raise

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.folds import Fold
+from search_spaces.methods import method_facts
+from search_spaces.samplers import check_sampler
 from search_spaces.spaces import search_space
 from search_spaces.sweeps import Sweep
 
@@ -24,6 +27,8 @@ class FoldGroup:
     """Configurations tried on seed 0."""
     seeds: int
     """Repetitions of the best configuration, seed 0 among them."""
+    pair_folds: int = 0
+    """Folds that leave two domains out, where the sweep selects by them; other groups may share some."""
 
     @property
     def name(self) -> str:
@@ -50,10 +55,16 @@ class FoldGroup:
 
 
 def fold_groups(sweep: Sweep, benchmark: Benchmark, method: str) -> tuple[FoldGroup, ...]:
-    """The fold groups of one benchmark and method. Where nothing is searched, one trial is enough."""
+    """The fold groups of one benchmark and method. Where nothing is searched, one trial is enough.
+
+    Raises:
+        UserError: the sweep's sampler cannot search its space.
+    """
     hyperparameters = sweep.hyperparameters_for(benchmark.name)
     searched = search_space(sweep.space).dimensions(benchmark, method, hyperparameters)
     trials = sweep.trials if searched else 1
+    if trials > 1:
+        check_sampler(sweep.sampler, space=sweep.space, dimensions=searched)
     domains = benchmark.domain_names
     if sweep.scope == "benchmark":
         members: list[tuple[str | None, tuple[str, ...]]] = [(None, domains)]
@@ -67,6 +78,28 @@ def fold_groups(sweep: Sweep, benchmark: Benchmark, method: str) -> tuple[FoldGr
             test_domains=test_domains,
             trials=trials,
             seeds=sweep.seeds,
+            pair_folds=_pair_folds(sweep, method, trials, test_domains, domains),
         )
         for test_domain, test_domains in members
     )
+
+
+def chooses(method: str, trials: int) -> bool:
+    """Whether a fold group has something to choose: several configurations of a method that trains."""
+    return trials > 1 and method_facts(method).trains
+
+
+def _pair_folds(sweep: Sweep, method: str, trials: int, test_domains: tuple[str, ...], domains: tuple[str, ...]) -> int:
+    if sweep.selection != "leave_one_domain_out" or not chooses(method, trials):
+        return 0
+    return trials * len(domain_pairs(test_domains, domains))
+
+
+def domain_pairs(test_domains: Iterable[str], domains: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Every pair of domains that holds at least one of the test domains, once, each in byte order.
+
+    >>> domain_pairs(["b"], ["a", "b", "c"])
+    (('a', 'b'), ('b', 'c'))
+    """
+    pairs = {tuple(sorted((test, other))) for test in test_domains for other in domains if test != other}
+    return tuple(sorted(pairs))  # type: ignore[arg-type]

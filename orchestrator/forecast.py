@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.fold_groups import FoldGroup
 from search_spaces.benchmarks import Benchmark, steps_and_interval
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters, check_teacher_mode
-from search_spaces.methods import MethodFacts, method_facts
+from search_spaces.methods import method_facts
 from search_spaces.spaces import search_space
 from search_spaces.sweeps import Sweep
 
@@ -48,7 +48,9 @@ def stage_steps(benchmark: Benchmark, hyperparameters: Hyperparameters, method: 
     return tuple(steps)
 
 
-def teacher_queries_per_fold(benchmark: Benchmark, hyperparameters: Hyperparameters, method: str) -> int:
+def teacher_queries_per_fold(
+    benchmark: Benchmark, hyperparameters: Hyperparameters, method: str, *, num_test_domains: int = 1
+) -> int:
     """Images one fold asks the teacher for in `live` mode: batch x source domains x steps, in every stage.
 
     480,096 per stage and test domain on a benchmark of four domains with the paper's batch and steps.
@@ -56,7 +58,7 @@ def teacher_queries_per_fold(benchmark: Benchmark, hyperparameters: Hyperparamet
     facts = method_facts(method)
     if not (facts.uses_teacher_images and facts.trains):
         return 0
-    images_per_step = hyperparameters.batch_size_per_domain * (len(benchmark.domains) - 1)
+    images_per_step = hyperparameters.batch_size_per_domain * (len(benchmark.domains) - num_test_domains)
     return images_per_step * sum(stage_steps(benchmark, hyperparameters, method))
 
 
@@ -66,7 +68,8 @@ def forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Sequence[F
     hyperparameters = sweep.hyperparameters_for(benchmark.name)
     steps = stage_steps(benchmark, hyperparameters, method)
     folds = sum(group.num_folds for group in groups)
-    aligns_shared = _shared_aligns(sweep, benchmark, facts, hyperparameters, groups)
+    trials_again = sum((group.trials - 1) * group.folds_per_trial for group in groups)
+    aligns_shared = trials_again if align_is_shared(sweep, benchmark, method) else 0
     per_configuration: int | None
     queries: int | None
     queries_shared: int | None
@@ -97,17 +100,9 @@ def forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Sequence[F
     )
 
 
-def _shared_aligns(
-    sweep: Sweep,
-    benchmark: Benchmark,
-    facts: MethodFacts,
-    hyperparameters: Hyperparameters,
-    groups: Sequence[FoldGroup],
-) -> int:
-    """Align stages that another trial of the same fold has run already: all but the first, if the search permits it."""
-    if "align" not in facts.stages:
-        return 0
-    searched = search_space(sweep.space).dimensions(benchmark, facts.name, hyperparameters)
-    if any(not key.startswith(NOT_IN_ALIGN) for key in searched):
-        return 0
-    return sum((group.trials - 1) * group.folds_per_trial for group in groups)
+def align_is_shared(sweep: Sweep, benchmark: Benchmark, method: str) -> bool:
+    """Whether trials of the same fold reuse one Align stage: the search leaves alone what Align depends on."""
+    if "align" not in method_facts(method).stages:
+        return False
+    searched = search_space(sweep.space).dimensions(benchmark, method, sweep.hyperparameters_for(benchmark.name))
+    return all(key.startswith(NOT_IN_ALIGN) for key in searched)

@@ -9,7 +9,7 @@ from orchestrator.cells import Cell
 from orchestrator.measurements import Measurement, Selection
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.claims import PAPER_TEACHER, headline_claims, published_row
-from search_spaces.hyperparameters import Hyperparameters
+from search_spaces.hyperparameters import Hyperparameters, Speed
 from search_spaces.methods import method_facts
 
 TOLERANCE = 1.0
@@ -83,8 +83,8 @@ def _reasons(fold: Measurement, selection: Selection) -> list[str]:
     hyperparameters, facts = fold.spec.hyperparameters, method_facts(fold.method)
     row, benchmark = published_row(fold.method), BENCHMARKS[fold.benchmark]
     reasons = []
-    if selection == "oracle":
-        reasons.append("oracle selection")
+    if selection != "source_validation":
+        reasons.append(f"selection {selection}")
     if facts.uses_teacher_images and hyperparameters.teacher != PAPER_TEACHER:
         reasons.append(f"teacher {hyperparameters.teacher}")
     if facts.uses_teacher_images and hyperparameters.teacher_mode != "live":
@@ -95,6 +95,8 @@ def _reasons(fold: Measurement, selection: Selection) -> list[str]:
         reasons.append("student not from the paper's weights")
     if hyperparameters.precision != "fp32":
         reasons.append(f"precision {hyperparameters.precision}")
+    if facts.trains and hyperparameters.speed != Speed():
+        reasons.append(f"speed {hyperparameters.speed}")
     if hyperparameters.image_size not in (None, benchmark.image_size):
         reasons.append(f"{hyperparameters.image_size} px views")
     if _fewer_steps(hyperparameters, facts.stages, benchmark.num_steps):

@@ -1,24 +1,28 @@
 """What the store's finished folds measured, on the source side and on the test domain: the report's raw material.
 
 Only the report reads this, for only the report opens `test.json`. Selection `oracle` looks at test-domain numbers; it
-is computed only when asked for and labelled wherever it is printed.
+is computed only when asked for and labelled wherever it is printed. The other two choose in `orchestrator.choices`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
+from orchestrator.choices import Missing, choice
+from orchestrator.pair_folds import planned_domains
 from orchestrator.store import GroupRecord, PlannedFold, Store
 from search_spaces.hyperparameters import FoldSpec
+from search_spaces.sweeps import SweepSelection
 
-Selection = Literal["training_domain", "oracle"]
+Selection = Literal["source_validation", "leave_one_domain_out", "oracle"]
 
 SELECTION_TITLES: dict[Selection, str] = {
-    "training_domain": "training-domain validation",
-    "oracle": "ORACLE: test-domain validation, last step (it saw the test domain; no result to claim)",
+    "source_validation": "training-domain validation",
+    "leave_one_domain_out": "leave-one-domain-out cross-validation",
+    "oracle": "oracle (test-domain selection; not a fair comparison)",
 }
 
 
@@ -35,6 +39,8 @@ class Measurement:
     """Number of the configuration in its fold group."""
     key: str
     spec: FoldSpec
+    selection: Selection
+    """How the configuration was chosen."""
     rule: str
     """How the evaluated weights were chosen: `swad`, `best_source_validation`, `last`, `zero_shot`."""
     ood: float
@@ -49,30 +55,47 @@ class Measurement:
     """Texts the teacher was asked for."""
 
 
-def measure(store: Store, selection: Selection) -> list[Measurement]:
-    """Every finished fold that the selection chose, group by group, by test domain and seed."""
-    measurements = []
-    for group in store.groups():
-        chosen = _oracle(store, group) if selection == "oracle" else _confirmed(store, group)
+class Measured(NamedTuple):
+    """What a selection could measure, and what it lacks."""
+
+    measurements: list[Measurement]
+    """By benchmark, method, test domain and seed."""
+    missing: list[Missing]
+    """By fold group, where folds are missing."""
+
+
+def measure(store: Store, selection: Selection) -> Measured:
+    """Every finished fold that the selection chose, and the folds that it needs and that are not there."""
+    measurements: list[Measurement] = []
+    missing: list[Missing] = []
+    groups = store.groups()
+    for group in groups:
+        domains = planned_domains(groups, group.benchmark)
+        known = choice(store, group, domains, _run_for(store, group) if selection == "oracle" else selection)
+        chosen = [(known.number, planned) for planned in known.folds if known.number is not None]
+        if selection == "oracle":
+            chosen = list(_oracle(store, group))
         found = [_measurement(store, group, trial, planned, selection) for trial, planned in chosen]
         measurements += [item for item in found if item is not None]
-    return sorted(measurements, key=lambda item: (item.benchmark, item.method, item.test_domain, item.seed))
+        missing += [known.missing] if known.missing else []
+    in_order = sorted(measurements, key=lambda item: (item.benchmark, item.method, item.test_domain, item.seed))
+    return Measured(measurements=in_order, missing=missing)
 
 
-def _confirmed(store: Store, group: GroupRecord) -> Iterator[tuple[int, PlannedFold]]:
-    confirmation = store.confirmation(group.name)
-    if confirmation is not None:
-        for planned in confirmation.folds:
-            yield confirmation.number, planned
+def _run_for(store: Store, group: GroupRecord) -> SweepSelection:
+    """The selection whose folds a sweep ran: the oracle looks back at those."""
+    run = (name for name in get_args(SweepSelection) if store.confirmation(group.name, name) is not None)
+    return next(run, "source_validation")
 
 
 def _oracle(store: Store, group: GroupRecord) -> Iterator[tuple[int, PlannedFold]]:
     """For each seed the configuration, of those run on it, that is best on the test domain's own 20% part."""
     candidates: dict[int, dict[int, dict[str, PlannedFold]]] = {}
     runs = [(trial.number, trial.folds) for trial in store.trials(group.name)]
-    confirmation = store.confirmation(group.name)
-    if confirmation is not None:
-        runs.append((confirmation.number, confirmation.folds))
+    for chosen_by in get_args(SweepSelection):
+        confirmation = store.confirmation(group.name, chosen_by)
+        if confirmation is not None:
+            runs.append((confirmation.number, confirmation.folds))
     for number, folds in runs:
         for planned in folds:
             candidates.setdefault(planned.fold.seed, {}).setdefault(number, {})[planned.key] = planned
@@ -117,6 +140,7 @@ def _measurement(
         trial=trial,
         key=planned.key,
         spec=spec,
+        selection=selection,
         rule="last" if selection == "oracle" and result["chosen"]["rule"] != "zero_shot" else result["chosen"]["rule"],
         ood=float(part["accuracy"][domain]),
         balanced=None if balanced is None else float(balanced),
@@ -124,9 +148,3 @@ def _measurement(
         teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
         teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
     )
-
-
-def planned_domains(groups: Sequence[GroupRecord], benchmark: str) -> tuple[str, ...]:
-    """Test domains of a benchmark, in byte order."""
-    names = {name for group in groups if group.benchmark == benchmark for name in group.test_domains}
-    return tuple(sorted(names, key=str.encode))

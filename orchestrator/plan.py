@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.fold_groups import FoldGroup, fold_groups
 from orchestrator.forecast import Forecast, forecast
 from orchestrator.query_forecast import Need, forecast_lines, planned_need, total
+from orchestrator.selection_forecast import (
+    PairForecast,
+    SelectionCost,
+    pair_forecast,
+    selection_costs,
+    selection_line,
+)
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import unknown_name
 from search_spaces.methods import method_facts
+from search_spaces.samplers import SAMPLERS
 from search_spaces.sweeps import Sweep
 
 if TYPE_CHECKING:
@@ -32,7 +40,10 @@ class Plan:
     """Every fold group in order: benchmarks, then methods (the zero-shot row first), then test domains."""
     forecasts: tuple[Forecast, ...]
     need: Need | None
-    """Teacher queries of the whole sweep at most, on an empty store; None where a benchmark's images are unknown."""
+    """Teacher queries of the whole sweep at most, on an empty store; None where a benchmark's images are unknown. With
+    leave-one-domain-out selection its pair folds are counted in."""
+    pair_forecasts: tuple[PairForecast, ...] = ()
+    """What leave-one-domain-out selection costs, whether the sweep selects by it or not."""
 
     @property
     def searched_groups(self) -> tuple[FoldGroup, ...]:
@@ -40,16 +51,27 @@ class Plan:
         return tuple(group for group in self.groups if method_facts(group.method).trains)
 
     @property
+    def selections(self) -> tuple[SelectionCost, ...]:
+        """What each model selection needs."""
+        return selection_costs(sum(group.num_folds for group in self.groups), self.pair_forecasts)
+
+    @property
+    def selection(self) -> SelectionCost:
+        """What the sweep's own selection needs."""
+        return next(cost for cost in self.selections if cost.selection == self.sweep.selection)
+
+    @property
     def num_folds(self) -> int:
-        return sum(group.num_folds for group in self.groups)
+        """Folds of the search, of the further seeds and of the sweep's own selection."""
+        return self.selection.folds
 
     @property
     def num_stages(self) -> int:
-        return sum(item.stages for item in self.forecasts)
+        return sum(item.stages for item in self.forecasts) + self.selection.stages
 
     @property
     def num_stages_shared(self) -> int:
-        return sum(item.stages_shared for item in self.forecasts)
+        return sum(item.stages_shared for item in self.forecasts) + self.selection.stages_shared
 
     @property
     def queries_per_configuration(self) -> int | None:
@@ -59,7 +81,8 @@ class Plan:
     @property
     def queries(self) -> int | None:
         """Teacher images of the whole sweep, if nothing is shared."""
-        return _total(item.queries for item in self._training)
+        pairs = [item.queries for item in self.pair_forecasts] if self.selection.pair_folds else []
+        return _total([*(item.queries for item in self._training), *pairs])
 
     @property
     def queries_shared(self) -> int | None:
@@ -80,7 +103,7 @@ class Plan:
 
     @property
     def pair_folds(self) -> int:
-        """Further folds per configuration and seed that leave-one-domain-out selection would need."""
+        """Pair folds of one configuration and seed that every test domain tries."""
         methods = sum(1 for method in self.sweep.all_methods if method_facts(method).trains)
         return methods * sum(comb(len(self.benchmarks[name].domains), 2) for name in self.sweep.benchmarks)
 
@@ -112,17 +135,28 @@ class Plan:
             "teacher_image_queries_at_most": None if self.need is None else self.need.all_images,
             "teacher_text_queries_at_most": None if self.need is None else self.need.all_texts,
             "pair_folds_for_leave_one_domain_out": self.pair_folds,
+            "selections": [asdict(cost) for cost in self.selections],
             "groups": [{"name": group.name, **asdict(group)} for group in self.groups],
             "forecasts": [asdict(item) for item in self.forecasts],
         }
 
-    def lines(self, *, query_budget: int | None = None, price_per_1000: float | None = None) -> list[str]:
-        """The totals, one sentence each; with a budget or a price also what these mean for the forecast."""
+    def lines(
+        self,
+        *,
+        query_budget: int | None = None,
+        price_per_1000: float | None = None,
+        pair_fold_time: str = "",
+    ) -> list[str]:
+        """The totals, one sentence each; with a budget or a price also what these mean for the forecast.
+
+        `pair_fold_time` is what leave-one-domain-out selection's pair folds take, in words.
+        """
         sweep, references = self.sweep, len(self.groups) - len(self.searched_groups)
         trials = sum(group.trials for group in self.searched_groups)
         return [
             f"{len(self.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials on seed 0 in space "
             f"{sweep.space}, the best of each group on {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
+            *_search_lines(sweep, searched=trials > len(self.searched_groups)),
             f"{self.num_folds:,} folds" + (f", {references} fold groups of them zero-shot" if references else ""),
             f"{self.num_stages:,} training stages, up to {self.num_stages_shared:,} of them shared (one Align serves "
             "every fold that agrees on what Align depends on)",
@@ -132,7 +166,7 @@ class Plan:
             f"with stored views (teacher_mode views:K) every image that may serve as source is asked for K times: "
             f"{_count(self.source_images)} x K images, shared by all folds, seeds, stages and trials",
             *forecast_lines(self.need, self.modes, query_budget=query_budget, price_per_1000=price_per_1000),
-            f"leave-one-domain-out selection would need {self.pair_folds:,} pair folds more per configuration and seed",
+            selection_line(self.selections, chosen=sweep.selection, price_per_1000=price_per_1000, time=pair_fold_time),
         ]
 
     def table(self) -> Table:
@@ -140,14 +174,19 @@ class Plan:
         from rich.table import Table
 
         table = Table(title=f"Plan of sweep {self.sweep.name}")
+        columns: tuple[str, ...]
         columns = ("benchmark", "method", "groups", "trials", "folds", "stages", "shared", "steps", "queries / config")
+        pairs = {(item.benchmark, item.method): item.count.run for item in self.pair_forecasts}
+        if self.selection.pair_folds:
+            columns = (*columns, "pair folds")
         for position, title in enumerate(columns):
             table.add_column(title, justify="left" if position < 2 else "right")
         for row in self.forecasts:
             steps = " + ".join(f"{steps:,}" for steps in row.steps_per_stage) or "-"
             counts = [row.fold_groups, row.trials, row.folds, row.stages, row.stages_shared]
             queries = _count(row.queries_per_configuration)
-            table.add_row(row.benchmark, row.method, *(f"{count:,}" for count in counts), steps, queries)
+            own_pairs = [f"{pairs[row.benchmark, row.method]:,}"] if self.selection.pair_folds else []
+            table.add_row(row.benchmark, row.method, *(f"{count:,}" for count in counts), steps, queries, *own_pairs)
         return table
 
 
@@ -161,12 +200,16 @@ def make_plan(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> Plan:
     groups: list[FoldGroup] = []
     forecasts: list[Forecast] = []
     needs: list[Need | None] = []
+    pairs: list[PairForecast] = []
     for name in sweep.benchmarks:
         for method in sweep.all_methods:
             own = fold_groups(sweep, benchmarks[name], method)
             groups.extend(own)
             forecasts.append(forecast(sweep, benchmarks[name], method, own))
             needs.append(planned_need(sweep, benchmarks[name], method, own))
+            pairs.append(pair_forecast(sweep, benchmarks[name], method, own))
+            if sweep.selection == "leave_one_domain_out":
+                needs.append(pairs[-1].need)
     known = [need for need in needs if need is not None]
     return Plan(
         sweep=sweep,
@@ -174,7 +217,20 @@ def make_plan(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> Plan:
         groups=tuple(groups),
         forecasts=tuple(forecasts),
         need=total(known) if len(known) == len(needs) else None,
+        pair_forecasts=tuple(pairs),
     )
+
+
+def _search_lines(sweep: Sweep, *, searched: bool) -> Iterator[str]:
+    """How configurations are chosen and given up, where there is a search."""
+    if not searched:
+        return
+    yield f"sampler {sweep.sampler}: {SAMPLERS[sweep.sampler]}"
+    rules = [f"folds that fall behind are stopped (pruner {sweep.pruner})"] if sweep.pruner != "none" else []
+    if sweep.scope == "benchmark" and sweep.stop_level > 0.0:
+        rules.append(f"a configuration stops after 2 or more folds once its chance is below {sweep.stop_level:.1%}")
+    if rules:
+        yield f"so the folds are upper bounds: {'; '.join(rules)}; {sweep.audit_share:.0%} of these run on as an audit"
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

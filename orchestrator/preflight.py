@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agenda import Agenda, GroupAgenda
+from orchestrator.agenda import Agenda
+from orchestrator.group_agenda import GroupAgenda
 from orchestrator.specs import FoldJobs
 from orchestrator.store import Store
 from search_spaces.benchmarks import Benchmark
@@ -66,5 +67,5 @@ def check_methods(agenda: Agenda, jobs: FoldJobs, call: Caller) -> None:
         BudgetReached: the teacher may not be asked for the texts.
     """
     new = unchecked(agenda.groups)
-    first = {(item.group.benchmark, item.group.method): item for item in reversed(list(agenda.admitted()))}
+    first = {(item.group.benchmark, item.group.method): item for item in reversed(list(agenda.to_check()))}
     call([jobs.job(next(item.first_specs())).to_mapping() for pair, item in first.items() if pair in new])

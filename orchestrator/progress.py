@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from search_spaces.folds import Fold
@@ -15,6 +15,7 @@ EventKind = Literal[
     "fold_done",
     "fold_retried",
     "fold_failed",
+    "fold_pruned",
     "message",
     "sweep_finished",
 ]
@@ -27,19 +28,26 @@ class Counts:
     done: int = 0
     running: int = 0
     failed: int = 0
+    pruned: int = 0
+    """Stopped early, or not run because their configuration was stopped."""
     waiting: int = 0
 
     @property
     def planned(self) -> int:
-        return self.done + self.running + self.failed + self.waiting
+        return self.done + self.running + self.failed + self.pruned + self.waiting
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             done=self.done + other.done,
             running=self.running + other.running,
             failed=self.failed + other.failed,
+            pruned=self.pruned + other.pruned,
             waiting=self.waiting + other.waiting,
         )
+
+
+STATES = tuple(field.name for field in fields(Counts))
+"""Names of the states."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +66,7 @@ class FoldEvent:
     """Mean source validation accuracy of a finished fold, as a fraction."""
     seconds: float | None = None
     error: str = ""
-    """Last line of what went wrong."""
+    """Last line of what went wrong, or why the fold was pruned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

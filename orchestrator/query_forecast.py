@@ -78,6 +78,7 @@ def own_need(
     *,
     pool: PoolSize,
     classes: int,
+    num_test_domains: int = 1,
 ) -> Need:
     """What one fold asks for that it shares with no other."""
     facts = method_facts(method)
@@ -88,7 +89,7 @@ def own_need(
         return Need(images=validation + pool(test_domain, "test"), texts=classes)
     if hyperparameters.teacher_mode != "live":
         return Need()
-    images = teacher_queries_per_fold(benchmark, hyperparameters, method)
+    images = teacher_queries_per_fold(benchmark, hyperparameters, method, num_test_domains=num_test_domains)
     return Need(images=images, texts=classes if asks_texts else 0)
 
 

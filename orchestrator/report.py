@@ -7,14 +7,18 @@ average over it. Folds whose fingerprints differ are not averaged.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from orchestrator.audits import PruningAudit, audit
 from orchestrator.cells import Cell, average
+from orchestrator.choices import missing_line
 from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
 from orchestrator.ledger import LedgerEntry, ledger
-from orchestrator.measurements import Measurement, Selection, measure, planned_domains
+from orchestrator.measurements import Measurement, Selection, measure
+from orchestrator.pair_folds import planned_domains
 from orchestrator.queries import sweep_queries
 from orchestrator.store import GroupRecord, Store
+from orchestrator.troubles import trouble_notes, troubles
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.claims import PublishedRow, published_row
 from search_spaces.errors import UserError
@@ -77,12 +81,16 @@ class Report:
     space: str
     selection: Selection
     tables: tuple[BenchmarkTable, ...]
+    missing: str = ""
+    """One line where folds are missing: which, and the command that runs them."""
     grand_average: Mapping[str, Cell] = field(default_factory=dict)
     """By method, the mean over benchmarks; not whole where a benchmark is missing or not comparable."""
     ledger: tuple[LedgerEntry, ...] = ()
     notes: tuple[str, ...] = ()
     queries: QueryCounts = field(default_factory=QueryCounts)
     """What the sweep's folds asked the teacher, searched and unfinished ones too."""
+    pruning: PruningAudit = field(default_factory=PruningAudit)
+    """What pruning saved, and the regret that the audited trials show."""
     store_queries: QueryCounts = field(default_factory=QueryCounts)
     """What everybody asked who shares the sweep's store."""
     price_per_1000: float | None = None
@@ -101,11 +109,17 @@ class Report:
 def build_report(
     store: Store,
     *,
-    selection: Selection = "training_domain",
+    selection: Selection | None = None,
     allow_mixed: bool = False,
     price_per_1000: float | None = None,
 ) -> Report:
     """Read the store and make the tables.
+
+    Args:
+        store: What is read.
+        selection: How configurations are chosen; None is the sweep's own.
+        allow_mixed: Average what was not made alike, and say so.
+        price_per_1000: Price of a thousand teacher queries; None is what the folder remembers.
 
     Raises:
         UserError: no sweep in the folder; folds that differ in more than the search varies, unless `allow_mixed`.
@@ -113,9 +127,14 @@ def build_report(
     sweep, groups = store.sweep(), store.groups()
     if sweep is None or not groups:
         raise UserError(f"no sweep in {store.out}; give the --out of one")
-    measurements = measure(store, selection)
+    selection = selection or sweep.selection
+    measurements, missing = measure(store, selection)
     benchmarks = tuple(dict.fromkeys(group.benchmark for group in groups))
-    tables = tuple(_benchmark_table(name, groups, measurements, allow_mixed) for name in benchmarks)
+    found = troubles(store)
+    tables = tuple(
+        replace(table, notes=(*table.notes, *trouble_notes(found, table.benchmark)))
+        for table in (_benchmark_table(name, groups, measurements, allow_mixed) for name in benchmarks)
+    )
     averages = {(table.benchmark, row.method): row.average_ood for table in tables for row in table.rows}
     grand_average, notes = _grand_average(tables, measurements)
     return Report(
@@ -125,10 +144,12 @@ def build_report(
         space=sweep.space,
         selection=selection,
         tables=tables,
+        missing=missing_line(store, missing, selection),
         grand_average=grand_average,
         ledger=tuple(ledger(averages, measurements, selection)),
         notes=tuple(notes),
         queries=sweep_queries(store),
+        pruning=audit(store),
         store_queries=query_counts(store.queries_folder),
         price_per_1000=store.price_per_1000 if price_per_1000 is None else price_per_1000,
     )

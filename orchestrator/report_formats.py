@@ -46,7 +46,7 @@ def write_report(report: Report, store: Store, *, error_bar: ErrorBar = "domainb
         "tex": latex(report, error_bar),
         "json": json.dumps(to_mapping(report), indent=1) + "\n",
     }
-    stem = "report" if report.selection == "training_domain" else f"report_{report.selection}"
+    stem = "report" if report.selection == "source_validation" else f"report_{report.selection}"
     paths = []
     for ending in FORMATS:
         path = store.report_folder / f"{stem}.{ending}"
@@ -94,13 +94,17 @@ def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iter
     if count > 1 and error_bar == "domainbed":
         yield f"The unbiased standard error is {(count / (count - 1)) ** 0.5:.2f} times that; CSV and JSON hold both."
     yield "Columns: " + ", ".join(f"{letter} = {name}" for name, letter in table.letters.items()) + "."
-    fingerprint = "; ".join(f"{name} {value}" for name, value in table.fingerprint.items() if name != "checkpoint rule")
+    shown = {name: value for name, value in table.fingerprint.items() if name not in ("checkpoint rule", "selection")}
+    fingerprint = "; ".join(f"{name} {value}" for name, value in shown.items())
     yield (
         f"Scope {report.scope}; space {report.space}; selection: {SELECTION_TITLES[report.selection]}; "
         f"{fingerprint or 'no finished fold yet'}."
     )
+    yield from _selection_notes(report, table)
     if table.fingerprint.get("teacher mode", "live") != "live":
         yield "The teacher's views are stored ones, so this is no reproduction of the authors' protocol."
+    if (table.fingerprint.get("precision", "fp32"), table.fingerprint.get("speed", "exact")) != ("fp32", "exact"):
+        yield "The arithmetic is not that of exact mode, so this is no reproduction of the authors' protocol."
     yield (
         "Teacher queries: images and texts that the table's own folds asked for; "
         f"{ledger_line(report.queries, report.store_queries, report.price_per_1000).removeprefix('teacher queries: ')}."
@@ -111,6 +115,18 @@ def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iter
     if any(cell.mean is None for row in table.rows for cell in row.ood.values()):
         yield f"{MISSING}: not all seeds are done, and so is every average over it."
     yield from (f"{note}." for note in table.notes)
+
+
+def _selection_notes(report: Report, table: BenchmarkTable) -> Iterator[str]:
+    if report.selection == "leave_one_domain_out":
+        yield (
+            "A configuration is chosen by its mean accuracy on each source domain in folds (seed 0) that leave that "
+            "domain out beside the test domain; the step inside a fold by source validation, as always."
+        )
+        if table.benchmark == "icons":
+            yield "icons: these folds test the same concepts as the table, drawn in the source domains' styles."
+    if report.selection == "oracle":
+        yield "Of the configurations that were run on a seed the one with the best last step; SWAD has no part in it."
 
 
 def _published_notes(table: BenchmarkTable) -> Iterator[str]:
@@ -155,24 +171,29 @@ def _ledger_grid(report: Report, error_bar: ErrorBar) -> Grid:
         title="Published and measured",
         head=("Method", "Benchmark", "Claimed", "Verified", "Status"),
         rows=tuple(rows),
-        caption=("Percent, averaged over the benchmark's test domains. Reproduced: within 1.0 percentage point.",),
+        caption=(
+            "Percent, averaged over the benchmark's test domains. Reproduced: within 1.0 percentage point. "
+            f"Selection: {SELECTION_TITLES[report.selection]}.",
+        ),
     )
 
 
 def markdown(report: Report, error_bar: ErrorBar = "domainbed") -> str:
     """All tables in Markdown, columns aligned so that a terminal reads well."""
-    parts = [f"# Report of sweep {report.sweep}\n"]
+    parts = [f"# Report of sweep {report.sweep}\n", *([f"{report.missing}\n"] if report.missing else [])]
     for grid in grids(report, error_bar):
         widths = [max(len(row[column]) for row in (grid.head, *grid.rows)) for column in range(len(grid.head))]
         lines = [_markdown_line(grid.head, widths), _markdown_line(["-" * width for width in widths], widths)]
         lines += [_markdown_line(row, widths) for row in grid.rows]
         parts.append("\n".join([f"## {grid.title}", "", *lines, "", *grid.caption]) + "\n")
+    if report.pruning.happened:
+        parts.append(f"## Pruning\n\n{report.pruning.line}.\n")
     return "\n".join(parts)
 
 
 def latex(report: Report, error_bar: ErrorBar = "domainbed") -> str:
     """All tables as a LaTeX fragment for booktabs."""
-    parts = []
+    parts = [f"% {report.missing}\n"] if report.missing else []
     for grid in grids(report, error_bar):
         lines = [r"\begin{table}", rf"\caption{{{_escaped(grid.title)}. {_escaped(' '.join(grid.caption))}}}"]
         lines += [r"\centering", rf"\begin{{tabular}}{{l{'c' * (len(grid.head) - 1)}}}", r"\toprule"]
@@ -189,7 +210,8 @@ def csv_text(report: Report) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["benchmark", "method", "test_domain", "measure", "mean_percent", "domainbed_error", "unbiased_error",
-         "seeds", "published_percent", "selection", "scope", "data_manifest", "teacher_mode", "precision"]
+         "seeds", "published_percent", "selection", "scope", "data_manifest", "teacher_mode", "precision",
+         "selection_title"]
     )  # fmt: skip
     for table in report.tables:
         own = [table.fingerprint.get(name, "") for name in ("data manifest", "teacher mode", "precision")]
@@ -200,7 +222,8 @@ def csv_text(report: Report) -> str:
                 errors = [_number(cell.mean), _number(cell.domainbed_error), _number(cell.unbiased_error)]
                 writer.writerow(
                     [table.benchmark, row.method, domain, measure, *errors, len(cell.values),
-                     "" if claimed is None else claimed, report.selection, report.scope, *own]
+                     "" if claimed is None else claimed, report.selection, report.scope, *own,
+                     SELECTION_TITLES[report.selection]]
                 )  # fmt: skip
     return file.getvalue()
 
@@ -213,6 +236,8 @@ def to_mapping(report: Report) -> dict[str, Any]:
         "scope": report.scope,
         "space": report.space,
         "selection": report.selection,
+        "selection_title": SELECTION_TITLES[report.selection],
+        "missing": report.missing,
         "error_bars": dict(ERROR_BARS),
         "tables": [_table_mapping(table) for table in report.tables],
         "average_over_benchmarks": {method: _cell_mapping(cell) for method, cell in report.grand_average.items()},
@@ -221,6 +246,7 @@ def to_mapping(report: Report) -> dict[str, Any]:
             for entry in report.ledger
         ],
         "notes": list(report.notes),
+        "pruning": report.pruning.to_mapping(),
         "teacher_queries": {"sweep": asdict(report.queries), "store": asdict(report.store_queries)},
         "price_per_1000": report.price_per_1000,
     }

@@ -10,32 +10,49 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ray.tune import Stopper
+from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from orchestrator.agenda import Agenda, Ticket
 from orchestrator.attempts import Attempt
+from orchestrator.deaths import death
 from orchestrator.progress import EventKind, FoldEvent, Progress, ProgressEvent
+from orchestrator.pruning import Decision
 from orchestrator.specs import FoldJobs
 from orchestrator.tuning import StopRequest
 from search_spaces.configuration import from_mapping
 
-LOST_WORKER = "the worker process died without a word (killed, or out of memory)"
 
+class SearchStopper(Stopper):
+    """Ends Tune's run when a stop is requested, and a fold when the pruner says so.
 
-class RequestedStop(Stopper):
-    """Ends Tune's run when a stop is requested."""
+    Tune asks it before it tells the searcher of a result, and stops the trial at once: the worker's report raises
+    SystemExit, or the nested trainer is ended (`orchestrator.executors`), and the fold's checkpoint stays.
+    """
 
-    def __init__(self, request: StopRequest) -> None:
-        self._request = request
+    def __init__(self, request: StopRequest, search: FoldSearch) -> None:
+        self._request, self._search = request, search
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return self._search.prunes(trial_id, result)
 
     def stop_all(self) -> bool:
         return self._request.wanted
+
+
+class Deaths(Callback):
+    """Passes on what Ray says of a worker that died; Tune tells its searcher only that it did."""
+
+    def __init__(self, search: FoldSearch) -> None:
+        self._search = search
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called right after the search's `on_trial_complete`."""
+        path = Path(trial.error_file or "")
+        self._search.explain(trial.trial_id, path.read_text() if path.is_file() else "")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,6 +61,8 @@ class _Running:
     started: float = field(default_factory=time.time)
     attempt: Attempt | None = None
     """What a worker said went wrong."""
+    pruned: Decision | None = None
+    """Why it is being stopped early."""
 
 
 class FoldSearch(Searcher):
@@ -73,6 +92,8 @@ class FoldSearch(Searcher):
         self._jobs, self._limit, self._stop, self._progress = jobs, limit, stop, progress
         self._settings = dict(settings)
         self._running: dict[str, _Running] = {}
+        self._died: dict[str, _Running] = {}
+        self._told_of: set[str] = set()
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
         """The agenda knows the objective by itself."""
@@ -80,12 +101,13 @@ class FoldSearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next fold; None while Tune has to wait; `FINISHED` at the end."""
-        if self._stop.wanted or self._agenda.is_finished or self._agenda.is_out_of_budget:
+        if self._stop.closing or self._agenda.is_finished or self._agenda.is_out_of_budget:
             return Searcher.FINISHED
         if len(self._running) >= self._limit():
             return None
         ticket = self._agenda.next()
         if ticket is None:
+            self._tell_of_others()
             return None
         self._running[trial_id] = _Running(ticket=ticket)
         self._store.mark_running(ticket.planned.key, self._owner)
@@ -93,6 +115,14 @@ class FoldSearch(Searcher):
         # One text instead of a nested mapping: Tune copies, flattens and prints every entry of a config.
         job = json.dumps(self._jobs.job(ticket.spec).to_mapping())
         return {**self._settings, "key": ticket.planned.key, "job": job}
+
+    def prunes(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a fold that just reported is to be stopped; if it is, Tune does not call `on_trial_result`."""
+        running = self._running.get(trial_id)
+        if running is None or "stage" not in result or result.get("final"):
+            return False
+        running.pruned = running.pruned or self._agenda.reported(running.ticket)
+        return running.pruned is not None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A worker reported an evaluation, or what went wrong."""
@@ -120,17 +150,27 @@ class FoldSearch(Searcher):
             self._fail(ticket, running.attempt)
         elif self._store.fold(ticket.planned.key).is_done:
             self._finish(running)
+        elif running.pruned is not None:
+            self._agenda.pruned(ticket)
+            self._tell("fold_pruned", ticket, error=running.pruned.line)
         elif self._stop.wanted:
             self._agenda.dropped(ticket)
         else:
-            self._fail(ticket, Attempt(time=time.time(), kind="lost", error=LOST_WORKER))
+            self._died[trial_id] = running
+
+    def explain(self, trial_id: str, text: str) -> None:
+        """What Ray says of a worker that died without a word of its own."""
+        running = self._died.pop(trial_id, None)
+        if running is not None:
+            self._fail(running.ticket, death(text))
 
     def drop_running(self) -> None:
         """Tune was ended from outside: what still ran waits again."""
-        for running in self._running.values():
+        for running in (*self._running.values(), *self._died.values()):
             self._store.unmark_running(running.ticket.planned.key)
             self._agenda.dropped(running.ticket)
         self._running.clear()
+        self._died.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher beside the experiment, and nobody ever reads that back."""
@@ -144,6 +184,15 @@ class FoldSearch(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing to save: see `save`."""
+
+    def _tell_of_others(self) -> None:
+        """Say once why nothing runs here while another sweep on the store makes what is left."""
+        owners = {} if self._running else self._agenda.elsewhere()
+        for owner in owners.values():
+            if owner.identity not in self._told_of:
+                self._told_of.add(owner.identity)
+                text = f"process {owner.process} on {owner.host} is at work on folds of this sweep; waiting for them"
+                self._progress(ProgressEvent(kind="message", counts=self._agenda.counts(), text=text))
 
     def _finish(self, running: _Running) -> None:
         ticket = running.ticket

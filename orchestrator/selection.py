@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,8 +30,21 @@ class SourceValidation:
     """Mean accuracy on the source domains' validation parts, over the trial's folds; a fraction."""
 
 
-def select(trials: Sequence[SourceValidation]) -> SourceValidation:
-    """Choose the trial with the best source validation accuracy (training-domain validation).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutValidation:
+    """What leave-one-domain-out selection may know of a trial: nothing here comes from the domain selected for."""
+
+    number: int
+    """The trial's number in its fold group."""
+    accuracy: float
+    """Mean accuracy on each source domain in folds that leave it out beside the test domain; a fraction."""
+
+
+Validation = TypeVar("Validation", SourceValidation, HeldOutValidation)
+
+
+def select(trials: Sequence[Validation]) -> Validation:
+    """Choose the trial with the best accuracy that its selection may know.
 
     As in DomainBed, the later trial wins a tie and NaN loses to every number.
 
@@ -148,7 +161,9 @@ def _oracle(records: Sequence[Record]) -> Accuracies | None:
 SELECTION_METHODS: dict[str, SelectionMethod] = {
     method.key: method
     for method in (
-        SelectionMethod(key="training_domain", title="training-domain validation set", run_accuracies=_training_domain),
+        SelectionMethod(
+            key="source_validation", title="training-domain validation set", run_accuracies=_training_domain
+        ),
         SelectionMethod(
             key="leave_one_domain_out",
             title="leave-one-domain-out cross-validation",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from orchestrator.attempts import read_attempts
 from orchestrator.store import GroupRecord, PlannedFold, Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.folds import Fold
@@ -74,6 +75,8 @@ class FoldJobs:
     """Most teacher queries that all folds of the store may ever ask."""
 
     def job(self, spec: FoldSpec) -> FoldJob:
+        """The fold's job; its batches in smaller pieces where memory ran out before."""
+        doublings = read_attempts(self.store.fold(spec.key)).doublings
         return FoldJob(
             spec=spec,
             benchmark=self.benchmarks[spec.fold.benchmark],
@@ -82,7 +85,7 @@ class FoldJobs:
             data_root=self.data_root,
             cache_folder=str(self.store.data_folder),
             query_budget=self.query_budget,
-            resources=self.resources,
+            resources=replace(self.resources, batch_pieces=self.resources.batch_pieces * 2**doublings),
         )
 
 

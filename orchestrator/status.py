@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from orchestrator.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.progress import Counts
 from orchestrator.queries import ledger_line, sweep_queries
+from orchestrator.remaining_time import GroupWork, duration, time_left
+from orchestrator.remembered import last_run
 from orchestrator.store import GroupRecord, Store
+from orchestrator.troubles import Trouble, troubles
+from orchestrator.usage import Usage, read_usage
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
+from search_spaces.sweeps import SweepSelection
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 
@@ -39,6 +45,8 @@ class SweepStatus:
     groups: tuple[GroupStatus, ...]
     seconds: float
     """Computing time of the finished folds."""
+    gpu_seconds: float
+    """The same, times the GPUs that a fold has; 0 without GPUs."""
     teacher_queries: int
     """Images that the teacher was asked for in the finished folds."""
     aligns: int
@@ -47,26 +55,52 @@ class SweepStatus:
     """Finished folds that needed one."""
     at_work: bool
     """A living process runs the sweep."""
+    eta_seconds: float | None = None
+    """Time until the end, if folds go on as they did; None while nobody is at work or nothing is known."""
     queries: QueryCounts = field(default_factory=QueryCounts)
     """What the ledger says of the sweep's folds, unfinished ones too."""
     store_queries: QueryCounts = field(default_factory=QueryCounts)
     """What the ledger says of the whole store: other sweeps, `teacher embed` and checks too."""
+    troubles: tuple[Trouble, ...] = ()
+    """Folds in which something went wrong."""
+    used: Usage = field(default_factory=Usage)
+    """Time that the sweep has used, that of interrupted and failed folds too."""
 
     @property
     def line(self) -> str:
-        """`88 folds: 61 done, 8 running, 2 failed (retryable), 17 waiting - 14.2 h - 1.1 M teacher queries`."""
+        """`88 folds: 61 done, 8 running, 2 failed (retryable), 5 pruned, 12 waiting - 14.2 GPU-h - ... - ETA 3 h`."""
+        parts = [self.counts_line, self.computing_line, f"{_short(self.teacher_queries)} teacher queries"]
+        if self.aligns_saved:
+            parts.append(f"{self.aligns_saved} Align stage{'s' if self.aligns_saved > 1 else ''} saved by sharing")
+        if self.eta_seconds is not None and self.counts.done < self.counts.planned:
+            parts.append(f"ETA {duration(self.eta_seconds)}")
+        if self.counts.running == 0 and self.counts.waiting and not self.at_work:
+            parts.append("nobody is at work: run the sweep again to go on")
+        return " - ".join(parts)
+
+    @property
+    def counts_line(self) -> str:
+        """`88 folds: 61 done, 8 running, 2 failed (retryable), 5 pruned, 12 waiting`."""
         counts = self.counts
         states = [f"{counts.done} done", f"{counts.running} running"]
         if counts.failed:
             states.append(f"{counts.failed} failed (retryable)")
+        if counts.pruned:
+            states.append(f"{counts.pruned} pruned")
         states.append(f"{counts.waiting} waiting")
-        parts = [f"{counts.planned} folds: {', '.join(states)}", _hours(self.seconds)]
-        parts.append(f"{_short(self.teacher_queries)} teacher queries")
-        if self.folds_with_align > self.aligns:
-            parts.append(f"{self.folds_with_align - self.aligns} Align stages shared")
-        if counts.running == 0 and counts.waiting and not self.at_work:
-            parts.append("nobody is at work: run the sweep again to go on")
-        return " - ".join(parts)
+        return f"{counts.planned} folds: {', '.join(states)}"
+
+    @property
+    def computing_line(self) -> str:
+        """`14.2 GPU-h`; without GPUs what the folds took: `14.2 fold-h`, `3.0 fold-min`."""
+        if self.gpu_seconds:
+            return f"{self.gpu_seconds / 3600:.1f} GPU-h"
+        return f"{self.seconds / 3600:.1f} fold-h" if self.seconds >= 3600 else f"{self.seconds / 60:.1f} fold-min"
+
+    @property
+    def aligns_saved(self) -> int:
+        """Align stages that finished folds took over from each other instead of running them."""
+        return self.folds_with_align - self.aligns
 
     def queries_line(self, price_per_1000: float | None = None) -> str:
         """What the ledger says, and its price."""
@@ -76,6 +110,7 @@ class SweepStatus:
         """Plain values for `--json`."""
         content = asdict(self)
         content["line"] = self.line
+        content["aligns_saved"] = self.aligns_saved
         content["counts"]["planned"] = self.counts.planned
         for row, group in zip(content["groups"], self.groups, strict=True):
             row["counts"]["planned"] = group.counts.planned
@@ -92,39 +127,67 @@ def sweep_status(store: Store) -> SweepStatus:
     if sweep is None:
         raise UserError(f"no sweep in {store.out}; give the --out of one")
     owner = store.living_owner()
-    groups, results = [], {}
-    for group in store.groups():
-        row, finished = _group_status(store, group, owner)
+    groups, work, results = [], [], {}
+    planned = store.groups()
+    for group in planned:
+        row, finished, running = _group_status(
+            store, group, owner, planned_domains(planned, group.benchmark), sweep.selection
+        )
         groups.append(row)
         results.update(finished)
+        work.append(_group_work(store, row, finished, running))
     with_align = [key for key, (method, _) in results.items() if "align" in method_facts(method).stages]
     specs = [store.spec(key) for key in with_align]
+    seconds = sum(float(result["seconds"]) for _, result in results.values())
+    resources = last_run(store).resources
     return SweepStatus(
         name=sweep.name,
         counts=sum((group.counts for group in groups), Counts()),
         groups=tuple(groups),
-        seconds=sum(float(result["seconds"]) for _, result in results.values()),
+        seconds=seconds,
+        gpu_seconds=seconds * resources.workers * resources.gpus_per_worker,
+        eta_seconds=time_left(work) if owner is not None else None,
         teacher_queries=sum(int(result["teacher_queries"]["images"]) for _, result in results.values()),
         aligns=len({spec.align_key for spec in specs if spec is not None}),
         folds_with_align=len(with_align),
         at_work=owner is not None,
         queries=sweep_queries(store),
         store_queries=query_counts(store.queries_folder),
+        troubles=troubles(store),
+        used=read_usage(store.usage_folder),
     )
 
+
+STATES = tuple(field.name for field in fields(Counts) if field.name != "waiting")
+"""States of a fold that its folder says of it; all others wait."""
 
 Finished = dict[str, tuple[str, Mapping[str, Any]]]
 """Method and result of finished folds, by key: a fold that two trials share counts once."""
 
 
-def _group_status(store: Store, group: GroupRecord, owner: str | None) -> tuple[GroupStatus, Finished]:
+def _group_work(store: Store, row: GroupStatus, finished: Finished, running: list[str]) -> GroupWork:
+    since = [store.running_since(key) for key in running]
+    return GroupWork(
+        kind=(row.benchmark, row.method),
+        took=tuple(float(result["seconds"]) for _, result in finished.values()),
+        running_since=tuple(started for started in since if started is not None),
+        waiting=row.counts.waiting,
+    )
+
+
+def _group_status(
+    store: Store, group: GroupRecord, owner: str | None, domains: Sequence[str], selection: SweepSelection
+) -> tuple[GroupStatus, Finished, list[str]]:
+    """The row, the finished folds, and the keys of those that run."""
     trials, confirmation = store.trials(group.name), store.confirmation(group.name)
     slots = [planned.key for trial in trials for planned in trial.folds]
     if confirmation is not None:
         own = {planned.key for planned in trials[confirmation.number].folds}
         slots += [planned.key for planned in confirmation.folds if planned.key not in own]
+    further = dict.fromkeys(planned.key for _, planned in store.left_out_folds(group.name))
+    slots += [key for key in further if key not in set(slots)]
     states = {key: store.fold_state(key, owner) for key in set(slots)}
-    number = {state: sum(states[key] == state for key in slots) for state in ("done", "running", "failed")}
+    number = {state: sum(states[key] == state for key in slots) for state in STATES}
     finished: Finished = {}
     for key in (key for key, state in states.items() if state == "done"):
         result = store.fold(key).read_result()
@@ -135,12 +198,14 @@ def _group_status(store: Store, group: GroupRecord, owner: str | None) -> tuple[
         if all(planned.key in finished for planned in trial.folds):
             values = [_accuracy(finished[planned.key][1]) for planned in trial.folds]
             objectives[trial.number] = sum(values) / len(values)
+    confirmation = store.confirmation(group.name, selection) or confirmation
     best = max(objectives, key=lambda key: (objectives[key], key), default=None)
     if confirmation is not None and confirmation.number in objectives:
         best = confirmation.number
     all_failed = len(trials) == group.trials > 1 and len(slots) == number["failed"]
     hopeless = confirmation is None and all_failed
-    planned = len(slots) if hopeless else max(group.num_folds, len(slots))
+    expected = group.num_folds + pair_folds_expected(store, group, domains, selection)
+    planned = len(slots) if hopeless else max(expected, len(slots))
     counts = Counts(**number, waiting=planned - sum(number.values()))
     return (
         GroupStatus(
@@ -153,15 +218,12 @@ def _group_status(store: Store, group: GroupRecord, owner: str | None) -> tuple[
             teacher_images=sum(int(result["teacher_queries"]["images"]) for _, result in finished.values()),
         ),
         finished,
+        [key for key, state in states.items() if state == "running"],
     )
 
 
 def _accuracy(result: Mapping[str, Any]) -> float:
     return float(result["source_validation"]["accuracy"])
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} fold-h" if seconds >= 3600 else f"{seconds / 60:.1f} fold-min"
 
 
 def _short(count: int) -> str:

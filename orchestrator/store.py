@@ -2,16 +2,23 @@
 
     OUT/sweep.json                     what is asked for: the sweep, its fold groups, the data manifests
     OUT/lease.json                     who is at work here, with a heartbeat
-    STORE/folds/KEY/                   a fold's files (`trainables.record.FoldFolder`), error.json when it went wrong
+    STORE/folds/KEY/                   a fold's files (`trainables.record.FoldFolder`), error.json when it went wrong,
+                                       pruned.json when a sweep gave it up
     STORE/aligns/KEY/                  an Align stage that folds share
     STORE/embeddings/KEY/              the teacher's answers (`trainables.teacher.store`)
     STORE/queries/                     what the teacher was asked (`trainables.teacher.ledger`)
     OUT/trials/GROUP/NUMBER.json       a trial's point and folds, written before it runs
     OUT/confirmations/GROUP.json       the chosen trial and its folds on all seeds
+    OUT/pairs/GROUP/NUMBER.json        a trial's pair folds, for leave-one-domain-out selection
+    OUT/left_out/GROUP.json            what that selection chose, as in OUT/confirmations
+    OUT/pruning/GROUP.jsonl            what the pruner decided, and why (`orchestrator.pruning`); append-only
     OUT/data/                          indices and checks of the images, by manifest
     OUT/mlflow.db, OUT/mlartifacts/    the projection into MLflow
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
+    OUT/run.json                       where and with what the sweep last ran (`orchestrator.remembered`)
+    OUT/request.json                   a stop or cancel that was asked of who is at work (`orchestrator.control`)
+    OUT/usage/                         time that the sweep has used (`orchestrator.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
     OUT/store.json                     where STORE is, when it is not OUT itself
 
@@ -21,23 +28,25 @@ Nothing here reads test-domain numbers.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.attempts import FoldAttempts, read_attempts
-from orchestrator.leases import is_alive, read_owner
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping
 from search_spaces.spaces import Point
-from search_spaces.sweeps import Sweep, sweep_from_mapping
+from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
+from trainables.leases import living_owner_of
 from trainables.record import FoldFolder, read_json, write_json
 
-FoldState = Literal["done", "running", "failed", "waiting"]
+FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +77,18 @@ class ConfirmationRecord:
 
     group: str
     number: int
+    folds: tuple[PlannedFold, ...]
+    trials: int = 0
+    """Of how many trials it was chosen; 0 for all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairRecord:
+    """The pair folds that leave-one-domain-out selection asks for one trial, on seed 0."""
+
+    group: str
+    number: int
+    """The trial's number in its group."""
     folds: tuple[PlannedFold, ...]
 
 
@@ -108,12 +129,16 @@ class Store:
         self.queries_folder = self.shared / "queries"
         self.sweep_file = self.out / "sweep.json"
         self.lease_file = self.out / "lease.json"
+        self.request_file = self.out / "request.json"
+        self.run_file = self.out / "run.json"
+        self.usage_folder = self.out / "usage"
         self.tracking_database = self.out / "mlflow.db"
         self.tracking_artifacts = self.out / "mlartifacts"
         self.report_folder = self.out / "report"
         self.ray_folder = self.out / "ray"
         self.data_folder = self.out / "data"
         self.price_file = self.out / "price.json"
+        self._read_trials: dict[tuple[str, int], TrialRecord] = {}
 
     def fold(self, key: str) -> FoldFolder:
         return FoldFolder(self.shared / "folds" / key)
@@ -138,6 +163,9 @@ class Store:
         before = self._sweep_content()
         if before is not None:
             self._check_inputs(before, content)
+            if before["sweep"].get("selection") != sweep.selection:
+                # The last one asked for is what status, retry and report go by; what others chose stays.
+                write_json(self.sweep_file, before | {"sweep": before["sweep"] | {"selection": sweep.selection}})
             return
         try:
             write_json(self.sweep_file, content)
@@ -200,8 +228,8 @@ class Store:
     def trials(self, group: str) -> list[TrialRecord]:
         """The group's trials by number."""
         numbers = sorted(int(path.stem) for path in self._trials_folder(group).glob("[0-9]*.json"))
-        contents = (read_json(self._trial_file(group, number)) for number in numbers)
-        return [from_mapping(TrialRecord, content) for content in contents if content is not None]
+        records = (self._trial(group, number) for number in numbers)
+        return [record for record in records if record is not None]
 
     def write_trial(self, record: TrialRecord) -> None:
         """Write a trial ahead of its run; a number is written once."""
@@ -209,19 +237,67 @@ class Store:
         assert not path.exists(), f"trial {record.number} of {record.group} is already written"
         write_json(path, asdict(record))
 
-    def confirmation(self, group: str) -> ConfirmationRecord | None:
-        """The group's chosen trial; None while it is searched."""
-        content = read_json(self._confirmation_file(group))
+    def confirmation(self, group: str, selection: SweepSelection = "source_validation") -> ConfirmationRecord | None:
+        """The trial that a selection chose in the group; None while it is searched."""
+        content = read_json(self._confirmation_file(group, selection))
         return None if content is None else from_mapping(ConfirmationRecord, content)
 
-    def write_confirmation(self, record: ConfirmationRecord) -> None:
-        write_json(self._confirmation_file(record.group), asdict(record))
+    def chosen(self, group: str) -> ConfirmationRecord | None:
+        """The trial that the selection asked for last chose; where it had nothing to choose, what was confirmed."""
+        sweep = self.sweep()
+        own = None if sweep is None else self.confirmation(group, sweep.selection)
+        return own or self.confirmation(group)
+
+    def write_confirmation(self, record: ConfirmationRecord, selection: SweepSelection = "source_validation") -> None:
+        write_json(self._confirmation_file(record.group, selection), asdict(record))
+
+    def pairs(self, group: str) -> list[PairRecord]:
+        """The pair folds of the group's trials, by the trial's number."""
+        numbers = sorted(int(path.stem) for path in self._pairs_folder(group).glob("[0-9]*.json"))
+        contents = (read_json(self._pairs_folder(group) / f"{number}.json") for number in numbers)
+        return [from_mapping(PairRecord, content) for content in contents if content is not None]
+
+    def write_pairs(self, record: PairRecord) -> None:
+        """Write a trial's pair folds ahead of their run."""
+        write_json(self._pairs_folder(record.group) / f"{record.number}.json", asdict(record))
+
+    def left_out_folds(self, group: str) -> Iterator[tuple[int, PlannedFold]]:
+        """Folds (with their trial's number) that leave-one-domain-out selection added: pair folds, further seeds."""
+        for record in self.pairs(group):
+            yield from ((record.number, planned) for planned in record.folds)
+        chosen = self.confirmation(group, "leave_one_domain_out")
+        if chosen is not None:
+            yield from ((chosen.number, planned) for planned in chosen.folds)
+
+    def decisions(self, group: str) -> list[dict[str, Any]]:
+        """What the pruner decided in a group, in order; a line torn by a crash is passed over."""
+        try:
+            lines = self._decisions_file(group).read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        return [line for line in map(_parsed, lines) if line is not None]
+
+    def append_decision(self, group: str, decision: Mapping[str, Any]) -> None:
+        """Keep a decision of the pruner."""
+        append_line(self._decisions_file(group), decision)
+
+    def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
+        """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""
+        path = self._pruned_file(key)
+        before = (read_json(path) or {}).get("sweeps", [])
+        if sweep_key not in before:
+            write_json(path, {**decision, "sweeps": [*before, sweep_key]})
+
+    def pruned(self, key: str) -> dict[str, Any] | None:
+        """Why a fold was given up, and by which sweeps; None where it was not."""
+        return read_json(self._pruned_file(key))
 
     def planned_folds(self, group: str) -> list[PlannedFold]:
-        """Every fold that the group's trials and confirmation name, once each."""
+        """Every fold that the group's trials, their choice and its confirmation name, once each."""
         confirmation = self.confirmation(group)
         folds = [planned for trial in self.trials(group) for planned in trial.folds]
         folds += confirmation.folds if confirmation else ()
+        folds += [planned for _, planned in self.left_out_folds(group)]
         return list({planned.key: planned for planned in folds}.values())
 
     def spec(self, key: str) -> FoldSpec | None:
@@ -240,19 +316,31 @@ class Store:
     def unmark_running(self, key: str) -> None:
         self._running_file(key).unlink(missing_ok=True)
 
+    def running_since(self, key: str) -> float | None:
+        """When a fold that runs was started, in Unix seconds; None where it does not run."""
+        try:
+            return self._running_file(key).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def living_owner(self) -> str | None:
         """Identity of the process at work here, if it is alive."""
-        owner = read_owner(self.lease_file)
-        return owner.identity if owner is not None and is_alive(self.lease_file, owner) else None
+        owner = living_owner_of(self.lease_file)
+        return None if owner is None else owner.identity
 
     def fold_state(self, key: str, living_owner: str | None) -> FoldState:
-        """A fold's state; it runs while the one who started it lives."""
+        """A fold's state; it runs while the one who started it lives, in this sweep or in another on the store."""
         if self.attempts(key).failed:
             return "failed"
         if self.fold(key).is_done:
             return "done"
+        if self._sweep_key in (self.pruned(key) or {}).get("sweeps", ()):
+            return "pruned"
         mark = read_json(self._running_file(key)) if living_owner else None
-        return "running" if mark is not None and mark["owner"] == living_owner else "waiting"
+        if mark is not None and mark["owner"] == living_owner:
+            return "running"
+        # Another sweep on the store may be at work on it.
+        return "running" if living_owner_of(self.fold(key).lease) is not None else "waiting"
 
     def benchmark_check_file(self, benchmark: str) -> Path:
         """Where it is noted that a benchmark's images were all read once."""
@@ -282,17 +370,58 @@ class Store:
             if before["manifests"].get(name) != manifest:
                 raise UserError(f"{where} with other images of {name} than there are now; give another --out")
 
+    @cached_property
+    def _sweep_key(self) -> str:
+        return str((self._sweep_content() or {}).get("key", ""))
+
+    def _trial(self, group: str, number: int) -> TrialRecord | None:
+        """One trial, remembered: its file is written once, and ten thousand take seconds to read."""
+        if (group, number) not in self._read_trials:
+            content = read_json(self._trial_file(group, number))
+            if content is None:
+                return None
+            self._read_trials[group, number] = from_mapping(TrialRecord, content)
+        return self._read_trials[group, number]
+
     def _trials_folder(self, group: str) -> Path:
         return self.out / "trials" / group_slug(group)
 
     def _trial_file(self, group: str, number: int) -> Path:
         return self._trials_folder(group) / f"{number}.json"
 
-    def _confirmation_file(self, group: str) -> Path:
-        return self.out / "confirmations" / f"{group_slug(group)}.json"
+    def _pairs_folder(self, group: str) -> Path:
+        return self.out / "pairs" / group_slug(group)
+
+    def _confirmation_file(self, group: str, selection: SweepSelection) -> Path:
+        folder = "confirmations" if selection == "source_validation" else "left_out"
+        return self.out / folder / f"{group_slug(group)}.json"
+
+    def _decisions_file(self, group: str) -> Path:
+        return self.out / "pruning" / f"{group_slug(group)}.jsonl"
+
+    def _pruned_file(self, key: str) -> Path:
+        return self.fold(key).path / "pruned.json"
 
     def _running_file(self, key: str) -> Path:
         return self.fold(key).path / "running.json"
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Append one line of JSON; a torn last line (a crash) is closed off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write((b"\n" if torn else b"") + json.dumps(content, sort_keys=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return content
 
 
 def group_slug(name: str) -> str:
@@ -301,11 +430,11 @@ def group_slug(name: str) -> str:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Dotted names of the settings that differ, the sweep's own name left out."""
+    """Dotted names of the settings that differ, the sweep's own name and its selection left out."""
     for section in ("sweep", "hyperparameters", "benchmark_hyperparameters"):
         old, new = _flat(before.get(section, {})), _flat(now.get(section, {}))
         for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key) and (section, key) != ("sweep", "name"):
+            if old.get(key) != new.get(key) and (section, key) not in (("sweep", "name"), ("sweep", "selection")):
                 yield f"{section}.{key}"
 
 

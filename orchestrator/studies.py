@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.authors_draws import authors_point
+from orchestrator.evolution import evolved_point
+from search_spaces.samplers import Sampler
 from search_spaces.spaces import Point
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-TrialState = Literal["complete", "failed", "running"]
+TrialState = Literal["complete", "failed", "running", "pruned"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +33,8 @@ class TriedPoint:
     state: TrialState
     objective: float | None = None
     """Mean source validation accuracy of a complete trial, a fraction."""
+    values: Mapping[int, float] = field(default_factory=dict)
+    """Source validation accuracy by step of a pruned trial, as far as it came."""
 
     def __post_init__(self) -> None:
         finite = self.objective is not None and math.isfinite(self.objective)
@@ -41,17 +46,24 @@ def suggest_point(
     distributions: Mapping[str, BaseDistribution],
     history: Sequence[TriedPoint],
     *,
-    sampler: Literal["tpe", "random"],
+    sampler: Sampler,
     search_seed: int,
     group: str,
     number: int,
 ) -> Point:
     """Ask the sampler for trial `number`; equal arguments give equal points.
 
-    Trials that still run count with the sampler's constant liar, so that parallel suggestions differ. Random search
-    does not look at the history at all.
+    Trials that still run count with TPE's constant liar, so that parallel suggestions differ. Random search and the
+    authors' draws do not look at the history at all.
     """
-    study = build_study(distributions, history, sampler=sampler, seed=sampler_seed(search_seed, group, number))
+    seed = sampler_seed(search_seed, group, number)
+    if sampler == "authors":
+        return authors_point(distributions, search_seed=search_seed, number=number)
+    if sampler == "cmaes":
+        by_number = sorted(history, key=lambda tried: tried.number)
+        told = [(tried.point, tried.objective) for tried in by_number if tried.objective is not None]
+        return evolved_point(distributions, told, seed=seed)
+    study = build_study(distributions, history, sampler=sampler, seed=seed)
     params = study.ask(dict(distributions)).params
     return {key: params[key] for key in sorted(params)}
 
@@ -60,7 +72,7 @@ def build_study(
     distributions: Mapping[str, BaseDistribution],
     history: Sequence[TriedPoint],
     *,
-    sampler: Literal["tpe", "random"],
+    sampler: Sampler,
     seed: int,
 ) -> optuna.Study:
     """A group's study in memory, with every trial of the history told, by number."""
@@ -70,7 +82,7 @@ def build_study(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=_sampler(sampler, seed))
-    states = {"complete": State.COMPLETE, "failed": State.FAIL, "running": State.RUNNING}
+    states = {"complete": State.COMPLETE, "failed": State.FAIL, "running": State.RUNNING, "pruned": State.PRUNED}
     for tried in sorted(history, key=lambda tried: tried.number):
         study.add_trial(
             create_trial(
@@ -78,6 +90,7 @@ def build_study(
                 params=dict(tried.point),
                 distributions=dict(distributions),
                 value=tried.objective if tried.state == "complete" else None,
+                intermediate_values=dict(tried.values),
             )
         )
     return study
@@ -89,7 +102,7 @@ def sampler_seed(search_seed: int, group: str, number: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def _sampler(name: Literal["tpe", "random"], seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     import warnings
 
     import optuna
@@ -97,6 +110,9 @@ def _sampler(name: Literal["tpe", "random"], seed: int) -> optuna.samplers.BaseS
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
-        # `multivariate` and `constant_liar` are marked experimental; both are wanted, and the version is pinned.
+        # `multivariate`, `constant_liar` and the GP are marked experimental; all are wanted, and the version is pinned.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+        assert name == "tpe", f"{name} has no Optuna sampler here"
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)

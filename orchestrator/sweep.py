@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.agenda import Agenda, build_agenda
+from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking
-from orchestrator.budget import Admission, remaining_need
+from orchestrator.budget import remaining_need
 from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect
+from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
-from orchestrator.leases import Lease, LeaseHeldError, Owner, this_process
+from orchestrator.leases import FoldLeases
+from orchestrator.limits import Limits
 from orchestrator.plan import make_plan
 from orchestrator.preflight import check_data, check_methods, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
+from orchestrator.remembered import LastRun, remember_run
 from orchestrator.specs import FoldJobs, FoldSpecs, absolute_data_root
-from orchestrator.store import GroupRecord, Store
+from orchestrator.store import GroupRecord, PlannedFold, Store
+from orchestrator.time_budget import Budgets
 from orchestrator.tuning import StopRequest, folds_at_once, run_tune, scratch_folder, signals_stop
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
-from trainables.teacher.ledger import BudgetReached, reserved_queries
-
-MAX_FAILURES = 1
-"""A fold that crashed is tried once more."""
+from trainables.leases import Lease, LeaseHeldError, Owner, this_process
+from trainables.teacher.ledger import BudgetReached
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +54,9 @@ class SweepOutcome:
     interrupted: bool
     """Stopped by a signal before everything had run."""
     out_of_budget: bool = False
-    """The query budget does not let any fold start that is left."""
+    """No budget lets any fold start that is left."""
+    refusals: tuple[str, ...] = ()
+    """Which budgets do not, and what was used; one line each."""
     seconds: float
 
     @property
@@ -93,9 +98,12 @@ def run_sweep(
     address: str | None = None,
     max_concurrent: int | None = None,
     retry_failed: bool = False,
+    only_failed: bool = False,
     functions: WorkerFunctions | None = None,
     query_budget: int | None = None,
     price_per_1000: float | None = None,
+    limits: Limits | None = None,
+    max_failures: int = MAX_FAILURES,
 ) -> SweepOutcome:
     """Run whatever of a sweep is not in the store yet; with nothing left, Ray is not even started.
 
@@ -111,15 +119,21 @@ def run_sweep(
         address: Of a Ray cluster; None is RAY_ADDRESS, or a local Ray.
         max_concurrent: Most folds at a time; None is what fits. With 1, suggestions depend on nothing but the sweep.
         retry_failed: Give folds that failed before their attempts back.
+        only_failed: Give them back, and run these folds alone.
         functions: What runs in the workers.
         query_budget: Most teacher queries, images and texts together, that the store's folds may ever ask.
-        price_per_1000: Price of a thousand teacher queries, for status, report and tracking.
+        price_per_1000: Price of a thousand teacher queries, for status, report, tracking and a budget of money.
+        limits: Budgets of time and money, over all runs of the sweep.
+        max_failures: Most further attempts at a fold that crashed, or whose worker process died.
 
     Raises:
         UserError: a mistake that was found before anything ran, or by a worker.
     """
     started = time.monotonic()
-    resources = resources or Resources()
+    resources, limits = resources or Resources(), limits or Limits()
+    price_per_1000 = store.price_per_1000 if price_per_1000 is None else price_per_1000
+    limits.check(resources, price_per_1000)
+    check_max_failures(max_failures)
     settings = SweepSettings(
         resources=resources,
         executor=chosen_executor(executor, resources),
@@ -135,33 +149,76 @@ def run_sweep(
     store.check_sweep(sweep)
     groups = _group_records(sweep, benchmarks)
     manifests = check_data(benchmarks, store=store, data_root=root, tell=settings.message)
-    with alone_in(store) as owner:
+    with alone_in(store) as owner, closing(FoldLeases(owner)) as leases:
         store.claim(sweep, groups, manifests)
         store.remember_price(price_per_1000)
+        remember_run(
+            store,
+            LastRun(
+                benchmarks=benchmarks,
+                data_root=root,
+                resources=resources,
+                executor=executor,
+                address=address,
+                max_concurrent=max_concurrent,
+                query_budget=query_budget,
+                limits=limits,
+                max_failures=max_failures,
+            ),
+        )
         specs = FoldSpecs(sweep=sweep, benchmarks=benchmarks, manifests=manifests)
-        need = remaining_need(specs, store=store, data_root=root) if query_budget is not None else None
+        priced = limits.money is not None and price_per_1000 is not None
+        need = remaining_need(specs, store=store, data_root=root) if priced or query_budget is not None else None
+        only = failed_folds(store) if only_failed else None
+        budgets = Budgets(
+            store,
+            specs,
+            identity=owner.identity,
+            resources=resources,
+            limits=limits,
+            query_budget=query_budget,
+            price_per_1000=price_per_1000,
+            need=need,
+            only=only,
+        )
         agenda = build_agenda(
             groups,
             specs=specs,
             store=store,
-            max_failures=MAX_FAILURES,
-            retry_failed=retry_failed,
-            admission=Admission(query_budget, need=need, asked=lambda: reserved_queries(store.queries_folder)),
+            max_failures=max_failures,
+            retry_failed=retry_failed or only_failed,
+            only=only,
+            admission=budgets.admission,
+            leases=leases,
+            repeatable=max_concurrent == 1,
         )
         jobs = FoldJobs(
             store=store, benchmarks=benchmarks, data_root=root, resources=resources, query_budget=query_budget
         )
         if need is not None:
             need.unchecked = unchecked(agenda.groups)
-        interrupted = _work(agenda, jobs, owner, settings)
+        budgets.follow(agenda)
+        interrupted = _work(agenda, jobs, owner, settings, budgets)
     settings.progress(ProgressEvent(kind="sweep_finished", counts=agenda.counts()))
     return SweepOutcome(
         counts=agenda.counts(),
         failures=tuple(_failures(agenda, store)),
         interrupted=interrupted,
         out_of_budget=agenda.is_out_of_budget,
+        refusals=tuple(agenda.refusals()) if agenda.is_out_of_budget else (),
         seconds=time.monotonic() - started,
     )
+
+
+def failed_folds(store: Store) -> dict[str, PlannedFold]:
+    """The sweep's folds that gave up, or whose last attempt went wrong (a retry that was cut short), by key."""
+    planned = {planned.key: planned for group in store.groups() for planned in store.planned_folds(group.name)}
+
+    def went_wrong(key: str) -> bool:
+        attempts = store.attempts(key)
+        return attempts.failed or bool(attempts.attempts and not store.fold(key).is_done)
+
+    return {key: fold for key, fold in planned.items() if went_wrong(key)}
 
 
 @contextmanager
@@ -185,31 +242,49 @@ def alone_in(store: Store) -> Iterator[Owner]:
         lease.release()
 
 
-def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings) -> bool:
+def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings, budgets: Budgets) -> bool:
     """Run what is left; True where a signal ended it early."""
     settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
     sync = BackgroundSync(settings.tracking, settings.message)
     if agenda.is_finished or agenda.is_out_of_budget:
         sync.finish()
         return False
-    if settings.tracking is not None:
-        settings.tracking.preflight()
+    _check_tracking(settings)
     stop = StopRequest()
     # Twice: Ray sets handlers of its own when it connects.
-    with signals_stop(stop), connect(address=settings.address) as cluster, signals_stop(stop):
+    with (
+        budgets.meter,
+        listening(jobs.store, owner, stop),
+        signals_stop(stop),
+        connect(address=settings.address) as cluster,
+        signals_stop(stop),
+    ):
         check_resources(cluster, settings.resources)
+        budgets.forecast.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
         try:
-            if not stop.wanted:
+            if not stop.closing:
                 check_methods(agenda, jobs, _preflight_caller(settings))
         except BudgetReached:
             agenda.close_budget()
-        if not stop.wanted and not agenda.is_out_of_budget:
+        if not stop.closing and not agenda.is_out_of_budget:
             sync.start()
             _tune(agenda, jobs, owner, settings, cluster, stop, sync)
     sync.finish()
     if stop.user_error:
         raise UserError(stop.user_error)
-    return stop.wanted and not agenda.is_finished
+    return stop.closing and not agenda.is_finished
+
+
+def _check_tracking(settings: SweepSettings) -> None:
+    """Raises `UserError` where the tracking server cannot be reached before anything runs; later it may come and go."""
+    if settings.tracking is None:
+        return
+    try:
+        settings.tracking.preflight()
+    except UserError as error:
+        raise UserError(
+            f"{error}; or train without it (--tracking later) and fill it in afterwards (vl2v-orchestrate sync)"
+        ) from None
 
 
 def _tune(
@@ -224,7 +299,7 @@ def _tune(
     from orchestrator.search import FoldSearch
 
     def watched(event: ProgressEvent) -> None:
-        if event.kind in ("fold_done", "fold_failed"):
+        if event.kind in ("fold_done", "fold_failed", "fold_pruned"):
             sync.ask()
         settings.progress(event)
 

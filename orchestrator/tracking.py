@@ -1,26 +1,37 @@
-"""The store's projection into MLflow; the only file that imports mlflow.
+"""The store's projection into MLflow.
 
 Runs nest sweep -> fold group -> trial and are found by tags, never remembered: projecting an unchanged store again adds
-nothing. There is one writer, the driver.
+nothing, whoever was killed on the way. Processes that project the same sweep take turns.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
 
+from orchestrator.tracking_client import (
+    VERSION_TAG,
+    TrackingError,
+    check_reachable,
+    default_uri,
+    experiment_id,
+    find_runs,
+    guarded,
+    identity,
+    open_client,
+    quoted,
+    without_doubles,
+)
 from orchestrator.tracking_context import environment, git_state, redact, redacted
 from orchestrator.tracking_metrics import SUMMARY, MetricPoint
 from orchestrator.tracking_records import RunRecord, sweep_records
 from search_spaces.errors import UserError
+from trainables.leases import Lease, this_process
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,62 +40,11 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
     from search_spaces.sweeps import Sweep
 
-T = TypeVar("T")
-
 EXPERIMENT = "vl2v"
 """Name of the experiment that holds every sweep; `MLFLOW_EXPERIMENT_NAME` replaces it."""
 
-VERSION_TAG = "record_version"
-"""Tag written last: the run holds everything of the record with that version."""
-
-HEALTH_TIMEOUT_S = 5.0
 SHORT_KEY = 12
 """Characters of the sweep's key in tags and links."""
-
-_QUIET_MLFLOW = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
-"""No telemetry; a dead server holds a sweep up for a minute at most. Set only where the user did not."""
-
-
-class TrackingError(RuntimeError):
-    """The tracking store did not take what was written; the store on disk is whole, and a later `sync` catches up."""
-
-
-def default_uri(out: Path) -> str:
-    """`MLFLOW_TRACKING_URI` where it is set, else a SQLite file below the output folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(out)
-
-
-def local_uri(out: Path) -> str:
-    """The SQLite store of an output folder."""
-    return f"sqlite:///{out.resolve() / 'mlflow.db'}"
-
-
-def check_reachable(uri: str) -> None:
-    """Fail early on a server that does not answer; any HTTP answer counts as life.
-
-    Raises:
-        UserError: the server does not answer within `HEALTH_TIMEOUT_S`, or the address is not one.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    host = parts.netloc.rpartition("@")[2]
-    address = urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/health", "", ""))
-    try:
-        urllib.request.urlopen(address, timeout=HEALTH_TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        return
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"tracking server {redact(uri)} does not answer ({reason}); start it, or unset MLFLOW_TRACKING_URI "
-            "to use a local file"
-        ) from None
 
 
 class Tracker:
@@ -142,16 +102,44 @@ class Tracker:
         except TrackingError as error:
             raise UserError(f"cannot use tracking address {redact(self.uri)}: {error}") from None
 
-    def sync(self) -> None:
-        """Bring MLflow up to date with the store; unchanged runs are left alone.
+    def sync(self) -> int:
+        """Bring MLflow up to date with the store; unchanged runs are left alone. Returns how many runs were written.
+
+        Processes that do so at the same time take turns.
 
         Raises:
             TrackingError: MLflow did not take it; a later call catches up.
         """
-        with self._lock:
-            self._open()
-            for record in sweep_records(self._store, self._sweep, self._documents):
-                _guarded(partial(self._project, record))
+        with self._lock, self._only_writer():
+            try:
+                # MLflow's own client would try for a while, at every run.
+                check_reachable(self.uri)
+                self._open()
+                records = sweep_records(self._store, self._sweep, self._documents)
+                return sum(guarded(partial(self._project, record)) for record in records)
+            except UserError as error:
+                raise TrackingError(str(error)) from None
+            except TrackingError:
+                # What is known of the runs may be wrong by now: a server may come back as an older one.
+                self._forget()
+                raise
+
+    @contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        """Whoever else brings the same sweep's runs up to date waits, on other machines that share the store too."""
+        lease = Lease(self._store.shared / f"tracking-{self.sweep_tag}.json", this_process())
+        # A store that can only be read is a copy, in which nobody else is at work.
+        with suppress(OSError):
+            lease.take_when_free()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lease.release()
+
+    def _forget(self) -> None:
+        self._client = None
+        self._run_ids, self._versions, self._logged = {}, {}, {}
 
     def comparison_address(self, base: str) -> str:
         """The page of an MLflow server at `base` that compares the sweep's trials side by side."""
@@ -161,9 +149,10 @@ class Tracker:
 
     def _open(self) -> None:
         if self._client is None:
-            client = _client(self.uri)
-            self._experiment_id = _guarded(lambda: _experiment_id(client, self.experiment, self._artifact_location()))
-            for run in _guarded(lambda: find_runs(client, self._experiment_id, self.sweep_tag)):
+            client = open_client(self.uri)
+            self._experiment_id = guarded(lambda: experiment_id(client, self.experiment, self._artifact_location()))
+            runs = guarded(lambda: find_runs(client, self._experiment_id, self.sweep_tag))
+            for run in guarded(lambda: without_doubles(client, runs)):
                 self._remember(run)
             self._client = client
 
@@ -174,22 +163,40 @@ class Tracker:
         return self._store.tracking_artifacts.resolve().as_uri()
 
     def _remember(self, run: Run) -> None:
-        tags = run.data.tags
-        self._run_ids[tags.get("kind", ""), tags.get("group", ""), tags.get("key", "")] = run.info.run_id
-        self._versions[run.info.run_id] = tags.get(VERSION_TAG, "")
+        self._run_ids[identity(run)] = run.info.run_id
+        self._versions[run.info.run_id] = run.data.tags.get(VERSION_TAG, "")
 
-    def _project(self, record: RunRecord) -> None:
+    def _project(self, record: RunRecord) -> bool:
+        """Write a record's run unless it is up to date already; True where it was written."""
         assert self._client is not None
-        run_id = self._run_ids.get((record.kind, record.group, record.key))
-        if run_id is not None and self._versions.get(run_id) == record.version:
-            return
-        if run_id is None:
-            run_id = self._create(record)
-        else:
-            self._forget_unknown_points(run_id)
-        self._write(run_id, record)
+        known = self._run_ids.get((record.kind, record.group, record.key))
+        if known is not None and self._versions.get(known) == record.version:
+            return False
+        run = self._find(record) or self._create(record)
+        version = run.data.tags.get(VERSION_TAG, "")
+        if version == record.version:
+            self._remember(run)
+            return False
+        run_id = run.info.run_id
+        if run_id not in self._logged or self._versions.get(run_id) != version:
+            # Some other process wrote into it, or this one was cut off.
+            self._read_points(run)
+        if version:
+            # Until it is whole again.
+            self._client.set_tag(run_id, VERSION_TAG, "")
+        self._write(run, record)
+        return True
 
-    def _create(self, record: RunRecord) -> str:
+    def _find(self, record: RunRecord) -> Run | None:
+        """The record's run as the server has it now."""
+        assert self._client is not None
+        about = {"kind": record.kind, "key": record.key, "sweep": self.sweep_tag}
+        wanted = " and ".join(f"tags.{name} = {quoted(value)}" for name, value in about.items())
+        found = self._client.search_runs([self._experiment_id], filter_string=wanted)
+        runs = without_doubles(self._client, [run for run in found if run.data.tags.get("group", "") == record.group])
+        return runs[0] if runs else None
+
+    def _create(self, record: RunRecord) -> Run:
         assert self._client is not None
         tags = {"kind": record.kind, "group": record.group, "key": record.key, "sweep": self.sweep_tag}
         if record.kind == "trial":
@@ -199,25 +206,25 @@ class Tracker:
         run = self._client.create_run(
             self._experiment_id, start_time=record.start_time, tags=tags, run_name=redact(record.name)
         )
+        # A server that is killed may have made the run before MLflow's client asked for it once more.
+        run = self._find(record) or run
         self._remember(run)
-        self._logged[run.info.run_id] = set()
-        return str(run.info.run_id)
+        return run
 
-    def _forget_unknown_points(self, run_id: str) -> None:
-        """Read back which (name, step) an earlier process already wrote into this run."""
+    def _read_points(self, run: Run) -> None:
+        """Read back which (name, step) are in a run already."""
         assert self._client is not None
-        if run_id not in self._logged:
-            names = self._client.get_run(run_id).data.metrics
-            self._logged[run_id] = {
-                (name, point.step) for name in names for point in self._client.get_metric_history(run_id, name)
-            }
+        run_id = run.info.run_id
+        self._logged[run_id] = {
+            (name, point.step) for name in run.data.metrics for point in self._client.get_metric_history(run_id, name)
+        }
 
-    def _write(self, run_id: str, record: RunRecord) -> None:
+    def _write(self, run: Run, record: RunRecord) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         assert self._client is not None
+        run_id, present = run.info.run_id, run.data.params
         fresh = _once(record.metrics(), self._logged[run_id])
-        present = self._client.get_run(run_id).data.params
         parameters = {name: redact(str(value)) for name, value in record.parameters.items() if name not in present}
         self._client.log_batch(
             run_id,
@@ -235,6 +242,7 @@ class Tracker:
         else:
             self._client.set_terminated(run_id, status=record.status, end_time=record.end_time)
         self._client.set_tag(run_id, VERSION_TAG, record.version)
+        self._remember(run)
         self._versions[run_id] = record.version
 
 
@@ -253,24 +261,6 @@ def comparison_address(base: str, experiment_id: str, sweep_tag: str) -> str:
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
-def find_runs(client: MlflowClient, experiment_id: str, sweep_tag: str) -> list[Run]:
-    """Every run of a sweep, by tag, oldest first."""
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            filter_string=f"tags.sweep = '{sweep_tag}'",
-            max_results=1000,
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        runs.extend(page)
-        token = page.token
-        if not token:
-            return runs[::-1]
-
-
 def _once(points: Iterable[MetricPoint], logged: set[tuple[str, int]]) -> list[MetricPoint]:
     """The points that are not written yet, each (name, step) once."""
     fresh: dict[tuple[str, int], MetricPoint] = {}
@@ -278,38 +268,3 @@ def _once(points: Iterable[MetricPoint], logged: set[tuple[str, int]]) -> list[M
         if (point.name, point.step) not in logged:
             fresh.setdefault((point.name, point.step), point)
     return list(fresh.values())
-
-
-def _client(uri: str) -> MlflowClient:
-    """Open a client; the import happens here because it costs two seconds."""
-    for name, value in _QUIET_MLFLOW.items():
-        os.environ.setdefault(name, value)
-    for name in ("mlflow.store.db.utils", "alembic.runtime.migration", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        from mlflow import MlflowClient
-
-        return _guarded(lambda: MlflowClient(tracking_uri=uri))
-    except ModuleNotFoundError as error:
-        raise TrackingError(f"the address needs the Python package {error.name!r}") from None
-
-
-def _experiment_id(client: MlflowClient, name: str, artifact_location: str | None) -> str:
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return str(client.create_experiment(name, artifact_location=artifact_location))
-    if experiment.lifecycle_stage != "active":
-        raise TrackingError(f"experiment {name!r} is deleted; restore it or set MLFLOW_EXPERIMENT_NAME")
-    return str(experiment.experiment_id)
-
-
-def _guarded(write: Callable[[], T]) -> T:
-    """Turn whatever MLflow, its database or the network raise into one `TrackingError` without secrets."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return write()
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TrackingError(redact(first_line)) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.tracking_metrics import MetricPoint, journal_metrics, milliseconds, result_metrics, running_best
+from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
 from trainables.record import FoldFolder, read_json
 
@@ -47,7 +48,7 @@ class RunRecord:
     """Artifact name -> plain values written as JSON."""
     files: tuple[Path, ...] = ()
     """Files copied as artifacts."""
-    status: Literal["RUNNING", "FINISHED", "FAILED"] = "RUNNING"
+    status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"] = "RUNNING"
     start_time: int | None = None
     end_time: int | None = None
 
@@ -65,7 +66,13 @@ class TrackedFold:
     """The shared Align stage's folder, for a method that has one."""
     chosen: bool
     """Whether it belongs to the group's chosen configuration: those keep their student as an artifact."""
+    fold: Fold
+    method: str
+    point: Mapping[str, Any] = field(default_factory=dict)
+    """The trial's own hyperparameters, by dotted name."""
     failed: bool = False
+    pruned: Mapping[str, Any] | None = None
+    """Why this sweep gave it up; None where it did not, or where it was finished all the same."""
 
 
 def sweep_records(store: Store, sweep: Sweep, documents: Mapping[str, Any]) -> Iterator[RunRecord]:
@@ -118,6 +125,10 @@ def tracked_folds(store: Store, group: GroupRecord) -> Iterator[TrackedFold]:
     planned_folds = [(trial.number, planned) for trial in store.trials(group.name) for planned in trial.folds]
     if confirmation:
         planned_folds += [(confirmation.number, planned) for planned in confirmation.folds]
+    left_out = store.confirmation(group.name, "leave_one_domain_out")
+    chosen |= {planned.key for planned in left_out.folds} if left_out else set()
+    planned_folds += store.left_out_folds(group.name)
+    points = {trial.number: trial.point for trial in store.trials(group.name)}
     seen: set[str] = set()
     for number, planned in planned_folds:
         if planned.key not in seen:
@@ -131,8 +142,19 @@ def tracked_folds(store: Store, group: GroupRecord) -> Iterator[TrackedFold]:
                 folder=store.fold(planned.key),
                 align=store.align(spec.align_key) if spec is not None and has_align else None,
                 chosen=planned.key in chosen,
+                fold=planned.fold,
+                method=group.method,
+                point=points.get(number, {}),
+                pruned=_pruned(store, planned.key),
                 failed=store.attempts(planned.key).failed,
             )
+
+
+def _pruned(store: Store, key: str) -> dict[str, Any] | None:
+    if store.fold_state(key, None) != "pruned":
+        return None
+    # Which other sweeps gave it up too is no concern of this one's run.
+    return {name: value for name, value in (store.pruned(key) or {}).items() if name != "sweeps"}
 
 
 def _parent_record(
@@ -170,7 +192,8 @@ def _results(folds: Iterable[TrackedFold]) -> list[dict[str, Any]]:
 
 def _is_over(store: Store, group: str, folds: Iterable[TrackedFold]) -> bool:
     """Whether the group's configuration is chosen and nothing is left to run."""
-    return store.confirmation(group) is not None and all(fold.failed or fold.folder.is_done for fold in folds)
+    chosen = store.confirmation(group) or store.confirmation(group, "leave_one_domain_out")
+    return chosen is not None and all(fold.failed or fold.folder.is_done or fold.pruned is not None for fold in folds)
 
 
 def _manifests(store: Store, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:
@@ -184,35 +207,18 @@ def _manifests(store: Store, folds: Mapping[str, Sequence[TrackedFold]]) -> dict
 
 
 def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunRecord | None:
-    """The run of one finished or failed fold; None while it is neither."""
-    result = fold.folder.read_result()
-    spec = read_json(fold.folder.spec)
-    if spec is None or (result is None and not fold.failed):
-        return None
-    tags = {"trial": str(fold.number), "chosen": str(fold.chosen).lower()}
-    tags |= {name: str(spec.get(name, "")) for name in FINGERPRINTS}
-    name = f"t{fold.number}.s{spec['fold']['seed']} {spec['method']} {'+'.join(spec['fold']['test_domains'])}"
-    if result is None:
-        return RunRecord(
-            kind="trial",
-            group=fold.group,
-            key=fold.key,
-            name=name,
-            version=f"failed:{fold.chosen}",
-            parameters=spec_parameters(spec),
-            tags=tags,
-            metrics=lambda: journal_metrics(fold.folder, fold.align),
-            documents={"spec.json": spec},
-            status="FAILED",
-        )
+    """The run of one finished, pruned or failed fold; None while it is none of these."""
+    result, spec = fold.folder.read_result(), read_json(fold.folder.spec)
+    if result is None or spec is None:
+        return _unfinished_record(fold, spec)
     return RunRecord(
         kind="trial",
         group=fold.group,
         key=fold.key,
-        name=name,
+        name=_name(fold),
         version=f"{digest(result)}:{fold.chosen}:{price_per_1000}",
         parameters=spec_parameters(spec),
-        tags=tags,
+        tags=_tags(fold, spec),
         metrics=lambda: (*journal_metrics(fold.folder, fold.align), *result_metrics(result, price_per_1000)),
         documents={"spec.json": spec, "result.json": result},
         files=(fold.folder.student,) if fold.chosen and fold.folder.student.exists() else (),
@@ -220,6 +226,44 @@ def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunR
         start_time=milliseconds(result["started"]),
         end_time=milliseconds(result["finished"]),
     )
+
+
+def _unfinished_record(fold: TrackedFold, spec: Mapping[str, Any] | None) -> RunRecord | None:
+    """A fold that was pruned (before it had begun, perhaps) or that failed; None while it may still be run."""
+    if fold.pruned is None and (spec is None or not fold.failed):
+        return None
+    documents = {"spec.json": spec, "pruned.json": fold.pruned}
+    return RunRecord(
+        kind="trial",
+        group=fold.group,
+        key=fold.key,
+        name=_name(fold),
+        version=f"failed:{fold.chosen}" if fold.pruned is None else f"pruned:{digest(fold.pruned)}:{fold.chosen}",
+        parameters=_point_parameters(fold) if spec is None else spec_parameters(spec),
+        tags=_tags(fold, spec or {}),
+        metrics=lambda: journal_metrics(fold.folder, fold.align),
+        documents={name: content for name, content in documents.items() if content is not None},
+        status="FAILED" if fold.pruned is None else "KILLED",
+    )
+
+
+def _name(fold: TrackedFold) -> str:
+    return f"t{fold.number}.s{fold.fold.seed} {fold.method} {'+'.join(fold.fold.test_domains)}"
+
+
+def _tags(fold: TrackedFold, spec: Mapping[str, Any]) -> dict[str, str]:
+    tags = {
+        "trial": str(fold.number),
+        "chosen": str(fold.chosen).lower(),
+        "pruned": str(fold.pruned is not None).lower(),
+    }
+    return tags | {name: str(spec[name]) for name in FINGERPRINTS if name in spec}
+
+
+def _point_parameters(fold: TrackedFold) -> dict[str, Any]:
+    """What is known of a fold that never began; its other hyperparameters are the sweep's."""
+    about = {"benchmark": fold.fold.benchmark, "method": fold.method, "seed": fold.fold.seed}
+    return _with_logarithms({**about, "test_domains": "+".join(fold.fold.test_domains), **flat(fold.point)})
 
 
 def spec_parameters(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,6 +275,10 @@ def spec_parameters(spec: Mapping[str, Any]) -> dict[str, Any]:
         "test_domains": "+".join(spec["fold"]["test_domains"]),
         **flat(spec["hyperparameters"]),
     }
+    return _with_logarithms(parameters)
+
+
+def _with_logarithms(parameters: dict[str, Any]) -> dict[str, Any]:
     for name in ("align.lr", "distill.lr"):
         if isinstance(parameters.get(name), int | float):
             parameters[f"{name}_log10"] = round(math.log10(parameters[name]), 6)

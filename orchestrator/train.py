@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.attempts import Attempt, describe, record_attempt
+from orchestrator.attempts import (
+    MAX_FAILURES,
+    Attempt,
+    allow_again,
+    check_max_failures,
+    describe,
+    read_attempts,
+    record_and_decide,
+)
 from orchestrator.budget import fold_need
 from orchestrator.cluster import call_on_cluster, check_resources, connect
+from orchestrator.deaths import blamed_on_nodes, living_nodes
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
-from orchestrator.leases import Lease, LeaseHeldError, this_process
+from orchestrator.leases import FoldLeases
 from orchestrator.preflight import check_data
 from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.query_forecast import preflight_need
@@ -24,8 +35,10 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, Resources
+from search_spaces.methods import method_facts
 from trainables.data.open import open_benchmark, resolve_benchmark
 from trainables.jobs import FoldJob
+from trainables.leases import Lease, LeaseHeldError, this_process
 from trainables.record import FoldFolder
 from trainables.teacher.ledger import BudgetReached, reserved_queries
 
@@ -76,10 +89,12 @@ def train_one(
     address: str | None = None,
     functions: WorkerFunctions | None = None,
     progress: Progress = no_progress,
+    max_failures: int = MAX_FAILURES,
 ) -> dict[str, Any]:
     """Train and evaluate one fold; a finished one is only read. Returns the content of `result.json`.
 
-    `auto` is `train`: a `TorchTrainer`, whatever the number of workers.
+    `auto` is `train`: a `TorchTrainer`, whatever the number of workers. A fold that crashed, or whose process died, is
+    tried `max_failures` times more.
 
     Raises:
         UserError: the fold cannot be run as asked.
@@ -92,29 +107,56 @@ def train_one(
     if done is not None:
         return done
     functions = functions or WorkerFunctions()
-    mapping = job.to_mapping()
+    check_max_failures(max_failures)
     check_budget(job)
-    with _alone_with(folder), connect(address=address) as cluster:
+    with _alone_with(folder), _aligning(job), connect(address=address) as cluster:
         check_resources(cluster, job.resources)
-        call_on_cluster(functions.preflight, [mapping], job.resources)
+        call_on_cluster(functions.preflight, [job.to_mapping()], job.resources)
+        allow_again(folder)
         with scratch_folder(folder.path / "ray") as scratch, _followed(job, progress):
-            if way == "train":
-                failure = _through_trainer(mapping, functions, scratch)
-            else:
-                settings = {"functions": functions.to_mapping(), "storage_path": str(scratch)}
-                config = {**settings, "key": job.spec.key, "job": json.dumps(mapping)}
-                failure = run_one(config, resources=job.resources, scratch=scratch)
+            failure, again, before = None, True, read_attempts(folder).doublings
+            while again:
+                doublings = read_attempts(folder).doublings - before
+                failure = _attempt(_in_pieces(job, doublings), way, functions, scratch)
+                again = failure is not None and _follows(job, failure, max_failures)
+                if failure is not None and again:
+                    progress(ProgressEvent(kind="fold_retried", counts=Counts(), fold=_event(job, failure.error)))
     if failure is not None and failure.kind == "user":
         raise UserError(failure.error)
     if failure is not None and failure.kind == "budget":
         raise _budget_reached(job, wanted=1)
     if failure is not None:
-        record_attempt(folder, failure)
         raise FoldFailedError(f"{job.spec.fold} failed: {failure.error} (see {folder.path / 'error.json'})")
     result = folder.read_result()
     if result is None:
         raise FoldFailedError(f"{job.spec.fold} ended without a result (see {folder.path})")
     return result
+
+
+def _attempt(job: FoldJob, way: Literal["tune", "train"], functions: WorkerFunctions, scratch: Path) -> Attempt | None:
+    """Run the fold once; returns what went wrong, if anything did."""
+    # Ray Train would go on in the folder of an earlier run.
+    mapping, place, nodes = job.to_mapping(), scratch / str(time.time_ns()), living_nodes()
+    if way == "train":
+        failure = _through_trainer(mapping, functions, place)
+    else:
+        settings = {"functions": functions.to_mapping(), "storage_path": str(place)}
+        config = {**settings, "key": job.spec.key, "job": json.dumps(mapping)}
+        failure = run_one(config, resources=job.resources, scratch=place)
+    return failure if failure is None else blamed_on_nodes(failure, nodes)
+
+
+def _in_pieces(job: FoldJob, doublings: int) -> FoldJob:
+    """The job with its batches in smaller pieces, as often as memory ran out."""
+    pieces = job.resources.batch_pieces * 2**doublings
+    return replace(job, resources=replace(job.resources, batch_pieces=pieces))
+
+
+def _follows(job: FoldJob, failure: Attempt, max_failures: int) -> bool:
+    if failure.kind in ("user", "budget"):
+        return False
+    folder, align = FoldFolder(job.folder), FoldFolder(job.align_folder)
+    return record_and_decide(folder, failure, align=align, max_failures=max_failures)
 
 
 def check_budget(job: FoldJob) -> None:
@@ -146,7 +188,7 @@ def _through_trainer(job: dict[str, Any], functions: WorkerFunctions, scratch: P
 @contextmanager
 def _alone_with(folder: FoldFolder) -> Iterator[None]:
     """Keep other processes off a fold's folder."""
-    lease = Lease(folder.path / "lease.json", this_process())
+    lease = Lease(folder.lease, this_process())
     try:
         lease.take()
     except LeaseHeldError as held:
@@ -157,6 +199,17 @@ def _alone_with(folder: FoldFolder) -> Iterator[None]:
         yield
     finally:
         lease.release()
+
+
+@contextmanager
+def _aligning(job: FoldJob) -> Iterator[None]:
+    """Let no sweep on the store hand out a fold that would wait for this one's Align stage."""
+    align = FoldFolder(job.align_folder)
+    with closing(FoldLeases(this_process())) as leases:
+        if "align" in method_facts(job.spec.method).stages and not align.is_done:
+            # Where a sweep runs it already, the worker waits for it.
+            leases.take(align)
+        yield
 
 
 @contextmanager
@@ -198,5 +251,5 @@ def _evaluation(job: FoldJob, entry: dict[str, Any]) -> ProgressEvent:
     return ProgressEvent(kind="fold_reported", counts=Counts(running=1), fold=_event(job), metrics=metrics)
 
 
-def _event(job: FoldJob) -> FoldEvent:
-    return FoldEvent(key=job.spec.key, group="", number=None, fold=job.spec.fold, method=job.spec.method)
+def _event(job: FoldJob, error: str = "") -> FoldEvent:
+    return FoldEvent(key=job.spec.key, group="", number=None, fold=job.spec.fold, method=job.spec.method, error=error)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.attempts import Attempt, describe
 from orchestrator.cluster import Cluster
+from orchestrator.deaths import death
 from orchestrator.executors import inline_trainable, nested_trainable
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
@@ -29,10 +30,18 @@ LOOK_AGAIN_S = 5.0
 
 @dataclass(slots=True)
 class StopRequest:
-    """Whether to stop, and why; set by a signal or by a user's mistake that a worker found."""
+    """Whether to stop, and why; set by a signal, by a user's mistake that a worker found, or from another process."""
 
     wanted: bool = False
+    """Stop now."""
+    draining: bool = False
+    """Start nothing new; what runs is finished."""
     user_error: str = ""
+
+    @property
+    def closing(self) -> bool:
+        """Nothing new is started."""
+        return self.wanted or self.draining
 
 
 def run_tune(
@@ -47,7 +56,7 @@ def run_tune(
     """Run folds until the search has no more, or a stop is requested."""
     from ray import tune
 
-    from orchestrator.search import RequestedStop
+    from orchestrator.search import Deaths, SearchStopper
 
     inline = executor == "tune"
     tuner = tune.Tuner(
@@ -60,7 +69,11 @@ def run_tune(
             trial_dirname_creator=lambda trial: f"{str(trial.config['key'])[:12]}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{time.time_ns()}", storage_path=str(scratch), verbose=0, stop=RequestedStop(stop)
+            name=f"tune-{time.time_ns()}",
+            storage_path=str(scratch),
+            verbose=0,
+            stop=SearchStopper(stop, search),
+            callbacks=[Deaths(search)],
         ),
     )
     tuner.fit()
@@ -81,7 +94,11 @@ def run_one(config: dict[str, Any], *, resources: Resources, scratch: Path) -> A
     failure = (result.metrics or {}).get("failure")
     if failure is not None:
         return from_mapping(Attempt, json.loads(failure))
-    return None if result.error is None else describe(result.error)
+    error: Any = result.error
+    if error is None:
+        return None
+    # What is no error of a task or an actor, Tune gives back as text.
+    return describe(error) if isinstance(error, BaseException) else death(str(error))
 
 
 def folds_at_once(cluster: Cluster, resources: Resources, most: int | None) -> Callable[[], int]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.tracking import Tracker, TrackingError, default_uri
+from orchestrator.tracking import Tracker
+from orchestrator.tracking_client import TrackingError, default_uri
 from orchestrator.tracking_context import redact
 from search_spaces.errors import UserError
 

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
@@ -19,15 +20,21 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -
     """Build a (nested) frozen dataclass; unknown keys and wrong types raise `UserError` naming the dotted key."""
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where or cls.__name__} wants a mapping, got {type(mapping).__name__}")
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    hints = _hints(cls)  # type: ignore[arg-type]
     values = {}
     for key, value in mapping.items():
         dotted = f"{where}.{key}" if where else str(key)
-        if key not in names:
-            raise unknown_name("key", dotted, [f"{where}.{name}" if where else name for name in names])
+        if key not in hints:
+            raise unknown_name("key", dotted, [f"{where}.{name}" if where else name for name in hints])
         values[key] = _convert(hints[key], value, dotted)
     return cls(**values)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; remembered, because they are compiled from text at every question."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def apply_overrides(mapping: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

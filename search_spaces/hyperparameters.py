@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from search_spaces.configuration import from_mapping
@@ -67,6 +67,22 @@ class Swad:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """Faster arithmetic outside exact mode. Each option moves losses in the last digits, so it is in the key, and what
+    was made with one is never called a reproduction. Evaluation and stored features stay exact."""
+
+    compile: bool = False
+    """Compile the student's forward and backward pass while it trains (torch.compile); needs a working compiler."""
+    channels_last: bool = False
+    """Lay images and convolutions out with the channels innermost; for students that convolve."""
+    fused_adam: bool = False
+    """Adam in one pass over the weights."""
+
+    def __str__(self) -> str:
+        return ", ".join(field.name for field in fields(self) if getattr(self, field.name)) or "exact"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Hyperparameters:
     """Everything about a fold that changes its result, apart from the fold, the method and the data."""
 
@@ -100,6 +116,8 @@ class Hyperparameters:
     """Temperature T of the `kd` baseline's softened probabilities."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32 is exact mode; bf16 is autocast and never called a reproduction."""
+    speed: Speed = field(default_factory=Speed)
+    """Options outside exact mode; all off is exact mode."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.image_weight <= 1.0:
@@ -133,14 +151,21 @@ class Resources:
     """Processes that decode and augment ahead of the training loop."""
     decode_cache_mb: int = 512
     """Memory for decoded images per process, in MiB; 0 decodes every time."""
+    batch_pieces: int = 1
+    """Pieces that a worker's share of a batch is computed in, one after the other; more need less memory. The gradient
+    is the sum over the pieces at an equal global batch: equal to rounding."""
+    swad_device: Literal["same", "cpu"] = "same"
+    """Where SWAD keeps its averages: beside the weights, or in the machine's memory. Their numbers are the same."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads_per_worker"):
+        for name in ("workers", "threads_per_worker", "batch_pieces"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
         for name in ("gpus_per_worker", "cpus_per_worker", "loader_processes", "decode_cache_mb"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is 0 or more, got {getattr(self, name)}")
+        if self.swad_device not in ("same", "cpu"):
+            raise UserError(f"swad_device is same or cpu, got {self.swad_device!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,18 @@ from search_spaces.configuration import apply_overrides, from_mapping
 from search_spaces.errors import UserError, unknown_name
 from search_spaces.hyperparameters import Hyperparameters, Resources, content_key
 from search_spaces.methods import method_facts
+from search_spaces.samplers import Sampler
 from search_spaces.spaces import search_space
 
 Scope = Literal["domain", "benchmark"]
-Sampler = Literal["tpe", "random"]
+Pruner = Literal["none", "median", "asha"]
+SweepSelection = Literal["source_validation", "leave_one_domain_out"]
+"""What a sweep may choose configurations by; a report may also look back with test-domain numbers (`oracle`)."""
 
 SECTIONS = ("sweep", "hyperparameters", "benchmark_hyperparameters", "resources")
+
+RECORDED = frozenset({"key", "trainer_version", "manifests", "groups"})
+"""What a sweep's own `sweep.json` holds besides, so that it serves as a configuration file too."""
 
 BENCHMARK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # The paper's learning rate is for models a hundred times larger and thirty times as many steps.
@@ -46,7 +52,17 @@ class Sweep:
     """Repetitions of the best configuration: seeds 0 to seeds - 1. The search runs on seed 0."""
     scope: Scope = "domain"
     """Hyperparameters are chosen per test domain (as DomainBed), or once for all test domains of a benchmark."""
+    selection: SweepSelection = "source_validation"
+    """How the best configuration of a fold group is chosen; `leave_one_domain_out` runs pair folds for it."""
     sampler: Sampler = "tpe"
+    """How the next configuration is chosen: `tpe`, `random`, `gp`, `cmaes`, `authors` (`search_spaces.samplers`)."""
+    pruner: Pruner = "none"
+    """Which folds of a search are stopped early, by source validation accuracy: `none`, `median`, `asha`."""
+    stop_level: float = 0.05
+    """In scope `benchmark`, a configuration's folds run one test domain after another, and it stops once its chance to
+    overtake the best is below this; 0 runs every fold."""
+    audit_share: float = 0.1
+    """Share of what was pruned or stopped that runs on all the same, so that the regret is known."""
     search_seed: int = 0
     """Seed of the sampler; suggestions follow from it, the fold group and the history."""
     zero_shot: bool = True
@@ -64,6 +80,10 @@ class Sweep:
         for name in ("trials", "seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
+        if not 0.0 <= self.stop_level < 0.5:
+            raise UserError(f"stop_level is 0 or more and below 0.5, got {self.stop_level}")
+        if not 0.0 <= self.audit_share <= 1.0:
+            raise UserError(f"audit_share lies in [0, 1], got {self.audit_share}")
         for name in self.benchmark_hyperparameters:
             if name not in self.benchmarks:
                 raise unknown_name("benchmark in benchmark_hyperparameters", name, self.benchmarks)
@@ -78,9 +98,13 @@ class Sweep:
 
     @property
     def key(self) -> str:
-        """SHA-256 over everything but the name."""
+        """SHA-256 over everything but the name and the selection, which tries the same trials and adds folds."""
         content = self.to_mapping()
-        del content["sweep"]["name"]
+        del content["sweep"]["name"], content["sweep"]["selection"]
+        for name in ("pruner", "stop_level", "audit_share"):
+            # Fields that came later: the folder of a sweep that was begun before them stays its own.
+            if content["sweep"][name] == Sweep.__dataclass_fields__[name].default:
+                del content["sweep"][name]
         return content_key(content)
 
     def hyperparameters_for(self, benchmark_name: str) -> Hyperparameters:
@@ -120,9 +144,19 @@ def sweep_from_mapping(config: Mapping[str, Any]) -> Sweep:
     for missing in ("benchmarks", "methods"):
         if missing not in content:
             raise UserError(f"a sweep needs {missing}; give --{missing[:-1]} or sweep.{missing} in the configuration")
+    check_sweep_selection(content.get("selection"))
     content["hyperparameters"] = from_mapping(Hyperparameters, common)
     content["benchmark_hyperparameters"] = _differences(content["hyperparameters"], own)
     return from_mapping(Sweep, content, where="sweep")
+
+
+def check_sweep_selection(name: Any) -> None:
+    """Raises `UserError` for the one selection that a report knows and a sweep refuses."""
+    if name == "oracle":
+        raise UserError(
+            "a sweep never chooses by test-domain numbers: run it with source_validation or leave_one_domain_out; "
+            "report --selection oracle then computes the oracle from the same folds"
+        )
 
 
 def resources_from_mapping(config: Mapping[str, Any]) -> Resources:
@@ -154,6 +188,8 @@ def load_config(path_or_name: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path_or_name} wants a mapping with the sections {', '.join(SECTIONS)}")
+    if set(content) >= RECORDED:
+        return {name: value for name, value in content.items() if name not in RECORDED}
     return content
 
 

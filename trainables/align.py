@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
+from trainables.leases import Lease, this_process
 from trainables.methods.recipes import Stage
 from trainables.parts import FoldParts
 from trainables.record import FoldFolder, write_atomically, write_json
@@ -63,11 +64,21 @@ def _read(shared: FoldFolder) -> StageOutcome | None:
 
 @contextmanager
 def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[None]:
-    """Processes that want the same folder take turns; the lock goes with its process, however that ends."""
+    """Processes that want the same folder take turns, on one machine and between those that share a file system.
+
+    The last guard only: who hands folds out (`orchestrator.leases`) does not let anybody wait here for long.
+    """
     if not workers.is_first:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        # Some shared file systems have no `flock`: there the lease alone decides.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lease = Lease(FoldFolder(folder).worker, this_process())
+        lease.take_when_free()
+        try:
+            yield
+        finally:
+            lease.release()

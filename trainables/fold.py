@@ -76,7 +76,7 @@ def _run_stage(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
 def distill(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
     """Fit the last stage, averaging the weights as it goes. The student holds the last step's weights."""
     swad = parts.hyperparameters.swad
-    averager = DenseAverager(swad) if swad.segments != "off" else None
+    averager = DenseAverager(swad, device=parts.swad_device) if swad.segments != "off" else None
     folder = FoldFolder(parts.job.folder)
     fit = StageFit(stage, parts.inputs(stage, student), folder=folder, averager=averager, later_ties=False)
     return StageRecord(stage.name, fit.run(), reused=False)
@@ -93,7 +93,7 @@ def predict(parts: FoldParts, student: Student, records: list[StageRecord], star
     folder = FoldFolder(parts.job.folder)
     if parts.workers.is_first:
         save_student(student, folder.student)
-        write_json(folder.test, test | {"last_step": last_step})
+        _write_test(parts, test | {"last_step": last_step})
     return _finish(parts, validation, records[-1].outcome.chosen, records, started)
 
 
@@ -103,12 +103,12 @@ def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
     validation = parts.score(predictor, parts.splits.source_validation)
     test = _score_test(parts, predictor)
     if parts.workers.is_first:
-        write_json(FoldFolder(parts.job.folder).test, test | {"last_step": test})
+        _write_test(parts, test | {"last_step": test})
     return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
 
 
 def _score_test(parts: FoldParts, predictor: Any) -> dict[str, Any]:
-    """Test-domain numbers, for `test.json` alone."""
+    """Test-domain numbers, for `_write_test` alone."""
     inner = parts.score(predictor, parts.splits.test_in)
     outer = parts.score(predictor, parts.splits.test_out)
     return {
@@ -117,6 +117,17 @@ def _score_test(parts: FoldParts, predictor: Any) -> dict[str, Any]:
         "num_images": {name: score.num_images for name, score in inner.items()},
         "out_accuracy": {name: score.accuracy for name, score in outer.items()},
     }
+
+
+def _write_test(parts: FoldParts, test: dict[str, Any]) -> None:
+    """Write `test.json`; a pair fold writes a file per test domain, so that none tells of both."""
+    folder, domains = FoldFolder(parts.job.folder), parts.job.spec.fold.test_domains
+    if len(domains) == 1:
+        write_json(folder.test, test)
+        return
+    for domain in domains:
+        numbers = {name: values[domain] for name, values in test.items() if name != "last_step"}
+        write_json(folder.held_out(domain), {"domain": domain, **numbers})
 
 
 def _finish(
@@ -139,6 +150,7 @@ def _finish(
         "chosen": chosen,
         "stages": [_describe(record) for record in records],
         "teacher_queries": _queries(parts),
+        "batch_pieces": parts.job.resources.batch_pieces,
         "seconds": finished - started,
         "started": started,
         "finished": finished,

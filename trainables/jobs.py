@@ -30,6 +30,8 @@ class FoldJob:
     """Folder that holds the benchmark's folder; None for the packaged icons."""
     cache_folder: str | None = None
     """Where the benchmark's manifest is kept between folds; None works it out anew."""
+    store_folder: str | None = None
+    """Root of the embedding stores and the ledgers; None is where `folder` stands among other folds."""
     query_budget: int | None = None
     """Most teacher queries that all folds of this store may ever ask; None for no limit."""
     resources: Resources = field(default_factory=Resources)
@@ -37,12 +39,16 @@ class FoldJob:
     @property
     def embeddings_folder(self) -> str:
         """Root of the embedding stores, beside the folds that share them."""
-        return str(Path(self.folder).parent.parent / "embeddings")
+        return str(self._store / "embeddings")
 
     @property
     def queries_folder(self) -> str:
         """Ledgers of what the teacher was asked, beside the folds."""
-        return str(Path(self.folder).parent.parent / "queries")
+        return str(self._store / "queries")
+
+    @property
+    def _store(self) -> Path:
+        return Path(self.folder).parent.parent if self.store_folder is None else Path(self.store_folder)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values; `job_from_mapping` reads them back."""

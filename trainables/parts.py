@@ -14,7 +14,8 @@ from trainables.data.batches import Batch, BatchStream, EvaluationBatch, evaluat
 from trainables.data.images import ImageSource, Indices, cached
 from trainables.data.splits import split_fold
 from trainables.fitting.evaluation import DomainScore, Predictor, score_domains
-from trainables.fitting.stage import StageInputs, stage_settings
+from trainables.fitting.inputs import StageInputs, stage_settings
+from trainables.fitting.speed import check_compiler
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import Method, Stage, method_recipe
@@ -36,6 +37,8 @@ class FoldParts:
         self.job, self.teacher, self.report, self.workers = job, teacher, report, workers
         self.source = cached(source, job.resources.decode_cache_mb)
         self.method: Method = method_recipe(job.spec.method)
+        if self.method.stages and self.hyperparameters.speed.compile:
+            check_compiler(workers.device)
         self.stored = self._stored_teacher()
         self.splits = split_fold(source, job.benchmark, job.spec.fold)
         self.texts = self._text_embeddings()
@@ -47,6 +50,11 @@ class FoldParts:
     @property
     def image_size(self) -> int:
         return self.hyperparameters.image_size or self.job.benchmark.image_size
+
+    @property
+    def swad_device(self) -> torch.device:
+        """Where the averages lie."""
+        return torch.device("cpu") if self.job.resources.swad_device == "cpu" else self.workers.device
 
     @property
     def logit_scale(self) -> float:
@@ -171,6 +179,7 @@ class FoldParts:
             seed=self.job.spec.fold.seed,
             num_steps=num_steps,
             evaluate_every=evaluate_every,
+            batch_pieces=self.job.resources.batch_pieces,
         )
 
     def prepare(self) -> None:

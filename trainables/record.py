@@ -5,9 +5,13 @@
     FOLDER/checkpoint.pt        to go on in mid-stage; gone once the fold is done
     FOLDER/student.safetensors  the evaluated weights
     FOLDER/test.json            test-domain numbers: only the report opens it
+    FOLDER/held_out/DOMAIN.json a pair fold's numbers on one of its two test domains, which it has instead of test.json
     FOLDER/result.json          written last: the fold is done once it is there
+    FOLDER/lease.json           the sweep (or command) that handed the fold out, while it is at it (`trainables.leases`)
+    FOLDER/worker.json          the process that computes in here, while it does
 
-Leakage: `read_result` and `read_journal` hold source-domain numbers only.
+Leakage: `read_result` and `read_journal` hold source-domain numbers only. The two test domains of a pair fold have a
+file each: who selects for one opens the file about the other, which is a source domain there.
 """
 
 from __future__ import annotations
@@ -70,9 +74,21 @@ class FoldFolder:
     def test(self) -> Path:
         return self.path / "test.json"
 
+    def held_out(self, domain: str) -> Path:
+        """A pair fold's numbers on one of its two test domains."""
+        return self.path / "held_out" / f"{domain}.json"
+
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def lease(self) -> Path:
+        return self.path / "lease.json"
+
+    @property
+    def worker(self) -> Path:
+        return self.path / "worker.json"
 
     @property
     def is_done(self) -> bool:
@@ -117,3 +133,7 @@ class FoldFolder:
     def read_test(self) -> dict[str, Any] | None:
         """Test-domain numbers. Only the report (and oracle selection, when asked for) calls this."""
         return read_json(self.test)
+
+    def read_held_out(self, domain: str) -> dict[str, Any] | None:
+        """A pair fold's numbers on one of its two test domains. Only `orchestrator.pair_folds` calls this."""
+        return read_json(self.held_out(domain))

@@ -72,6 +72,7 @@ def torch_trainer(
         per_worker["GPU"] = resources.gpus_per_worker
     # Ray's annotations still describe Train v1, which 2.60 no longer runs by default.
     run_config: Any = ray.train.RunConfig
+    failure_config: Any = ray.train.FailureConfig
     return (trainer or ray.train.torch.TorchTrainer)(
         train_loop,  # type: ignore[arg-type]
         train_loop_config=dict(job),
@@ -84,7 +85,8 @@ def torch_trainer(
             name=name,
             storage_path=storage_path,
             callbacks=list(callbacks),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            # A lost machine is told to whoever asked for the fold, as every other failure is: there it is counted.
+            failure_config=failure_config(max_failures=max_failures, max_preemption_failures=0),
             logging_config=ray.train.LoggingConfig("WARNING"),
         ),
     )

@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
-from orchestrator.cli import checks, data, fetching, planning, running, teacher, viewing
+from orchestrator.cli import (
+    checks,
+    controlling,
+    data,
+    explaining,
+    fetching,
+    planning,
+    running,
+    syncing,
+    teacher,
+    viewing,
+    watching,
+)
 from orchestrator.cli.app import app, main, run
 
-__all__ = ["app", "checks", "data", "fetching", "main", "planning", "run", "running", "teacher", "viewing"]
+__all__ = [
+    "app",
+    "checks",
+    "controlling",
+    "data",
+    "explaining",
+    "fetching",
+    "main",
+    "planning",
+    "run",
+    "running",
+    "syncing",
+    "teacher",
+    "viewing",
+    "watching",
+]

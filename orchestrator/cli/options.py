@@ -51,6 +51,28 @@ ScopeOption = Annotated[
         "--scope", metavar="domain|benchmark", help="Choose hyperparameters per test domain, or once for a benchmark."
     ),
 ]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="tpe|random|gp|cmaes|authors",
+        help="How configurations are chosen after the paper's own, which always comes first.",
+    ),
+]
+PrunerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pruner", metavar="none|median|asha", help="Stop folds of a search early, by source validation accuracy."
+    ),
+]
+SelectionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--selection",
+        metavar="source_validation|leave_one_domain_out",
+        help="What configurations are chosen by: source validation accuracy, or further folds that leave two out.",
+    ),
+]
 NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="What the sweep is called.")]
 DataRootOption = Annotated[
     str | None,
@@ -89,6 +111,41 @@ QueryBudgetOption = Annotated[
 PriceOption = Annotated[
     float | None, typer.Option("--price-per-1000", metavar="X", help="Price of a thousand teacher queries.")
 ]
+GpuHoursBudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-hours-budget",
+        metavar="X",
+        help="Most hours that a sweep's folds may run, times the GPUs that each reserves, over all its runs.",
+    ),
+]
+WallBudgetOption = Annotated[
+    float | None,
+    typer.Option("--wall-budget", metavar="X", help="Most hours that a sweep itself may run, over all its runs."),
+]
+MoneyBudgetOption = Annotated[
+    float | None,
+    typer.Option("--money-budget", metavar="X", help="Most money for a sweep's GPU-hours and the teacher's queries."),
+]
+GpuHourPriceOption = Annotated[
+    float | None, typer.Option("--price-per-gpu-hour", metavar="X", help="Price of an hour of one GPU.")
+]
+SecondsPerFoldOption = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds-per-fold",
+        metavar="X",
+        help="What budgets take a fold to last until one of its method is finished; an assumption if absent.",
+    ),
+]
+MaxFailuresOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-failures",
+        metavar="N",
+        help="Further attempts at a fold that crashed or whose process died (1 if absent); lost machines do not count.",
+    ),
+]
 ConfigOption = Annotated[
     str | None,
     typer.Option("--config", metavar="FILE.yaml", help="Configuration file, or a packaged one: demo.yaml, smoke.yaml."),
@@ -111,6 +168,14 @@ ExecutorOption = Annotated[
 AddressOption = Annotated[
     str | None,
     typer.Option("--address", metavar="ADDRESS", help="Ray cluster to use; RAY_ADDRESS or an own local one if absent."),
+]
+TrackingOption = Annotated[
+    str,
+    typer.Option(
+        "--tracking",
+        metavar="now|later",
+        help="Write MLflow while the sweep runs, or leave it to `sync` afterwards (a server that is not there yet).",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ErrorOption = Annotated[
@@ -153,6 +218,9 @@ class SweepOptions:
     trials: int | None = None
     seeds: int | None = None
     scope: str | None = None
+    selection: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
     name: str | None = None
     workers: int | None = None
     gpus_per_worker: float | None = None
@@ -171,6 +239,8 @@ def build_request(options: SweepOptions) -> Request:
     config = load_config(options.config) if options.config else {}
     sweep = _section(config, "sweep")
     sweep |= _given(space=options.space, trials=options.trials, seeds=options.seeds, scope=options.scope)
+    sweep |= _given(sampler=options.sampler, pruner=options.pruner)
+    sweep |= _given(selection=options.selection)
     sweep |= _given(name=options.name)
     if options.method:
         sweep["methods"] = list(parse_methods(",".join(options.method)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,25 +14,38 @@ from orchestrator.cli.options import (
     BenchmarkOption,
     ConfigOption,
     DataRootOption,
+    GpuHourPriceOption,
+    GpuHoursBudgetOption,
+    GpusOption,
     JsonOption,
     MethodOption,
+    MoneyBudgetOption,
     NameOption,
     OverridesArgument,
     PriceOption,
+    PrunerOption,
     QueryBudgetOption,
+    SamplerOption,
     ScopeOption,
+    SecondsPerFoldOption,
     SeedsOption,
+    SelectionOption,
     SpaceOption,
     SweepOptions,
     TeacherModeOption,
     TeacherOption,
     TrialsOption,
+    WallBudgetOption,
+    WorkersOption,
     build_request,
     check_money,
 )
+from orchestrator.limits import Limits
+from search_spaces.hyperparameters import Resources
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
+    from orchestrator.store import Store
 
 
 @app.command()
@@ -43,6 +57,9 @@ def plan(
     trials: TrialsOption = None,
     seeds: SeedsOption = None,
     scope: ScopeOption = None,
+    selection: SelectionOption = None,
+    sampler: SamplerOption = None,
+    pruner: PrunerOption = None,
     name: NameOption = None,
     data_root: DataRootOption = None,
     config: ConfigOption = None,
@@ -50,10 +67,22 @@ def plan(
     teacher_mode: TeacherModeOption = None,
     query_budget: QueryBudgetOption = None,
     price_per_1000: PriceOption = None,
+    gpu_hours_budget: GpuHoursBudgetOption = None,
+    wall_budget: WallBudgetOption = None,
+    money_budget: MoneyBudgetOption = None,
+    price_per_gpu_hour: GpuHourPriceOption = None,
+    seconds_per_fold: SecondsPerFoldOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusOption = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Output folder of a sweep whose finished folds tell the time."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would do and cost: fold groups, trials, stages, teacher queries, and what is shared."""
     from orchestrator.plan import make_plan
+    from orchestrator.store import Store
 
     check_money(query_budget, price_per_1000)
     request = build_request(
@@ -65,35 +94,73 @@ def plan(
             trials=trials,
             seeds=seeds,
             scope=scope,
+            selection=selection,
+            sampler=sampler,
+            pruner=pruner,
             name=name,
             teacher=teacher,
             teacher_mode=teacher_mode,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
             data_root=data_root,
             overrides=overrides or (),
         )
     )
-    show_plan(
-        make_plan(request.sweep, request.benchmarks),
+    limits = Limits(
+        gpu_hours=gpu_hours_budget,
+        wall_hours=wall_budget,
+        money=money_budget,
+        price_per_gpu_hour=price_per_gpu_hour,
+        seconds_per_fold=seconds_per_fold,
+    )
+    store = None if out is None else Store(out)
+    if price_per_1000 is None and store is not None:
+        price_per_1000 = store.price_per_1000
+    limits.check(request.resources, price_per_1000)
+    budgets = ShownBudgets(
         query_budget=query_budget,
         price_per_1000=price_per_1000,
-        as_json=as_json,
+        limits=limits,
+        resources=request.resources,
+        store=store,
     )
+    show_plan(make_plan(request.sweep, request.benchmarks), budgets, as_json=as_json)
 
 
-def show_plan(
-    plan: Plan, *, query_budget: int | None = None, price_per_1000: float | None = None, as_json: bool = False
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ShownBudgets:
+    """What a plan is shown beside."""
+
+    query_budget: int | None = None
+    price_per_1000: float | None = None
+    limits: Limits = field(default_factory=Limits)
+    resources: Resources = field(default_factory=Resources)
+    store: Store | None = None
+    """Whose finished folds tell how long one takes."""
+
+
+def show_plan(plan: Plan, budgets: ShownBudgets, *, as_json: bool = False) -> None:
     """Print a plan as a table and its totals, or as JSON."""
+    from orchestrator.plan_times import forecast_time, time_lines
+
+    price = budgets.price_per_1000
+    found = forecast_time(plan, budgets.resources, budgets.limits, price_per_1000=price, store=budgets.store)
     if as_json:
-        content = plan.to_mapping()
-        if price_per_1000 is not None:
-            content["price_at_most"] = None if plan.need is None else plan.need.price(price_per_1000)
-        if query_budget is not None:
-            content["query_budget"] = query_budget
+        content = {**plan.to_mapping(), "time": found.to_mapping()}
+        if price is not None:
+            content["price_at_most"] = None if plan.need is None else plan.need.price(price)
+        if budgets.query_budget is not None:
+            content["query_budget"] = budgets.query_budget
+        if budgets.limits.any:
+            content["limits"] = asdict(budgets.limits)
         typer.echo(json.dumps(content, indent=1))
         return
 
     console = wide_console()
     console.print(plan.table())
-    for line in plan.lines(query_budget=query_budget, price_per_1000=price_per_1000):
+    for line in plan.lines(
+        query_budget=budgets.query_budget, price_per_1000=price, pair_fold_time=found.pair_fold_time
+    ):
+        console.print(line, markup=False)
+    for line in time_lines(found, budgets.limits, store=budgets.store):
         console.print(line, markup=False)

@@ -48,7 +48,8 @@ def event_line(event: ProgressEvent) -> str:
         return event.text
     fold, counts = event.fold, event.counts
     where = f"{fold.group} trial {fold.number}" if fold.number is not None else fold.group
-    head = f"[{counts.done + counts.failed}/{counts.planned}] {where} {'+'.join(fold.fold.test_domains)}"
+    over = counts.planned - counts.running - counts.waiting
+    head = f"[{over}/{counts.planned}] {where} {'+'.join(fold.fold.test_domains)}"
     head += f" seed {fold.fold.seed}"
     if event.kind == "fold_done":
         accuracy = "" if fold.accuracy is None else f": source validation {fold.accuracy:.1%}"
@@ -57,6 +58,8 @@ def event_line(event: ProgressEvent) -> str:
         return f"{head} failed (attempt {fold.attempt}), trying again: {fold.error}"
     if event.kind == "fold_failed":
         return f"{head} FAILED: {fold.error}"
+    if event.kind == "fold_pruned":
+        return f"{head} pruned: {fold.error}"
     return f"{head} {event.kind.removeprefix('fold_')}"
 
 
@@ -68,6 +71,8 @@ def print_evaluation(event: ProgressEvent) -> None:
         print(
             f"{metrics['stage']} step {metrics['step']}: source validation {accuracy:.2%}", file=sys.stderr, flush=True
         )
+    elif event.kind == "fold_retried" and event.fold is not None:
+        print(f"{event.fold.error}; trying again", file=sys.stderr, flush=True)
 
 
 class LogLines:
@@ -112,7 +117,7 @@ class LiveTable:
     """One row per fold group that something happened in, and the totals."""
 
     def __init__(self, groups: Sequence[FoldGroup]) -> None:
-        self._rows = {group.name: _Row(planned=group.num_folds) for group in groups}
+        self._rows = {group.name: _Row(planned=group.num_folds + group.pair_folds) for group in groups}
         self._counts = Counts()
         self._started = time.monotonic()
 
@@ -133,11 +138,13 @@ class LiveTable:
         elif event.kind == "fold_done":
             row.done += 1
             row.latest = f"{where} done"
-            if event.fold.accuracy is not None:
+            if event.fold.accuracy is not None and len(event.fold.fold.test_domains) == 1:
                 row.best = max(event.fold.accuracy, row.best or 0.0)
         elif event.kind == "fold_failed":
             row.failed += 1
             row.latest = f"{where} failed"
+        elif event.kind == "fold_pruned":
+            row.latest = f"{where} pruned"
 
     def render(self) -> Table:
         """The table as it stands."""
@@ -160,4 +167,5 @@ class LiveTable:
 def counts_line(counts: Counts) -> str:
     """Totals in words."""
     failed = f", {counts.failed} failed" if counts.failed else ""
-    return f"{counts.done}/{counts.planned} folds done, {counts.running} running{failed}"
+    pruned = f", {counts.pruned} pruned" if counts.pruned else ""
+    return f"{counts.done}/{counts.planned} folds done, {counts.running} running{failed}{pruned}"

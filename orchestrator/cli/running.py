@@ -18,23 +18,33 @@ from orchestrator.cli.options import (
     DataRootOption,
     ErrorOption,
     ExecutorOption,
+    GpuHourPriceOption,
+    GpuHoursBudgetOption,
     GpusOption,
     JsonOption,
+    MaxFailuresOption,
     MethodOption,
+    MoneyBudgetOption,
     NameOption,
     OutOption,
     OverridesArgument,
     PriceOption,
+    PrunerOption,
     QueryBudgetOption,
     Request,
+    SamplerOption,
     ScopeOption,
+    SecondsPerFoldOption,
     SeedsOption,
+    SelectionOption,
     SpaceOption,
     StoreOption,
     SweepOptions,
     TeacherModeOption,
     TeacherOption,
+    TrackingOption,
     TrialsOption,
+    WallBudgetOption,
     WorkersOption,
     build_request,
     check_choice,
@@ -45,11 +55,14 @@ from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
+    from orchestrator.cli.planning import ShownBudgets
+    from orchestrator.limits import Limits
     from orchestrator.plan import Plan
     from orchestrator.store import Store
 
 EXECUTORS = ("auto", "tune", "train")
 Executor = Literal["auto", "tune", "train"]
+TRACKING = ("now", "later")
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")]
 
@@ -63,6 +76,9 @@ def sweep(
     trials: TrialsOption = None,
     seeds: SeedsOption = None,
     scope: ScopeOption = None,
+    selection: SelectionOption = None,
+    sampler: SamplerOption = None,
+    pruner: PrunerOption = None,
     name: NameOption = None,
     data_root: DataRootOption = None,
     out: OutOption = None,
@@ -72,6 +88,11 @@ def sweep(
     teacher_mode: TeacherModeOption = None,
     query_budget: QueryBudgetOption = None,
     price_per_1000: PriceOption = None,
+    gpu_hours_budget: GpuHoursBudgetOption = None,
+    wall_budget: WallBudgetOption = None,
+    money_budget: MoneyBudgetOption = None,
+    price_per_gpu_hour: GpuHourPriceOption = None,
+    seconds_per_fold: SecondsPerFoldOption = None,
     workers: WorkersOption = None,
     gpus_per_worker: GpusOption = None,
     executor: ExecutorOption = "auto",
@@ -80,20 +101,24 @@ def sweep(
         int | None,
         typer.Option("--max-concurrent", metavar="N", help="Folds at a time; 1 makes suggestions reproducible."),
     ] = None,
+    max_failures: MaxFailuresOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Give folds that failed another try.")] = False,
+    tracking: TrackingOption = "now",
     error: ErrorOption = "domainbed",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and end.")] = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search every fold group, confirm the best configuration on the seeds, and print the table."""
-    from orchestrator.cli.planning import show_plan
+    from orchestrator.cli.planning import ShownBudgets, show_plan
+    from orchestrator.limits import Limits
     from orchestrator.plan import make_plan
     from orchestrator.store import Store
 
     check_choice("--executor", executor, EXECUTORS)
     check_money(query_budget, price_per_1000)
     check_error(error)
+    check_choice("--tracking", tracking, TRACKING)
     request = build_request(
         SweepOptions(
             config=config,
@@ -103,6 +128,9 @@ def sweep(
             trials=trials,
             seeds=seeds,
             scope=scope,
+            selection=selection,
+            sampler=sampler,
+            pruner=pruner,
             name=name,
             teacher=teacher,
             teacher_mode=teacher_mode,
@@ -112,21 +140,40 @@ def sweep(
             overrides=overrides or (),
         )
     )
+    limits = Limits(
+        gpu_hours=gpu_hours_budget,
+        wall_hours=wall_budget,
+        money=money_budget,
+        price_per_gpu_hour=price_per_gpu_hour,
+        seconds_per_fold=seconds_per_fold,
+    )
+    place = Store(out or request.default_out(), shared=store)
     plan = make_plan(request.sweep, request.benchmarks)
+    shown = ShownBudgets(
+        query_budget=query_budget,
+        price_per_1000=place.price_per_1000 if price_per_1000 is None else price_per_1000,
+        limits=limits,
+        resources=request.resources,
+        store=place,
+    )
+    limits.check(request.resources, shown.price_per_1000)
     if dry_run:
-        show_plan(plan, query_budget=query_budget, price_per_1000=price_per_1000, as_json=as_json)
+        show_plan(plan, shown, as_json=as_json)
         return
-    confirm_plan(plan, query_budget=query_budget, price_per_1000=price_per_1000, yes=yes, as_json=as_json)
+    confirm_plan(plan, shown, yes=yes, as_json=as_json)
     code = run_and_report(
         request,
         plan,
-        store=Store(out or request.default_out(), shared=store),
+        store=place,
+        limits=limits,
+        max_failures=max_failures,
         query_budget=query_budget,
         price_per_1000=price_per_1000,
         executor=cast(Executor, executor),
         address=address,
         max_concurrent=max_concurrent,
         retry_failed=retry_failed,
+        track_now=tracking == "now",
         error=error,
         as_json=as_json,
     )
@@ -134,9 +181,7 @@ def sweep(
         raise typer.Exit(code)
 
 
-def confirm_plan(
-    plan: Plan, *, query_budget: int | None, price_per_1000: float | None, yes: bool, as_json: bool
-) -> None:
+def confirm_plan(plan: Plan, budgets: ShownBudgets, *, yes: bool, as_json: bool) -> None:
     """Show the plan and ask, on a terminal; elsewhere the answer has to be given beforehand.
 
     Raises:
@@ -148,7 +193,7 @@ def confirm_plan(
     if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("there is no terminal to ask on: add -y to run this sweep, or --dry-run to see its plan")
     if not as_json:
-        show_plan(plan, query_budget=query_budget, price_per_1000=price_per_1000)
+        show_plan(plan, budgets)
     if not yes:
         typer.confirm("Run it?", abort=True, err=as_json)
 
@@ -158,16 +203,20 @@ def run_and_report(
     plan: Plan,
     *,
     store: Store,
+    limits: Limits,
+    max_failures: int | None,
     query_budget: int | None,
     price_per_1000: float | None,
     executor: Executor,
     address: str | None,
     max_concurrent: int | None,
     retry_failed: bool,
+    track_now: bool,
     error: str,
     as_json: bool,
 ) -> int:
     """Run the sweep with its progress on stderr, print its report, and return the exit code."""
+    from orchestrator.attempts import MAX_FAILURES
     from orchestrator.cli.progress import progress_for
     from orchestrator.sweep import run_sweep
     from orchestrator.tracking import Tracker
@@ -184,7 +233,7 @@ def run_and_report(
             data_root=request.data_root,
             resources=request.resources,
             executor=executor,
-            tracking=tracker,
+            tracking=tracker if track_now else None,
             progress=progress,
             address=address,
             max_concurrent=max_concurrent,
@@ -192,15 +241,19 @@ def run_and_report(
             benchmarks=request.benchmarks,
             query_budget=query_budget,
             price_per_1000=price_per_1000,
+            limits=limits,
+            max_failures=MAX_FAILURES if max_failures is None else max_failures,
         )
     if outcome.interrupted:
         print(f"interrupted; the same command goes on from here (--out {store.out})", file=sys.stderr)
         return INTERRUPTED
-    show_report(store, error=error, price_per_1000=price_per_1000, as_json=as_json)
+    show_report(store, error=error, selection=request.sweep.selection, price_per_1000=price_per_1000, as_json=as_json)
     for failure in outcome.failures:
         print(f"failed: {failure.group} {failure.fold}: {failure.error}", file=sys.stderr)
     if outcome.out_of_budget:
-        show_budget(store, query_budget=query_budget or 0, price_per_1000=price_per_1000)
+        show_budget(store, outcome.refusals, price_per_1000=price_per_1000)
+    if not track_now:
+        print(f"MLflow was left for later:  {PROGRAM} sync --out {store.out}", file=sys.stderr)
     print(f"compare the runs in MLflow:  {PROGRAM} ui --out {store.out}", file=sys.stderr)
     return int(outcome.exit_code)
 
@@ -212,7 +265,10 @@ def train(
     ],
     overrides: OverridesArgument = None,
     benchmark: BenchmarkOption = None,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="The method.")] = "vl2v_adip",
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="NAME", help="The method; the configuration's, or vl2v_adip, if absent."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Split, initialisation and batch order.")] = 0,
     data_root: DataRootOption = None,
     out: OutOption = None,
@@ -226,6 +282,7 @@ def train(
     gpus_per_worker: GpusOption = None,
     executor: ExecutorOption = "auto",
     address: AddressOption = None,
+    max_failures: MaxFailuresOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one fold through Ray Train; a fold that is done in --out is not computed again."""
@@ -235,7 +292,7 @@ def train(
         SweepOptions(
             config=config,
             benchmark=benchmark,
-            method=[method],
+            method=[method] if method else None,
             teacher=teacher,
             teacher_mode=teacher_mode,
             workers=workers,
@@ -251,6 +308,7 @@ def train(
     (chosen,) = request.benchmarks.values()
     fold = Fold(benchmark=chosen.name, test_domains=(chosen.check_domain(test_domain),), seed=seed)
 
+    from orchestrator.attempts import MAX_FAILURES
     from orchestrator.cli.progress import print_evaluation
     from orchestrator.store import Store
     from orchestrator.train import FoldFailedError, prepare_fold, train_one
@@ -268,7 +326,13 @@ def train(
     )
     was_done = place.fold(job.spec.key).is_done
     try:
-        result = train_one(job, executor=cast(Executor, executor), address=address, progress=print_evaluation)
+        result = train_one(
+            job,
+            executor=cast(Executor, executor),
+            address=address,
+            progress=print_evaluation,
+            max_failures=MAX_FAILURES if max_failures is None else max_failures,
+        )
     except FoldFailedError as failed:
         print(f"error: {failed}", file=sys.stderr)
         raise typer.Exit(FAILED_FOLDS) from None

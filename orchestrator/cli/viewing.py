@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
@@ -39,6 +40,8 @@ def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: 
     console.print(status_table(found))
     console.print(found.line, markup=False)
     console.print(found.queries_line(price_per_1000), markup=False)
+    for trouble in found.troubles:
+        console.print(trouble.line, markup=False)
 
 
 def status_table(found: SweepStatus) -> Table:
@@ -46,30 +49,32 @@ def status_table(found: SweepStatus) -> Table:
     from rich.table import Table
 
     table = Table()
-    titles = ("fold group", "done", "running", "failed", "waiting", "best trial", "source validation", "teacher images")
+    titles = ["fold group", "done", "running", "failed", "waiting", "best trial", "source validation", "teacher images"]
+    if found.counts.pruned:
+        titles.insert(4, "pruned")
     for title in titles:
         table.add_column(title, justify="left" if title == "fold group" else "right", no_wrap=True)
     for group in found.groups:
         counts = group.counts
-        states = (counts.done, counts.running, counts.failed, counts.waiting)
+        states = [counts.done, counts.running, counts.failed, counts.waiting]
+        if found.counts.pruned:
+            states.insert(3, counts.pruned)
         best = "-" if group.best is None else str(group.best)
         accuracy = "-" if group.accuracy is None else f"{group.accuracy:.1%}"
         table.add_row(group.name, *map(str, states), best, accuracy, f"{group.teacher_images:,}")
     return table
 
 
-def show_budget(store: Store, *, query_budget: int, price_per_1000: float | None) -> None:
+def show_budget(store: Store, refusals: Sequence[str], *, price_per_1000: float | None) -> None:
     """Say on stderr that a budget was reached, what is done and what waits."""
     from orchestrator.status import sweep_status
 
     found, console = sweep_status(store), wide_console(stderr=True)
     console.print(status_table(found))
     console.print(found.queries_line(price_per_1000), markup=False)
-    console.print(
-        f"the query budget of {query_budget:,} lets none of the {found.counts.waiting} waiting folds start; raise "
-        "--query-budget and run the same command again",
-        markup=False,
-    )
+    console.print(f"no budget lets any of the {found.counts.waiting} waiting folds start:", markup=False)
+    for line in refusals:
+        console.print(line, markup=False)
 
 
 @app.command()
@@ -77,13 +82,14 @@ def report(
     out: ExistingOutOption,
     error: ErrorOption = "domainbed",
     selection: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--selection",
-            metavar="NAME",
-            help="How configurations are chosen: training_domain, or oracle (peeks at the test domain, and says so).",
+            metavar="source_validation|leave_one_domain_out|oracle",
+            help="How configurations are chosen; the sweep's own way if absent. The oracle sees test domains: no fair "
+            "comparison.",
         ),
-    ] = "training_domain",
+    ] = None,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Average runs whose fingerprints differ, and name the difference.")
     ] = False,
@@ -95,7 +101,8 @@ def report(
     from orchestrator.store import Store
 
     check_error(error)
-    check_choice("--selection", selection, get_args(Selection))
+    if selection is not None:
+        check_choice("--selection", selection, get_args(Selection))
     check_money(None, price_per_1000)
     show_report(
         Store(out),
@@ -111,7 +118,7 @@ def show_report(
     store: Store,
     *,
     error: str = "domainbed",
-    selection: str = "training_domain",
+    selection: str | None = None,
     allow_mixed: bool = False,
     price_per_1000: float | None = None,
     as_json: bool = False,
@@ -121,7 +128,7 @@ def show_report(
     from orchestrator.report import build_report
 
     made = build_report(
-        store, selection=cast("Selection", selection), allow_mixed=allow_mixed, price_per_1000=price_per_1000
+        store, selection=cast("Selection | None", selection), allow_mixed=allow_mixed, price_per_1000=price_per_1000
     )
     error_bar = cast("ErrorBar", error)
     paths = report_formats.write_report(made, store, error_bar=error_bar)

@@ -1,6 +1,6 @@
 """Runs a sweep of stub folds over the packaged icons: as a function, or as a command that a test can kill.
 
-python -m tests.orchestrator.stub_sweep OUT '{"trials": 3}' '{"max_concurrent": 1}'
+python -m tests.orchestrator.stub_sweep OUT '{"trials": 3}' '{"max_concurrent": 1}' [STORE]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from orchestrator.executors import WorkerFunctions
 from orchestrator.progress import ProgressEvent
 from orchestrator.store import Store
 from orchestrator.sweep import SweepOutcome, run_sweep
+from orchestrator.tracking import Tracker
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep, sweep_from_mapping
@@ -26,10 +27,11 @@ STUB = WorkerFunctions(
 )
 
 
-def stub_sweep(**fields: Any) -> Sweep:
+def stub_sweep(*, hyperparameters: dict[str, Any] | None = None, **fields: Any) -> Sweep:
     """A small sweep over icons; `fields` replace those of its `sweep` section."""
     section = {"name": "stub", "benchmarks": ["icons"], "methods": ["erm"], "space": "wide", "trials": 3, "seeds": 2}
-    return sweep_from_mapping({"sweep": {**section, "zero_shot": False, **fields}})
+    content = {"sweep": {**section, "zero_shot": False, **fields}, "hyperparameters": hyperparameters or {}}
+    return sweep_from_mapping(content)
 
 
 def run_stub(out: Path, sweep: Sweep | None = None, **arguments: Any) -> tuple[SweepOutcome, list[ProgressEvent]]:
@@ -47,6 +49,9 @@ def run_stub(out: Path, sweep: Sweep | None = None, **arguments: Any) -> tuple[S
 
 def main() -> int:
     out, fields, arguments = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    store = Store(out, shared=sys.argv[4] if len(sys.argv) > 4 else None)
+    if "tracking" in arguments:
+        arguments["tracking"] = Tracker(store=store, sweep=stub_sweep(**fields), uri=arguments["tracking"])
     if "resources" in arguments:
         arguments["resources"] = Resources(**arguments["resources"])
 
@@ -55,7 +60,7 @@ def main() -> int:
         print(f"{time.time():.2f} {event.kind}{about} {event.counts} {event.text}", flush=True)
 
     try:
-        outcome = run_sweep(stub_sweep(**fields), store=Store(out), progress=tell, functions=STUB, **arguments)
+        outcome = run_sweep(stub_sweep(**fields), store=store, progress=tell, functions=STUB, **arguments)
     except UserError as error:
         print(error)
         return 2

@@ -1,8 +1,8 @@
 """Stands in for `trainables.worker` where a test is about the sweep: a fold whose accuracy is a formula.
 
 It keeps the contract of `result.json` and of the fold's folder, logs every start to STARTS beside the folds, and does
-what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `nan`, `user`,
-`preflight`; `pause` is the time in seconds between two evaluations of every fold.
+what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `memory`, `nan`,
+`user`, `preflight`; `pause` is the time in seconds between two evaluations of every fold.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from trainables.jobs import FoldJob, job_from_mapping
 from trainables.record import FoldFolder, read_json, write_json
+
+TEST_NUMBERS = ("accuracy", "balanced_accuracy", "out_accuracy")
 
 
 def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | N
                                 "cross_entropy": 1.0, "domains": {}, "time": time.time()}])  # fmt: skip
         if report is not None:
             report(_evaluation(step, accuracy))
-    write_json(folder.test, {"accuracy": {}, "out_accuracy": {}, "balanced_accuracy": {}, "last_step": {}})
+    _write_test(fold_job, folder, accuracy)
     result = {
         "key": fold_job.spec.key,
         "status": "done",
@@ -56,6 +58,7 @@ def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | N
         "started": started,
         "finished": time.time(),
         "student_sha256": "",
+        "batch_pieces": fold_job.resources.batch_pieces,
     }
     write_json(folder.result, result)
     if report is not None:
@@ -113,21 +116,36 @@ def surface(job: FoldJob) -> float:
     return round(0.9 - 0.1 * abs(math.log10(point.distill.lr) + 3.0) - 0.2 * abs(point.image_weight - 0.6) + shift, 6)
 
 
-def starts(out: Path) -> list[dict[str, Any]]:
-    """Every start that was logged, in order."""
-    path = out / "STARTS"
+def held_out(job: FoldJob, domain: str) -> float:
+    """Accuracy of a pair fold on one of its two domains: what is best on the source domains is worst there."""
+    return round(1.0 - surface(job) + len(domain) / 100, 6)
+
+
+def starts(out: Path, name: str = "STARTS") -> list[dict[str, Any]]:
+    """Every start of a fold (or, from `ALIGNS`, of an Align stage) that was logged, in order."""
+    path = out / name
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _write_test(job: FoldJob, folder: FoldFolder, accuracy: float) -> None:
+    domains = job.spec.fold.test_domains
+    if len(domains) == 1:
+        test = {name: {domains[0]: accuracy - 0.1} for name in TEST_NUMBERS}
+        write_json(folder.test, test | {"last_step": test})
+        return
+    for domain in domains:
+        write_json(folder.held_out(domain), {"domain": domain, "accuracy": held_out(job, domain)})
 
 
 def _out(job: FoldJob) -> Path:
     return Path(job.folder).parent.parent
 
 
-def _log(job: FoldJob) -> None:
-    with (_out(job) / "STARTS").open("a") as file:
+def _log(job: FoldJob, *, name: str = "STARTS", key: str = "") -> None:
+    with (_out(job) / name).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        entry = {"key": job.spec.key, "fold": str(job.spec.fold), "method": job.spec.method, "process": os.getpid()}
-        file.write(json.dumps(entry) + "\n")
+        about = {"fold": str(job.spec.fold), "method": job.spec.method, "process": os.getpid()}
+        file.write(json.dumps({"key": key or job.spec.key, **about}) + "\n")
 
 
 def _behave(job: FoldJob) -> None:
@@ -139,6 +157,8 @@ def _behave(job: FoldJob) -> None:
             raise RuntimeError("first line\nthe machine is on fire")
     if _behaviour(job, "crash"):
         raise RuntimeError("first line\nthe machine is on fire")
+    if _behaviour(job, "memory") and job.resources.batch_pieces < 2:
+        raise MemoryError("no room for the whole batch")
     if _behaviour(job, "die"):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -156,6 +176,8 @@ def _pause(job: FoldJob) -> float:
 
 def _align(job: FoldJob) -> None:
     if "align" in method_facts(job.spec.method).stages and not FoldFolder(job.align_folder).is_done:
+        _log(job, name="ALIGNS", key=job.spec.align_key)
+        time.sleep(_pause(job))
         write_json(FoldFolder(job.align_folder).result, {})
 
 

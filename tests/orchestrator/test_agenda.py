@@ -12,6 +12,8 @@ import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.attempts import Attempt
+from orchestrator.group_agenda import GroupAgenda
+from orchestrator.leases import FoldLeases
 from orchestrator.plan import make_plan
 from orchestrator.specs import FoldJobs, FoldSpecs
 from orchestrator.store import GroupRecord, Store, TrialRecord
@@ -20,6 +22,7 @@ from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import run_job, starts
+from trainables.leases import Owner, this_process
 from trainables.record import write_json
 
 CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
@@ -28,8 +31,9 @@ CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
 class Bench:
     """A sweep's parts, with workers that are function calls."""
 
-    def __init__(self, out: Path, sweep: Sweep | None = None, **options: Any) -> None:
-        self.store, self.sweep = Store(out), sweep or stub_sweep()
+    def __init__(self, out: Path, sweep: Sweep | None = None, *, shared: Path | None = None, **options: Any) -> None:
+        self.store, self.sweep = Store(out, shared=shared), sweep or stub_sweep()
+        self.leases = FoldLeases(this_process())
         benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
         manifests = dict.fromkeys(benchmarks, "0" * 64)
         self.groups = tuple(
@@ -46,7 +50,11 @@ class Bench:
         self.store.claim(self.sweep, self.groups, manifests)
         self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
         specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)
-        self.agenda: Agenda = build_agenda(self.groups, specs=specs, store=self.store, **options)
+        self.agenda: Agenda = build_agenda(self.groups, specs=specs, store=self.store, leases=self.leases, **options)
+
+    def die(self) -> None:
+        """Stand in for the end of a process: whoever looks finds its leases free."""
+        self.leases.close()
 
     def run(self, ticket: Ticket) -> None:
         run_job(self.jobs.job(ticket.spec).to_mapping())
@@ -76,7 +84,7 @@ class Bench:
 @pytest.mark.parametrize("slots", [1, 2, 7])
 @pytest.mark.parametrize("scope", ["domain", "benchmark"])
 def test_every_planned_fold_runs_exactly_once(tmp_path: Path, slots: int, scope: str) -> None:
-    bench = Bench(tmp_path, stub_sweep(scope=scope, methods=["erm", "vl2v_adip"], zero_shot=True))
+    bench = Bench(tmp_path, stub_sweep(scope=scope, stop_level=0.0, methods=["erm", "vl2v_adip"], zero_shot=True))
     bench.run_all(slots=slots)
     counted = Counter(start["key"] for start in starts(tmp_path))
     assert set(counted.values()) == {1}
@@ -134,9 +142,94 @@ def test_a_sweep_that_is_cut_off_anywhere_goes_on_as_if_it_had_not_been(tmp_path
         cut.run_all(most=chance.randint(0, 15))
         if (ticket := cut.agenda.next()) is not None and chance.random() < 0.5:
             run_job(cut.jobs.job(ticket.spec).to_mapping())  # the worker ended, and nobody was left to hear it
+        cut.die()
     assert cut.points() == whole.points()
     assert cut.choices() == whole.choices()
     assert set(Counter(start["key"] for start in starts(tmp_path / "cut")).values()) == {1}
+
+
+def shared_benches(tmp_path: Path, **options: Any) -> tuple[Bench, Bench]:
+    """Two sweeps that want the same, on one store."""
+    sweep = stub_sweep(methods=["vl2v_adip"], space="demo", trials=4)
+    first, second = (
+        Bench(tmp_path / name, sweep, shared=tmp_path / "store", **options) for name in ("first", "second")
+    )
+    return first, second
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sweeps_that_share_a_store_run_every_fold_once(tmp_path: Path, seed: int, no_patience: None) -> None:
+    benches = shared_benches(tmp_path, repeatable=True)
+    chance = random.Random(seed)
+    running: list[tuple[Bench, Ticket]] = []
+    handed_out: list[str] = []
+    while not all(bench.agenda.is_finished for bench in benches):
+        bench = chance.choice(benches)
+        if chance.random() < 0.5 and (ticket := bench.agenda.next()) is not None:
+            running.append((bench, ticket))
+            handed_out.append(ticket.planned.key)
+        elif running:
+            owner, ticket = running.pop(chance.randrange(len(running)))
+            owner.run(ticket)
+    assert not running
+    first, second = benches
+    keys = {planned.key for group in first.groups for planned in first.store.planned_folds(group.name)}
+    assert Counter(start["key"] for start in starts(tmp_path / "store")) == dict.fromkeys(keys, 1)
+    assert sorted(handed_out) == sorted(keys)
+    assert (first.points(), first.choices()) == (second.points(), second.choices())
+    assert not list(tmp_path.rglob("lease.json"))
+
+
+def test_a_fold_that_a_living_sweep_holds_is_passed_over_and_then_taken_over(tmp_path: Path, no_patience: None) -> None:
+    first, second = shared_benches(tmp_path)
+    held = first.agenda.next()
+    other = second.agenda.next()
+    assert held is not None
+    assert other is not None
+    assert other.planned != held.planned
+    assert other.spec.align_key != held.spec.align_key, "the same Align stage would run twice"
+    second.agenda.dropped(other)
+    first.run(held)
+    before = second.agenda.counts().done
+    second.run_all()
+    assert before == 0
+    assert second.agenda.counts().done == second.agenda.counts().planned
+    assert Counter(start["key"] for start in starts(tmp_path / "store"))[held.planned.key] == 1
+
+
+def test_a_dead_sweeps_fold_is_handed_out_again(tmp_path: Path, no_patience: None) -> None:
+    first, second = shared_benches(tmp_path)
+    tickets = [first.agenda.next() for _ in range(4)]
+    assert None not in tickets
+    assert {owner.identity for owner in _owners(second)} == {first.leases.owner.identity}
+    first.die()
+    second.run_all()
+    assert second.agenda.is_finished
+
+
+def test_elsewhere_holds_no_suggestion_up_unless_they_have_to_be_repeatable(tmp_path: Path, no_patience: None) -> None:
+    for repeatable in (False, True):
+        sweep = stub_sweep(benchmarks=["icons"], trials=3)
+        place = tmp_path / str(repeatable)
+        first, second = (
+            Bench(place / name, sweep, shared=place / "store", repeatable=repeatable) for name in ("first", "second")
+        )
+        for _ in first.groups:
+            assert first.agenda.next() is not None
+        ticket = second.agenda.next()
+        assert (ticket is None) == repeatable
+
+
+def _owners(bench: Bench) -> list[Owner]:
+    while bench.agenda.next() is not None:
+        pass
+    return list(bench.agenda.elsewhere().values())
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another sweep holds is looked at again at once."""
+    monkeypatch.setattr("orchestrator.leases.LOOK_AGAIN_S", 0.0)
 
 
 def test_suggestions_follow_from_what_the_record_says_was_known(tmp_path: Path) -> None:
@@ -255,3 +348,46 @@ def test_a_fold_that_was_stopped_from_outside_waits_again(tmp_path: Path) -> Non
     assert again is not None
     assert again.planned == ticket.planned
     assert again.attempt == 1
+
+
+@pytest.mark.parametrize("fields", [{}, {"scope": "benchmark"}, {"selection": "leave_one_domain_out"}], ids=str)
+def test_what_is_counted_is_what_a_fresh_look_at_the_store_counts(tmp_path: Path, fields: dict[str, Any]) -> None:
+    bench, chance = Bench(tmp_path, stub_sweep(trials=3, seeds=2, **fields)), random.Random(0)
+    running: list[Ticket] = []
+    while True:
+        while len(running) < 3 and (ticket := bench.agenda.next()) is not None:
+            running.append(ticket)
+        fresh = Bench(tmp_path, bench.sweep).agenda
+        seen, anew = bench.agenda.counts(), fresh.counts()
+        assert (seen.done, seen.failed, seen.planned) == (anew.done, anew.failed, anew.planned)
+        assert seen.running == sum(len(group.running_keys()) for group in bench.agenda.groups) >= len(running)
+        assert [group.is_finished for group in bench.agenda.groups] == [group.is_finished for group in fresh.groups]
+        if not running:
+            break
+        ticket = running.pop(chance.randrange(len(running)))
+        what = chance.random()
+        if what < 0.1:
+            bench.agenda.dropped(ticket)
+        elif what < 0.3:
+            bench.agenda.failed(ticket, CRASH)
+        else:
+            bench.run(ticket)
+    assert bench.agenda.is_finished
+
+
+def test_an_event_costs_no_more_with_more_fold_groups_at_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    bench = Bench(tmp_path, stub_sweep(methods=["erm", "vl2v_adip", "vl2v_sd", "kd"], trials=2))
+    original = GroupAgenda._count
+    monkeypatch.setattr(
+        GroupAgenda, "_count", lambda group, finished: looked.append(group.group.name) or original(group, finished)
+    )
+    bench.agenda.counts()
+    assert len(looked) == 16
+    ticket = bench.agenda.next()
+    assert ticket is not None
+    looked.clear()
+    bench.run(ticket)
+    bench.agenda.counts()
+    bench.agenda.next()
+    assert len(set(looked)) <= 2

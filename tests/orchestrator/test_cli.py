@@ -36,6 +36,7 @@ def run_in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 COMMANDS = ("doctor", "plan", "train", "sweep", "status", "report", "ui", "data", "teacher")
+COMMANDS += ("watch", "logs", "stop", "cancel", "retry", "rerun", "explain", "export-hparams", "sync")
 
 
 NESTED = [["data", name] for name in ("list", "where", "verify", "fetch", "pack")]
@@ -97,6 +98,8 @@ MISTAKES = {
     "data root": (["plan", "--benchmark", "icons", "--data-root", "no-such-folder"], "no-such-folder"),
     "executor": (["sweep", "--benchmark", "icons", "--executor", "tunes"], "nearest: tune"),
     "error": (["report", "--out", "none", "--error", "unbised"], "nearest: unbiased"),
+    "oracle sweep": (["sweep", "--benchmark", "icons", "--selection", "oracle"], "a sweep never chooses by test"),
+    "selection of a sweep": (["plan", "--benchmark", "icons", "--selection", "loo"], "leave_one_domain_out"),
     "selection": (["report", "--out", "none", "--selection", "oracel"], "nearest: oracle"),
     "domain": (["train", "--benchmark", "icons", "--test-domain", "lines"], "line"),
     "negative seed": (["train", "--benchmark", "icons", "--test-domain", "line", "--seed", "-1"], "--seed"),
@@ -105,6 +108,18 @@ MISTAKES = {
     "no sweep there": (["report", "--out", "nothing-here"], "nothing-here"),
     "no sweep to serve": (["ui", "--out", "nothing-here"], "nothing-here"),
     "no sweep to watch": (["status", "--out", "nothing-here"], "nothing-here"),
+    "no sweep to look at": (["watch", "--out", "nothing-here"], "nothing-here"),
+    "no time between looks": (["watch", "--out", "nothing-here", "--interval", "0"], "--interval is more than 0"),
+    "no fold to log": (["logs", "icons/line/seed0", "--out", "nothing-here"], "nothing-here"),
+    "no fold to explain": (["explain", "icons/line/seed0", "--out", "nothing-here"], "nothing-here"),
+    "no fold to run again": (["rerun", "icons/line/seed0", "--out", "nothing-here"], "nothing-here"),
+    "a cluster without Ray": (["rerun", "abcdef", "--out", "x", "--local", "--address", "auto"], "without Ray"),
+    "followed JSON": (["logs", "abcdef", "--out", "nothing-here", "-f", "--json"], "--follow tells line by line"),
+    "no sweep to stop": (["stop", "--out", "nothing-here"], "nothing-here"),
+    "no sweep to cancel": (["cancel", "--out", "nothing-here"], "nothing-here"),
+    "no sweep to retry": (["retry", "--out", "nothing-here"], "nothing-here"),
+    "no sweep to export": (["export-hparams", "--out", "nothing-here"], "nothing-here"),
+    "no sweep to sync": (["sync", "--out", "nothing-here"], "nothing-here"),
     "no such teacher mode": (["plan", "--benchmark", "icons", "--teacher-mode", "view:4"], "views:K"),
     "negative budget": (["plan", "--benchmark", "icons", "--query-budget", "-1"], "--query-budget is 0 or more"),
     "negative price": (["plan", "--benchmark", "icons", "--price-per-1000", "-1"], "--price-per-1000 is 0 or more"),

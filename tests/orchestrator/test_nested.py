@@ -144,7 +144,7 @@ def test_a_fold_of_a_domain_there_is_not(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_train_one_fold(tmp_path: Path) -> None:
-    from orchestrator.leases import Lease, this_process
+    from trainables.leases import Lease, this_process
 
     job = one_fold(tmp_path)
     lease = Lease(Path(job.folder) / "lease.json", this_process())

@@ -88,6 +88,74 @@ def test_zero_shot_rows_are_groups_without_stages() -> None:
         plan.group("PACS/zero_shot/photos")
 
 
+def left_out(**changes: Any) -> Sweep:
+    settings = {"benchmarks": ("PACS",), "space": "official", "selection": "leave_one_domain_out"}
+    return sweep(**{**settings, **changes})
+
+
+def test_what_each_selection_needs_by_hand() -> None:
+    """Four domains, 5 trials, 3 seeds: 6 pairs serve the paper's point, 4 x 3 each of the 4 others."""
+    plan = make_plan(left_out(trials=5, seeds=3), BENCHMARKS)
+    by_name = {cost.selection: cost for cost in plan.selections}
+    assert by_name["source_validation"].folds == by_name["oracle"].folds == 4 * (5 + 2)
+    cost = by_name["leave_one_domain_out"]
+    assert (cost.pair_folds, cost.pair_folds_shared) == (6 + 4 * 12, 6)
+    assert plan.num_folds == cost.folds == 28 + 54
+    assert plan.num_stages == 2 * 82
+    assert cost.share_of_steps == pytest.approx(54 / 28)
+    # 32 to 45 images (2 ** 5.5) of 2 source domains in each of 2 x 5,001 steps.
+    assert cost.images == 54 * 45 * 2 * 10_002
+    assert plan.queries == 28 * 32 * 3 * 10_002 + 54 * 32 * 2 * 10_002
+    assert cost.texts == 54 * 7
+    (line,) = [line for line in plan.lines(price_per_1000=2.0) if line.startswith("model selection")]
+    assert "leave_one_domain_out 82: 54 pair folds more on seed 0 (6 others shared between two test domains)" in line
+    assert f"(price {(cost.images + cost.texts) / 500:,.2f})" in line
+    assert [group.pair_folds for group in plan.groups] == [5 * 3] * 4
+    assert plan.to_mapping()["selections"][1]["pair_folds"] == 54
+
+
+def test_pair_folds_are_priced_whether_they_are_chosen_by_or_not() -> None:
+    chosen = make_plan(left_out(trials=5), BENCHMARKS)
+    plain = make_plan(left_out(trials=5, selection="source_validation"), BENCHMARKS)
+    assert chosen.selections == plain.selections
+    assert (plain.num_folds, chosen.num_folds) == (4 * 5, 4 * 5 + 54)
+    assert chosen.need is not None
+    assert plain.need is not None
+    assert chosen.need.queries - plain.need.queries == chosen.selection.images + chosen.selection.texts
+
+
+@pytest.mark.parametrize("changes", [{"scope": "benchmark"}, {"sampler": "authors"}])
+def test_where_all_test_domains_try_the_same_points_every_pair_serves_two(changes: dict[str, Any]) -> None:
+    cost = make_plan(left_out(trials=5, **changes), BENCHMARKS).selection
+    assert (cost.pair_folds, cost.pair_folds_shared) == (5 * 6, 5 * 6)
+
+
+def test_searches_of_distill_alone_share_align_among_pair_folds() -> None:
+    cost = make_plan(left_out(trials=5, space="demo"), BENCHMARKS).selection
+    assert cost.stages_shared == 54 - 6
+
+
+def test_stored_views_make_pair_folds_free_of_queries() -> None:
+    stored = Hyperparameters(teacher_mode="views:8")
+    cost = make_plan(left_out(trials=5, hyperparameters=stored), BENCHMARKS).selection
+    assert (cost.images, cost.texts) == (0, 0)
+
+
+def test_a_lone_configuration_needs_no_pair_folds() -> None:
+    plan = make_plan(left_out(space="paper"), BENCHMARKS)
+    assert plan.selection.pair_folds == 0
+    assert any("nothing is chosen, so no pair fold is needed" in line for line in plan.lines())
+
+
+def test_two_domains_cannot_be_left_out_of_two() -> None:
+    two = Benchmark(
+        name="two", folder="two", domains=tuple(Domain(name=name, letter=name) for name in "ab"), class_names=("x", "y")
+    )
+    with pytest.raises(UserError, match="two has 2 domains and needs 3 or more; use --selection source_validation"):
+        make_plan(left_out(benchmarks=("two",), trials=2), {"two": two})
+    assert make_plan(left_out(benchmarks=("two",), trials=2, selection="source_validation"), {"two": two}).num_folds
+
+
 def test_stored_views_are_asked_for_once() -> None:
     stored = Hyperparameters(teacher_mode="views:8")
     plan = make_plan(sweep(benchmarks=("PACS",), hyperparameters=stored, seeds=3), BENCHMARKS)
@@ -122,11 +190,11 @@ def test_the_plan_as_json_and_as_a_table() -> None:
 
 def test_planning_is_fast_and_loads_no_engine() -> None:
     code = (
-        "import sys, time; start = time.perf_counter();"
+        "import sys, time; start = time.process_time();"
         "from orchestrator.plan import make_plan; from search_spaces.benchmarks import BENCHMARKS, HEADLINE;"
         "from search_spaces.sweeps import Sweep;"
         "plan = make_plan(Sweep(benchmarks=HEADLINE, methods=('vl2v_adip',), space='official', trials=20, seeds=3),"
-        " BENCHMARKS); plan.table(); plan.lines(); took = time.perf_counter() - start;"
+        " BENCHMARKS); plan.table(); plan.lines(); took = time.process_time() - start;"
         "print(took, [name for name in ('torch', 'ray', 'mlflow', 'optuna') if name in sys.modules])"
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]

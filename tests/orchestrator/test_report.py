@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.ledger import ledger
+from orchestrator.measurements import measure
 from orchestrator.plan import make_plan
 from orchestrator.report import build_report
 from orchestrator.report_formats import csv_text, latex, markdown, to_mapping, write_report
@@ -206,6 +208,17 @@ def test_rows_that_differ_do_not_share_a_table(tmp_path: Path) -> None:
         build_report(written.store)
 
 
+def test_different_selections_are_not_averaged(tmp_path: Path) -> None:
+    written = Written(tmp_path, sweep(methods=("erm",), seeds=1))
+    written.fill({name: values[:1] for name, values in ACCURACIES.items()})
+    found = [item for item in measure(written.store, "source_validation").measurements if item.method == "erm"]
+    mixed = [found[0], replace(found[1], selection="oracle")]
+    check_comparable(found, ROW, what="PACS")
+    for names in (ROW, TABLE, SUMMARY):
+        with pytest.raises(UserError, match=r"selection is source_validation in .*, but oracle in erm PACS"):
+            check_comparable(mixed, names, what="PACS")
+
+
 def test_searched_hyperparameters_may_differ(tmp_path: Path) -> None:
     written = Written(tmp_path, sweep())
     written.fill(ACCURACIES)
@@ -228,8 +241,9 @@ def test_oracle_takes_the_last_step_of_the_best_configuration_seed_by_seed(tmp_p
     assert plain.values == pytest.approx((0.7, 0.6))
     report = build_report(written.store, selection="oracle")
     assert report.table("PACS").rows[0].ood["photo"].values == pytest.approx((0.11, 0.3))
-    assert "ORACLE" in markdown(report)
-    assert "ORACLE" in latex(report)
+    label = "oracle (test-domain selection; not a fair comparison)"
+    assert all(label in text for text in (markdown(report), latex(report), csv_text(report)))
+    assert to_mapping(report)["selection_title"] == label
 
 
 def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
@@ -280,7 +294,7 @@ def test_a_number_within_the_tolerance_is_reproduced(tmp_path: Path) -> None:
     written.fill({"vl2v_adip": [0.80]})
     entry = next(entry for entry in build_report(written.store).ledger if entry.method == "vl2v_adip")
     assert entry.status == "Reproduced (+0.1)"
-    assert ledger({}, [], "training_domain")[0].verified is None
+    assert ledger({}, [], "source_validation")[0].verified is None
 
 
 def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from orchestrator.selection import (
 from search_spaces.errors import UserError
 from tests.golden import golden_json, golden_lines
 
-GOLDEN_KEYS = {"iid": "training_domain", "loo": "leave_one_domain_out", "oracle": "oracle"}
+GOLDEN_KEYS = {"iid": "source_validation", "loo": "leave_one_domain_out", "oracle": "oracle"}
 SWEEPS = {"A_pairs": "records_A_pairs.jsonl.gz"}
 
 
@@ -109,7 +109,7 @@ def record(
 
 
 def test_nan_first_stays_in_a_run_but_loses_between_runs() -> None:
-    method = SELECTION_METHODS["training_domain"]
+    method = SELECTION_METHODS["source_validation"]
     first_nan = [record(0, [0], [0.1, math.nan]), record(1, [0], [0.2, 0.9])]
     assert method.sweep_accuracy(first_nan) == 0.1
     other = record(0, [0], [0.3, 0.01], hparams_seed=-1)
@@ -119,7 +119,7 @@ def test_nan_first_stays_in_a_run_but_loses_between_runs() -> None:
 def test_unsorted_records_give_the_last_step_and_the_first_maximum_in_load_order() -> None:
     records = [record(20, [0], [0.2, 0.7]), record(0, [0], [0.1, 0.7]), record(10, [0], [0.3, 0.6])]
     assert SELECTION_METHODS["oracle"].sweep_accuracy(records) == 0.2
-    assert SELECTION_METHODS["training_domain"].sweep_accuracy(records) == 0.2
+    assert SELECTION_METHODS["source_validation"].sweep_accuracy(records) == 0.2
 
 
 def test_leave_one_domain_out_skips_steps_without_all_pairs() -> None:

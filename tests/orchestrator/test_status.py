@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.attempts import Attempt
-from orchestrator.leases import Lease, this_process
 from orchestrator.progress import Counts
-from orchestrator.status import sweep_status
+from orchestrator.remembered import LastRun, remember_run
+from orchestrator.status import SweepStatus, sweep_status
 from orchestrator.store import Store
 from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Resources
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import Bench
+from trainables.leases import Lease, this_process
 
 
 def test_a_folder_without_a_sweep_is_a_users_mistake(tmp_path: Path) -> None:
@@ -39,9 +41,11 @@ def test_counts_follow_the_folder(tmp_path: Path) -> None:
     assert status.at_work
     assert status.line == (
         "16 folds: 5 done, 1 running, 1 failed (retryable), 9 waiting - 0.0 fold-min - 150 teacher queries - "
-        "1 Align stages shared"
+        "1 Align stage saved by sharing - ETA 0 s"
     )
     lease.release()
+    assert sweep_status(bench.store).counts.running == 1, "whoever holds the fold may be another sweep"
+    bench.die()
     later = sweep_status(bench.store)
     assert later.counts == Counts(done=5, failed=1, waiting=10)
     assert "nobody is at work: run the sweep again to go on" in later.line
@@ -74,3 +78,40 @@ def test_the_mapping_is_plain(tmp_path: Path) -> None:
     assert content["counts"]["planned"] == 16
     assert [group["counts"]["planned"] for group in content["groups"]] == [4, 4, 4, 4]
     assert content["line"].startswith("16 folds: 0 done")
+
+
+def test_the_line_speaks_of_gpus_prunings_and_the_end() -> None:
+    status = SweepStatus(
+        name="all",
+        counts=Counts(done=61, running=8, failed=2, pruned=5, waiting=12),
+        groups=(),
+        seconds=12780.0,
+        gpu_seconds=51120.0,
+        teacher_queries=1_100_000,
+        aligns=12,
+        folds_with_align=40,
+        at_work=True,
+        eta_seconds=11400.0,
+    )
+    assert status.line == (
+        "88 folds: 61 done, 8 running, 2 failed (retryable), 5 pruned, 12 waiting - 14.2 GPU-h - 1.1 M teacher queries "
+        "- 28 Align stages saved by sharing - ETA 3 h 10 m"
+    )
+
+
+def test_gpu_hours_follow_from_what_the_sweep_ran_with(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.run_all(most=3)
+    assert sweep_status(bench.store).gpu_seconds == 0.0
+    remember_run(bench.store, LastRun(resources=Resources(workers=2, gpus_per_worker=0.5)))
+    status = sweep_status(bench.store)
+    assert status.gpu_seconds == status.seconds > 0.0
+
+
+def test_saved_align_stages_are_in_the_mapping(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo"))
+    bench.run_all()
+    content = sweep_status(bench.store).to_mapping()
+    specs = [bench.store.spec(path.name) for path in bench.store.fold("").path.iterdir()]
+    stages = {spec.align_key for spec in specs if spec is not None}
+    assert content["aligns_saved"] == len(specs) - len(stages) > 0

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.leases import Lease, this_process
 from orchestrator.store import ConfirmationRecord, GroupRecord, PlannedFold, Store, TrialRecord, group_slug
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.orchestrator.stub_sweep import stub_sweep
+from trainables.leases import Lease, this_process
 from trainables.record import write_json
 
 GROUP = GroupRecord(name="icons/erm/line", benchmark="icons", method="erm", test_domains=("line",), trials=3, seeds=2)

@@ -108,7 +108,7 @@ def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, mo
     assert list(home.iterdir()) == [], "something was written into the home folder"
     assert not list(out.rglob("running.json"))
     assert {path.name for path in out.iterdir()} == {"STARTS", "aligns", "confirmations", "data", "folds",
-                                                     "sweep.json", "trials"}  # fmt: skip
+                                                     "run.json", "sweep.json", "trials"}  # fmt: skip
     monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
     before = len(starts(out))
     again, events = run_stub(out, sweep, tracking=tracked)
@@ -179,7 +179,7 @@ def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypa
         run_stub(tmp_path, max_concurrent=0)
     with pytest.raises(UserError, match="PACS needs --data-root"):
         run_stub(tmp_path, stub_sweep(benchmarks=["PACS"]))
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match=r"does not answer; or train without it \(--tracking later\)"):
         run_stub(tmp_path, tracking=Tracked(unreachable=True))
     with pytest.raises(UserError, match="belongs to another sweep"):
         run_stub(tmp_path, stub_sweep(trials=5))
@@ -191,7 +191,8 @@ def test_tracking_that_is_down_is_told_once_and_stops_nothing(tmp_path: Path) ->
     assert outcome.exit_code == 0
     texts = [event.text for event in events if "tracking" in event.text]
     assert texts == [
-        "tracking is behind (503 Service Unavailable); the store is complete, and the next sync fills it in"
+        "tracking is behind (503 Service Unavailable); the store is complete, and the next sync fills it in "
+        "(`vl2v-orchestrate sync`)"
     ]
 
 

@@ -13,7 +13,8 @@ from mlflow.entities import Run
 
 from orchestrator.attempts import Attempt, give_up, record_attempt
 from orchestrator.store import ConfirmationRecord, PlannedFold, Store
-from orchestrator.tracking import Tracker, TrackingError, find_runs
+from orchestrator.tracking import Tracker
+from orchestrator.tracking_client import TrackingError, find_runs
 from orchestrator.ui import free_port, mlflow_server
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,33 @@ def test_the_key_follows_everything_but_the_name() -> None:
         assert sweep_from_mapping(override_config(config, [override])).key != key, override
 
 
+def test_the_selection_leaves_the_key_alone_so_that_one_folder_serves_every_selection() -> None:
+    config = load_config("demo")
+    changed = sweep_from_mapping(override_config(config, ["sweep.selection=leave_one_domain_out"]))
+    assert changed.selection == "leave_one_domain_out"
+    assert changed.key == sweep_from_mapping(config).key
+    with pytest.raises(UserError, match="a sweep never chooses by test-domain numbers"):
+        sweep_from_mapping(override_config(config, ["sweep.selection=oracle"]))
+
+
+def test_what_a_sweep_recorded_is_a_configuration(tmp_path: Path) -> None:
+    sweep = sweep_from_mapping(override_config(load_config("demo"), ["distill.lr=0.01", "sweep.seeds=3"]))
+    recorded = {"key": sweep.key, "trainer_version": "1", "manifests": {}, "groups": [], **sweep.to_mapping()}
+    (tmp_path / "sweep.json").write_text(json.dumps(recorded))
+    assert sweep_from_mapping(load_config(str(tmp_path / "sweep.json"))) == sweep
+    del recorded["groups"]
+    (tmp_path / "sweep.json").write_text(json.dumps(recorded))
+    with pytest.raises(UserError, match="unknown section of the configuration 'key'"):
+        sweep_from_mapping(load_config(str(tmp_path / "sweep.json")))
+
+
+def test_a_sweep_keeps_its_key_when_fields_are_added_at_their_defaults() -> None:
+    key = sweep_from_mapping(load_config("smoke")).key
+    for name, default, other in (("pruner", "none", "asha"), ("stop_level", 0.05, 0.1), ("audit_share", 0.1, 0.2)):
+        stated = [override_config(load_config("smoke"), [f"sweep.{name}={value}"]) for value in (default, other)]
+        assert [sweep_from_mapping(config).key == key for config in stated] == [True, False]
+
+
 def test_icons_bring_their_student_and_teacher_unless_told_otherwise() -> None:
     bare = {"sweep": {"benchmarks": ["icons", "PACS"], "methods": ["erm"]}}
     sweep = sweep_from_mapping(bare)
@@ -87,6 +115,10 @@ def test_overrides_reach_their_section() -> None:
         ("sweep.scope=domains", r"unknown value for sweep\.scope 'domains'; nearest: domain"),
         ("sweep.methods=[vl2v_adp]", "unknown method 'vl2v_adp'; nearest: vl2v_adip"),
         ("sweep.methods=[erm, erm]", "methods are named once each"),
+        ("sweep.sampler=tpee", r"unknown value for sweep\.sampler 'tpee'; nearest: tpe"),
+        ("sweep.pruner=asah", r"unknown value for sweep\.pruner 'asah'; nearest: asha"),
+        ("sweep.stop_level=0.7", "stop_level is 0 or more and below 0.5, got 0.7"),
+        ("sweep.audit_share=2", r"audit_share lies in \[0, 1\], got 2.0"),
         ("sweep.benchmarks=[]", "a sweep needs benchmarks"),
         ("benchmark_hyperparameters.PACS.studnt=x", r"benchmark_hyperparameters\.PACS\.studnt'; nearest"),
         ("benchmark_hyperparameters.PASC.student=x", "'PASC'; nearest: PACS"),

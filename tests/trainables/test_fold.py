@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,26 @@ def test_a_fold_trains_every_stage_and_repeats_bit_for_bit(make_job: MakeJob, me
     assert FoldFolder(one.folder).read_test()["accuracy"].keys() == {"sketch"}  # type: ignore[index]
     assert result["source_validation"]["domains"].keys() == {"art_painting", "cartoon", "photo"}
     assert not FoldFolder(one.folder).checkpoint.exists()
+
+
+def test_a_pair_fold_keeps_what_it_held_out_in_a_file_per_domain(make_job: MakeJob) -> None:
+    job = make_job("erm")
+    fold = replace(job.spec.fold, test_domains=("photo", "sketch"))
+    job = replace(job, spec=replace(job.spec, fold=fold))
+    result = _run(job)
+    folder = FoldFolder(job.folder)
+    assert result["source_validation"]["domains"].keys() == {"art_painting", "cartoon"}
+    assert folder.read_test() is None, "nothing tells of both"
+    for domain in fold.test_domains:
+        held_out = folder.read_held_out(domain)
+        assert held_out is not None
+        assert held_out["domain"] == domain
+        assert held_out["num_images"] == 7 * 6 - 8, "the 80% part"
+        assert 0.0 <= held_out["accuracy"] <= 1.0
+    texts = [path.read_text() for path in sorted((folder.path / "held_out").iterdir())]
+    assert len(texts) == 2
+    assert "sketch" not in texts[0]
+    assert "photo" not in texts[1]
 
 
 def test_zero_shot_trains_nothing_and_keeps_the_record(make_job: MakeJob) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import subprocess
 import sys
 import time
@@ -11,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.leases import STALE_S, Lease, LeaseHeldError, is_alive, read_owner, this_process
+from trainables.leases import (
+    STALE_S,
+    Lease,
+    LeaseHeldError,
+    is_alive,
+    living_owner_of,
+    read_owner,
+    this_machine,
+    this_process,
+)
 from trainables.record import write_json
 
 
@@ -29,7 +40,7 @@ def test_a_second_owner_is_refused_until_the_first_lets_go(tmp_path: Path) -> No
 
 def test_the_lease_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from orchestrator.leases import *;"
+        "import sys, time; from pathlib import Path; from trainables.leases import *;"
         "Lease(Path(sys.argv[1]), this_process()).take(); print('held', flush=True); time.sleep(60)"
     )
     path = tmp_path / "lease.json"
@@ -53,11 +64,146 @@ def test_a_process_number_that_was_given_out_again_is_not_the_owner(tmp_path: Pa
 
 
 def test_from_another_machine_the_heartbeat_decides(tmp_path: Path) -> None:
-    path, owner = tmp_path / "lease.json", replace(this_process(), host="elsewhere")
+    path, owner = tmp_path / "lease.json", replace(this_process(), host="elsewhere", machine="another")
     write_json(path, asdict(owner))
     assert is_alive(path, owner)
     os.utime(path, (time.time() - STALE_S - 1,) * 2)
     assert not is_alive(path, owner)
+
+
+CONTENDER = """
+import os, random, sys, time
+from pathlib import Path
+from trainables.leases import Lease, LeaseHeldError, _process_started, this_process
+
+folder, chance = Path(sys.argv[1]), random.Random(os.getpid())
+print("ready", flush=True)
+while not (folder / "END").exists():
+    lease = Lease(folder / "lease.json", this_process())
+    try:
+        lease.take()
+    except LeaseHeldError:
+        time.sleep(chance.uniform(0, 0.002))
+        continue
+    for inside in folder.glob("inside.*"):
+        if _process_started(int(inside.suffix[1:])) != -1:
+            (folder / "VIOLATION").touch()
+        inside.unlink(missing_ok=True)
+    inside = folder / f"inside.{os.getpid()}"
+    inside.touch()
+    with (folder / "TURNS").open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(chance.uniform(0, 0.004))
+    inside.unlink()
+    lease.release()
+"""
+
+
+@pytest.mark.slow
+def test_one_owner_at_a_time_while_owners_are_killed(tmp_path: Path) -> None:
+    def contender() -> subprocess.Popen[str]:
+        process = subprocess.Popen([sys.executable, "-c", CONTENDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    processes, chance = [contender() for _ in range(4)], random.Random(0)
+    for _ in range(12):
+        time.sleep(chance.uniform(0.05, 0.2))
+        victim = processes.pop(0)
+        victim.kill()
+        victim.communicate()
+        processes.append(contender())
+    time.sleep(0.3)
+    (tmp_path / "END").touch()
+    for process in processes:
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert not (tmp_path / "VIOLATION").exists()
+    turns = {int(line) for line in (tmp_path / "TURNS").read_text().splitlines()}
+    assert {process.pid for process in processes} <= turns, "everybody gets a turn"
+    assert not list(tmp_path.glob(".lease.json.heir-*"))
+
+
+def test_a_process_of_another_container_is_judged_by_its_heartbeat(tmp_path: Path) -> None:
+    """A real PID namespace: its process numbers mean nothing outside."""
+    path = tmp_path / "lease.json"
+    script = (
+        "import sys, time; from pathlib import Path; from trainables.leases import *;"
+        "Lease(Path(sys.argv[1]), this_process()).take(); print('held', flush=True); time.sleep(60)"
+    )
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this system lets nobody make a PID namespace")
+    with subprocess.Popen([*command, sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        owner = read_owner(path)
+        assert owner is not None
+        assert owner.machine != this_machine()
+        assert living_owner_of(path) == owner
+        process.kill()
+    assert living_owner_of(path) == owner, "nobody outside can see that it is gone"
+    os.utime(path, (time.time() - STALE_S - 1,) * 2)
+    assert living_owner_of(path) is None
+    lease = Lease(path, this_process())
+    assert lease.take() == owner
+    lease.release()
+
+
+def test_who_died_while_taking_over_is_taken_over_from(tmp_path: Path) -> None:
+    path = tmp_path / "lease.json"
+    dead, heir = (replace(this_process(), process_started=1) for _ in range(2))
+    write_json(path, asdict(dead))
+    write_json(tmp_path / f".lease.json.heir-{dead.identity}", asdict(heir))
+    lease = Lease(path, this_process())
+    assert lease.take() == dead
+    assert read_owner(path) == lease.owner
+    assert [item.name for item in tmp_path.iterdir()] == ["lease.json"]
+    lease.release()
+
+
+def test_a_lease_that_lost_its_content_holds_nobody_up_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "lease.json"
+    path.touch()
+    lease = Lease(path, this_process())
+    with pytest.raises(LeaseHeldError):
+        lease.take()
+    os.utime(path, (time.time() - STALE_S - 1,) * 2)
+    lease.take()
+    lease.release()
+
+
+def test_without_hard_links_it_is_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    first, second = (Lease(tmp_path / "lease.json", this_process()) for _ in range(2))
+    first.take()
+    with pytest.raises(LeaseHeldError):
+        second.take()
+    first.release()
+    second.take()
+    second.release()
+
+
+def test_the_heartbeat_goes_on_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.02)
+    lease = Lease(tmp_path / "lease.json", this_process())
+    lease.take()
+    os.utime(lease.path, (1.0, 1.0))
+    until = time.monotonic() + 10
+    while lease.path.stat().st_mtime < 2.0:
+        assert time.monotonic() < until, "no heartbeat"
+        time.sleep(0.01)
+    lease.release()
+    write_json(lease.path, asdict(this_process()))
+    os.utime(lease.path, (1.0, 1.0))
+    time.sleep(0.1)
+    assert lease.path.stat().st_mtime == 1.0, "it is somebody else's now"
 
 
 def test_release_leaves_a_lease_that_somebody_else_took(tmp_path: Path) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import io
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainables.record import write_atomically
-
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; the file appears whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    """Write tensors and plain values; the file appears whole or not at all.
+
+    Straight to disk: a copy in memory would double what SWAD saves.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with aside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
 
 
 def load_checkpoint(path: Path, *, stage: str) -> dict[str, Any] | None:

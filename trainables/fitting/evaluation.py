@@ -39,6 +39,10 @@ def score_domains(
 ) -> dict[str, DomainScore]:
     """Score every domain; each worker sees its share of the images once, and the sums are shared.
 
+    Without gradients, in one pass over all domains of a part: only the last of all batches is a short one. The two
+    parts of a test domain stay two passes: the bits of an image's logits may depend on how large its batch is (seen on
+    the CPU), so one pass over both would be another trainer version.
+
     Args:
         domain_names: what the batches' domain indices stand for.
     """

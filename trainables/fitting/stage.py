@@ -7,52 +7,26 @@ report, write the journal and a checkpoint. Steps count from 0 and evaluations i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
 from trainables.data.batches import Batch
 from trainables.fitting.checkpoint import load_checkpoint, save_checkpoint
-from trainables.fitting.evaluation import DomainScore, mean_accuracy, mean_cross_entropy
+from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy
+from trainables.fitting.inputs import StageInputs
 from trainables.fitting.swad import DenseAverager
-from trainables.fitting.workers import Workers
-from trainables.methods.recipes import Stage, StepTensors
+from trainables.fitting.update import Update, image_digest
+from trainables.methods.recipes import Stage
 from trainables.record import FoldFolder
-from trainables.seeds import derived_seed
-from trainables.student.model import Student
 
 State = dict[str, Any]
 
 
 class TrainingDivergedError(RuntimeError):
     """The loss is not finite; the message names the step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageInputs:
-    """What a stage works on; the same for every stage of a fold."""
-
-    student: Student
-    ask: Callable[[Batch], Tensor] | None
-    """Batch -> the teacher's image embeddings [B, D], L2-normalised; None for a method without a teacher."""
-    logit_scale: float
-    """The teacher's exp(logit_scale); 1 without a teacher."""
-    texts: Tensor
-    """Text embeddings [C, D]; empty [C, 0] for a method without a teacher."""
-    hyperparameters: Hyperparameters
-    batches: Callable[[int], Iterable[Batch]]
-    """First step -> this worker's share of every batch from there to the last step."""
-    validate: Callable[[], dict[str, DomainScore]]
-    """Scores the student on the source validation parts."""
-    report: Callable[[dict[str, Any]], None]
-    workers: Workers
-    seed: int
-    num_steps: int
-    evaluate_every: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +60,7 @@ class StageFit:
         inputs.student.set_trainable(stage.trains)
         inputs.student.train()
         self.weights = {name: p for name, p in inputs.student.named_parameters() if p.requires_grad}
-        settings = stage_settings(stage, inputs.hyperparameters)
-        self.optimizer = torch.optim.Adam(self.weights.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-        self.module: nn.Module = inputs.workers.wrap(inputs.student)
+        self.update = Update(stage, inputs, self.weights)
         self.next_step = 0
         self.seconds = 0.0
         self.teacher_embeddings = 0
@@ -117,27 +89,8 @@ class StageFit:
         return self._outcome()
 
     def _update(self, step: int, batch: Batch) -> None:
-        inputs, device = self.inputs, self.inputs.workers.device
-        seed_dropout(derived_seed("step", inputs.seed, self.stage.name, step, inputs.workers.rank), device)
-        batch = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=inputs.hyperparameters.precision == "bf16"):
-            teacher_images = inputs.ask(batch) if self.stage.asks_teacher and inputs.ask is not None else None
-            tensors = StepTensors(
-                outputs=self.module(batch.images),
-                labels=batch.labels,
-                texts=inputs.texts,
-                teacher_images=teacher_images,
-                logit_scale=inputs.logit_scale,
-            )
-            loss = self.stage.loss(tensors, inputs.hyperparameters)
-        # A worker's mean counts by its share of the batch, so that the gradient is that of the whole batch.
-        share = len(batch.labels) / batch.global_size
-        self.optimizer.zero_grad(set_to_none=True)
-        scaled: Any = loss * (share * inputs.workers.size) if inputs.workers.size > 1 else loss
-        scaled.backward()
-        self.optimizer.step()
+        self.pending.append((step, self.update(step, batch), image_digest(batch.image_ids)))
         self.teacher_embeddings += batch.global_size if self.stage.asks_teacher else 0
-        self.pending.append((step, loss.detach() * share, image_digest(batch.image_ids)))
         if self.averager is not None:
             self.averager.after_step(self.weights, step)
 
@@ -181,9 +134,10 @@ class StageFit:
         self.pending.clear()
         for step, loss in zip(steps, losses, strict=True):
             if not abs(loss) < float("inf"):
+                before = f"the last good checkpoint is that of step {self.next_step - 1}"
                 raise TrainingDivergedError(
                     f"the loss of stage {self.stage.name} is {loss} at step {step}; "
-                    f"the last good checkpoint is that of step {self.next_step - 1}"
+                    f"{before if self.next_step else 'there is no checkpoint before it'}"
                 )
         return [
             {"kind": "step", "stage": self.stage.name, "step": step, "loss": loss, "images": f"{digest % 2**64:016x}"}
@@ -198,7 +152,7 @@ class StageFit:
             "seconds": self.seconds,
             "teacher_embeddings": self.teacher_embeddings,
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.update.optimizer.state_dict(),
             "averager": self.averager.state() if self.averager is not None else None,
             "best": self.best,
         }
@@ -208,7 +162,7 @@ class StageFit:
         if state is None:
             return
         load_weights(self.inputs.student, state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.update.optimizer.load_state_dict(state["optimizer"])
         if self.averager is not None:
             self.averager.load_state(state["averager"])
         self.best = state["best"]
@@ -236,38 +190,9 @@ class StageFit:
         )
 
 
-def stage_settings(stage: Stage, hyperparameters: Hyperparameters) -> StageHyperparameters:
-    """The optimiser's settings of a stage."""
-    return hyperparameters.align if stage.name == "align" else hyperparameters.distill
-
-
 @torch.no_grad()
 def load_weights(student: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy named weights into the student, in place; names that it lacks are an error."""
     parameters = dict(student.named_parameters())
     for name, weight in weights.items():
         parameters[name].copy_(weight)
-
-
-def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed the generator that this step's dropout draws from."""
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    else:
-        # `torch.manual_seed` also notes a stack trace for devices to come, which costs more than a small step.
-        torch.default_generator.manual_seed(seed)
-
-
-def image_digest(image_ids: Tensor) -> Tensor:
-    """A sum of mixed image ids (int64, wrapping): equal sums mean equal images, in any order, over any workers.
-
-    The mixing is splitmix64's (Steele et al. 2014).
-    """
-    mixed = image_ids.to(torch.int64) + _signed(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
-    return (mixed ^ ((mixed >> 31) & ((1 << 33) - 1))).sum()
-
-
-def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value

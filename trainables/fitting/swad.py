@@ -3,6 +3,10 @@
 Words: a *segment* is the running average of the weights of consecutive steps; the *valley* starts where the
 validation loss stopped improving and ends where it exceeds a threshold; the result averages the segments inside it.
 
+Memory: averages move in place, a finished segment is handed over and not copied, and weights that no rule can ask for
+again are dropped at once. At most `num_converge + num_tolerate` copies of the trained weights are held, and never
+optimiser state (tests/trainables/fitting/test_swad_memory.py).
+
 Two details of the public implementation are kept on purpose, because numbers must match: the first segment added after
 convergence replaces the until-minimum segment that the valley starts with (its count starts at 0), and segments around
 an early convergence are counted twice.
@@ -26,7 +30,9 @@ Weights = Mapping[str, Tensor]
 class WeightAverage:
     """A running mean of weights that remembers which steps it covers. Tensors keep the dtype of the weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        """`device` is where the mean lies; None for beside the weights. It changes no number."""
+        self.device = device
         self.weights: dict[str, Tensor] = {}
         self.count = 0
         self.start_step = -1
@@ -37,17 +43,20 @@ class WeightAverage:
     def add(self, weights: Weights, start_step: int, end_step: int) -> None:
         """Count `weights` once; the first ones replace whatever is held."""
         if self.count == 0:
-            self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+            # What is held may be another average's, which stays as it is.
+            self.weights = {name: w.detach().to(self.device or w.device, copy=True) for name, w in weights.items()}
             self.start_step = start_step
         else:
             for name, mean in self.weights.items():
-                mean.add_((weights[name].detach().to(mean.device) - mean) / (self.count + 1))
+                # A tensor on its device is divided by truly; CUDA would multiply by the reciprocal of a plain number.
+                count = torch.tensor(self.count + 1, device=mean.device)
+                mean.add_((weights[name].detach().to(mean.device) - mean).div_(count))
         self.end_step = end_step
         self.count += 1
 
     def frozen(self, end_loss: float) -> WeightAverage:
         """A copy that later steps do not move."""
-        copy = WeightAverage()
+        copy = WeightAverage(self.device)
         copy.weights = {name: tensor.clone() for name, tensor in self.weights.items()}
         copy.count, copy.start_step, copy.end_step = self.count, self.start_step, self.end_step
         copy.end_loss = end_loss
@@ -58,10 +67,12 @@ class WeightAverage:
         return {name: getattr(self, name) for name in ("weights", "count", "start_step", "end_step", "end_loss")}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> WeightAverage:
-        average = cls()
+    def from_state(cls, state: Mapping[str, Any], device: torch.device | None = None) -> WeightAverage:
+        average = cls(device)
         for name, value in state.items():
             setattr(average, name, value)
+        if device is not None:
+            average.weights = {name: tensor.to(device) for name, tensor in average.weights.items()}
         return average
 
 
@@ -78,19 +89,30 @@ class LossValley:
         self.is_dead = False
 
     def feed(self, segment: WeightAverage, validation_loss: float) -> None:
-        """Take in the segment that ended at this evaluation."""
+        """Take over the segment that ended at this evaluation; nobody else may move it from now on."""
         if self.is_dead:
             return
-        frozen = segment.frozen(validation_loss)
-        self.converge.append(frozen)
-        self.smooth.append(frozen)
+        segment.end_loss = validation_loss
+        self.smooth.append(segment)
         if self.converge_step is None:
+            self.converge.append(segment)
             self._try_to_converge()
         elif self.smooth[0].end_step >= self.converge_step:
             if self._lowest_loss() > self._threshold:
                 self.is_dead = True
             else:
                 self._count([self.smooth[0]])
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop weights that no rule can ask for again."""
+        if self.converge_step is None:
+            return
+        self.converge.clear()
+        # Of a full window the oldest was counted just now or never will be: next comes its end.
+        is_full = len(self.smooth) == self.smooth.maxlen
+        for segment in list(self.smooth)[: None if self.is_dead else int(is_full)]:
+            segment.weights = {}
 
     def result(self) -> WeightAverage:
         """The averaged weights. Without convergence, the last segment.
@@ -127,10 +149,9 @@ class LossValley:
             return
         self.converge_step = self.converge[0].end_step
         self.threshold = float(np.mean(losses)) * (1.0 + self.settings.tolerance_ratio)
-        first = self.converge[0]
-        self.valley = first.frozen(first.end_loss)
-        self.valley.count = 0
-        self.valley.start_step = self.valley.end_step = -1
+        # Stands for the valley until the first count replaces it.
+        self.valley = WeightAverage(self.converge[0].device)
+        self.valley.weights, self.valley.end_loss = self.converge[0].weights, self.converge[0].end_loss
         self._count(self._segments_at_convergence())
 
     def _segments_at_convergence(self) -> list[WeightAverage]:
@@ -166,12 +187,12 @@ class LossValley:
             "is_dead": self.is_dead,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any], device: torch.device | None = None) -> None:
         """Go on where `state()` was taken."""
-        segments = [WeightAverage.from_state(segment) for segment in state["segments"]]
+        segments = [WeightAverage.from_state(segment, device) for segment in state["segments"]]
         self.converge.extend(segments[position] for position in state["converge"])
         self.smooth.extend(segments[position] for position in state["smooth"])
-        self.valley = WeightAverage.from_state(state["valley"]) if state["valley"] is not None else None
+        self.valley = WeightAverage.from_state(state["valley"], device) if state["valley"] is not None else None
         self.converge_step, self.threshold = state["converge_step"], state["threshold"]
         self.is_dead = state["is_dead"]
 
@@ -189,9 +210,11 @@ def starts_new_segment(rule: SegmentRule, step: int) -> bool:
 class DenseAverager:
     """SWAD as the training loop uses it: `after_step`, `after_evaluation`, `result`."""
 
-    def __init__(self, settings: Swad) -> None:
+    def __init__(self, settings: Swad, *, device: torch.device | None = None) -> None:
+        """`device` is where the averages lie; None for beside the weights. It changes no number."""
         self.settings = settings
-        self.segment = WeightAverage()
+        self.device = device
+        self.segment = WeightAverage(device)
         self.valley = LossValley(settings)
 
     def after_step(self, weights: Weights, step: int) -> None:
@@ -200,9 +223,11 @@ class DenseAverager:
 
     def after_evaluation(self, step: int, validation_loss: float) -> bool:
         """Feed the segment; return whether training may end because the valley is dead."""
-        self.valley.feed(self.segment, validation_loss)
-        if not self.valley.is_dead and starts_new_segment(self.settings.segments, step):
-            self.segment = WeightAverage()
+        if starts_new_segment(self.settings.segments, step):
+            finished, self.segment = self.segment, WeightAverage(self.device)
+        else:
+            finished = self.segment.frozen(validation_loss)
+        self.valley.feed(finished, validation_loss)
         return self.valley.is_dead
 
     def result(self) -> WeightAverage:
@@ -213,5 +238,5 @@ class DenseAverager:
         return {"segment": self.segment.state(), "valley": self.valley.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.segment = WeightAverage.from_state(state["segment"])
-        self.valley.load_state(state["valley"])
+        self.segment = WeightAverage.from_state(state["segment"], self.device)
+        self.valley.load_state(state["valley"], self.device)

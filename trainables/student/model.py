@@ -33,6 +33,8 @@ class Student(nn.Module):
         self.head_name = head_name
         self.dropout = dropout
         self._trainable = frozenset(self.groups)
+        self._shared_rows = 0
+        self._shared_noise: Tensor | None = None
 
     @property
     def groups(self) -> dict[str, nn.Module]:
@@ -78,9 +80,24 @@ class Student(nn.Module):
         """
         features_NW = self.backbone(images_N3SS)
         assert isinstance(features_NW, Tensor)
-        if self.dropout == 0.0:
+        if self.dropout == 0.0 or not (self.training and "backbone" in self._trainable):
             return features_NW
-        return F.dropout(features_NW, self.dropout, training=self.training and "backbone" in self._trainable)
+        if self._shared_rows == 0:
+            return F.dropout(features_NW, self.dropout)
+        return features_NW * self._next_noise(features_NW)
+
+    def share_dropout(self, num_images: int) -> None:
+        """The next training passes are the pieces of one batch of so many images: they share one draw of dropout."""
+        self._shared_rows, self._shared_noise = num_images, None
+
+    def _next_noise(self, features_NW: Tensor) -> Tensor:
+        """This piece's rows of what dropout multiplies the whole batch by; after the last piece all is as before."""
+        if self._shared_noise is None:
+            self._shared_noise = F.dropout(features_NW.new_ones(self._shared_rows, features_NW.shape[1]), self.dropout)
+        noise, self._shared_noise = self._shared_noise.tensor_split([len(features_NW)])
+        if len(self._shared_noise) == 0:
+            self._shared_rows, self._shared_noise = 0, None
+        return noise
 
     def forward(self, images_N3SS: Tensor) -> Tensor:
         """Un-normalised embeddings [N, D], or class logits [N, C] with a classifier."""

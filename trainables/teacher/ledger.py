@@ -206,24 +206,31 @@ class QueryLedger:
 
 def query_counts(folder: Path, scopes: Iterable[str] | None = None) -> QueryCounts:
     """Totals over all writers: of everything, or of some scopes (a sweep's folds). Zero where there is no folder."""
-    files = sorted(folder.glob(f"*{SEPARATOR}*.jsonl")) if folder.is_dir() else []
-    if scopes is not None:
-        wanted = set(scopes)
-        files = [file for file in files if file.name.partition(SEPARATOR)[0] in wanted]
-    return _counts(files)
+    return _counts(_files(folder, scopes))
 
 
 def reserved_queries(folder: Path) -> int:
     """Queries that all writers of a folder reserved so far: what a budget counts."""
-    return sum(_last_totals(file).reserved for file in folder.glob(f"*{SEPARATOR}*.jsonl")) if folder.is_dir() else 0
+    return sum(_last_totals(file).reserved for file in _files(folder))
 
 
 def query_counts_by_scope(folder: Path) -> dict[str, QueryCounts]:
     """Totals of every scope, by name."""
     files: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob(f"*{SEPARATOR}*.jsonl")) if folder.is_dir() else []:
+    for file in _files(folder):
         files.setdefault(file.name.partition(SEPARATOR)[0], []).append(file)
     return {scope: _counts(paths) for scope, paths in files.items()}
+
+
+def _files(folder: Path, scopes: Iterable[str] | None = None) -> list[Path]:
+    """Every writer's file, or those of some scopes, by name. There may be many thousands, and every fold asks."""
+    if not folder.is_dir():
+        return []
+    names = (name for name in os.listdir(folder) if SEPARATOR in name and name.endswith(".jsonl"))
+    if scopes is not None:
+        wanted = set(scopes)
+        names = (name for name in names if name.partition(SEPARATOR)[0] in wanted)
+    return [folder / name for name in sorted(names)]
 
 
 def _counts(files: Iterable[Path]) -> QueryCounts:

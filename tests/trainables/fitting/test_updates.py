@@ -18,7 +18,8 @@ from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
 from tests.golden import golden_json, golden_path
 from trainables.data.batches import Batch
 from trainables.fitting.evaluation import DomainScore
-from trainables.fitting.stage import StageFit, StageInputs
+from trainables.fitting.inputs import StageInputs
+from trainables.fitting.stage import StageFit
 from trainables.fitting.workers import Workers
 from trainables.methods.recipes import METHODS
 from trainables.record import FoldFolder

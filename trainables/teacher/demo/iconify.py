@@ -175,7 +175,7 @@ def render(svg: str) -> NDArray[np.uint8] | None:
 
 def enclosed_regions(alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Number the areas that a drawing encloses: 0 outside or ink, 1..15 the areas, largest numbers merged; [64, 64]."""
-    from scipy import ndimage  # type: ignore[import-untyped]
+    from scipy import ndimage
 
     empty = np.pad(alpha < 128, 1, constant_values=True)
     labels, _ = ndimage.label(empty)

@@ -1,0 +1,170 @@
+"""What a model selection chooses in each fold group, read from the store alone, and which folds that still lacks.
+
+Nothing here opens `test.json`; the oracle, which does, is in `orchestrator.measurements`.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.fold_groups import chooses, domain_pairs
+from orchestrator.pair_folds import held_out_validation, on_seeds, pair_folds
+from orchestrator.selection import SourceValidation, select
+from orchestrator.store import GroupRecord, PlannedFold, Store, TrialRecord
+from search_spaces.folds import Fold
+from search_spaces.sweeps import SweepSelection
+
+NAMED = 3
+"""Missing folds of one kind that a line names; the others are counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """Folds that a selection needs and the store lacks."""
+
+    group: str
+    trials: int = 0
+    """Configurations that are not tried yet, or not to the end."""
+    pairs: tuple[tuple[int, Fold], ...] = ()
+    """Pair folds, with the number of the trial that they judge."""
+    seeds: tuple[tuple[int, Fold], ...] = ()
+    """Folds of the chosen trial, with its number."""
+
+    def __bool__(self) -> bool:
+        return bool(self.trials or self.pairs or self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a selection makes of one fold group."""
+
+    number: int | None = None
+    """The chosen trial; None while folds are missing, or where none could be judged."""
+    folds: tuple[PlannedFold, ...] = ()
+    """That trial's folds on every seed, done or not."""
+    missing: Missing
+
+
+def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: SweepSelection) -> Choice:
+    """Choose as a sweep with this selection does; what a sweep wrote down before stands.
+
+    Args:
+        store: What is read.
+        group: The fold group.
+        domains: All domains of its benchmark.
+        selection: What the choice goes by.
+    """
+    if not chooses(group.method, group.trials):
+        selection = "source_validation"
+    written = store.confirmation(group.name, selection)
+    if written is not None:
+        return _chosen(store, group, written.number, written.folds)
+    trials = store.trials(group.name)
+    untried = group.trials - sum(_is_over(store, trial) for trial in trials)
+    if untried:
+        return Choice(missing=Missing(group=group.name, trials=untried))
+    complete = {trial.number: trial for trial in trials if _source_validation(store, trial) is not None}
+    judged = [score for trial in complete.values() if (score := _source_validation(store, trial)) is not None]
+    if selection == "source_validation" or len(complete) < 2:
+        number = select(judged).number if judged else None
+    else:
+        number, missing = _by_left_out_domains(store, group, domains, list(complete.values()))
+        if missing:
+            return Choice(missing=Missing(group=group.name, pairs=missing))
+    if number is None:
+        return Choice(missing=Missing(group=group.name))
+    return _chosen(store, group, number, tuple(_on_all_seeds(store, group, complete[number])))
+
+
+def _by_left_out_domains(
+    store: Store, group: GroupRecord, domains: Sequence[str], trials: Sequence[TrialRecord]
+) -> tuple[int | None, tuple[tuple[int, Fold], ...]]:
+    """The trial that leave-one-domain-out selection chooses, or the pair folds that it lacks."""
+    scores, missing = [], []
+    for trial in trials:
+        folds = trial_pairs(store, group, domains, trial)
+        missing += [(trial.number, planned.fold) for planned in folds if _waits(store, planned)]
+        score = held_out_validation(store, trial.number, folds, group.test_domains)
+        if score is not None:
+            scores.append(score)
+    return (select(scores).number if scores and not missing else None), tuple(missing)
+
+
+def trial_pairs(
+    store: Store, group: GroupRecord, domains: Sequence[str], trial: TrialRecord
+) -> tuple[PlannedFold, ...]:
+    """The pair folds that judge a trial, whether anybody planned them or not."""
+    spec = store.spec(trial.folds[0].key)
+    return () if spec is None else pair_folds(spec, domain_pairs(group.test_domains, domains))
+
+
+def _on_all_seeds(store: Store, group: GroupRecord, trial: TrialRecord) -> Iterator[PlannedFold]:
+    for planned in trial.folds:
+        spec = store.spec(planned.key)
+        if spec is not None:
+            yield from on_seeds(spec, range(group.seeds))
+
+
+def _chosen(store: Store, group: GroupRecord, number: int, folds: tuple[PlannedFold, ...]) -> Choice:
+    waiting = tuple((number, planned.fold) for planned in folds if _waits(store, planned))
+    return Choice(number=number, folds=folds, missing=Missing(group=group.name, seeds=waiting))
+
+
+def _source_validation(store: Store, trial: TrialRecord) -> SourceValidation | None:
+    """What the trial is judged by; None where a fold failed or is not done."""
+    accuracies = []
+    for planned in trial.folds:
+        result = None if store.attempts(planned.key).failed else store.fold(planned.key).read_result()
+        value = None if result is None else result["source_validation"]["accuracy"]
+        if value is None or not math.isfinite(value):
+            return None
+        accuracies.append(float(value))
+    return SourceValidation(number=trial.number, accuracy=math.fsum(accuracies) / len(accuracies))
+
+
+def _is_over(store: Store, trial: TrialRecord) -> bool:
+    return not any(_waits(store, planned) for planned in trial.folds)
+
+
+def _waits(store: Store, planned: PlannedFold) -> bool:
+    """Whether the fold may still be done: neither done, failed nor stopped for good."""
+    return store.fold_state(planned.key, None) == "waiting"
+
+
+def missing_line(store: Store, missing: Sequence[Missing], selection: str) -> str:
+    """One line: how many folds a selection lacks, the first of each kind, and the command that runs them."""
+    lacking = [item for item in missing if item]
+    parts = []
+    trials = [(item.group, item.trials) for item in lacking if item.trials]
+    if trials:
+        named = ", ".join(f"{count} of {group}" for group, count in trials[:NAMED])
+        parts.append(f"{sum(count for _, count in trials):,} trials ({named}{_more(trials)})")
+    for kind, title in (("pairs", "pair folds"), ("seeds", "folds of the chosen configurations")):
+        folds = [(item.group, number, fold) for item in lacking for number, fold in getattr(item, kind)]
+        distinct = list(dict.fromkeys(folds))
+        if folds:
+            named = ", ".join(f"{group} trial {number}: {_where(fold)}" for group, number, fold in distinct[:NAMED])
+            parts.append(f"{len(distinct):,} {title} ({named}{_more(distinct)})")
+    if not parts:
+        return ""
+    return f"selection {selection} lacks {', '.join(parts)}; to run them: {sweep_command(store, selection)}"
+
+
+def sweep_command(store: Store, selection: str) -> str:
+    """The command that runs what a selection lacks."""
+    sweep = store.sweep()
+    own_data = [] if sweep is not None and set(sweep.benchmarks) == {"icons"} else ["--data-root", "DIR"]
+    choosing = [] if selection == "oracle" else ["--selection", selection]
+    words = ["sweep", "--config", str(store.sweep_file), "--out", str(store.out), *own_data, *choosing]
+    return f"vl2v-orchestrate {shlex.join(words)} -y"
+
+
+def _where(fold: Fold) -> str:
+    return f"{'+'.join(fold.test_domains)} seed {fold.seed}"
+
+
+def _more(items: Sequence[object]) -> str:
+    return f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""

@@ -1,0 +1,39 @@
+"""`sync`: MLflow brought up to date with the store."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from orchestrator.cli.app import app
+from orchestrator.cli.options import DataRootOption, ExistingOutOption, JsonOption
+from search_spaces.errors import UserError
+
+
+@app.command()
+def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: JsonOption = False) -> None:
+    """Bring MLflow up to date with a sweep's folder, after it was out of reach; doing it twice adds nothing."""
+    from orchestrator.plan import make_plan
+    from orchestrator.remembered import last_run
+    from orchestrator.store import Store
+    from orchestrator.tracking import Tracker
+    from orchestrator.tracking_client import TrackingError
+    from orchestrator.tracking_context import redact
+
+    store = Store(out)
+    sweep, ran = store.sweep(), last_run(store)
+    if sweep is None:
+        raise UserError(f"no sweep in {store.out}; give the --out of one")
+    benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
+    plan = make_plan(sweep, benchmarks)
+    tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})
+    tracker.preflight()
+    try:
+        written = tracker.sync()
+    except TrackingError as error:
+        raise UserError(f"tracking address {redact(tracker.uri)} did not take everything: {error}") from None
+    if as_json:
+        typer.echo(json.dumps({"runs_written": written, "address": redact(tracker.uri)}))
+    else:
+        typer.echo(f"{written} runs written to {redact(tracker.uri)}; the others were up to date")

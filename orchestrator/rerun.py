@@ -1,0 +1,189 @@
+"""Run one fold again beside its stored result, in this process (so that a breakpoint works), and compare the two.
+
+On the CPU with one worker the two are bit-identical; a difference names the first step that went another way. What is
+asked of the teacher is metered in the store, as any fold's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.lookup import SHOWN_KEY, Known, KnownFold
+from orchestrator.remembered import last_run
+from orchestrator.specs import FoldSpecs, absolute_data_root, fold_spec
+from orchestrator.store import Store
+from orchestrator.train import check_budget, train_one
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import FoldSpec, Resources
+from trainables.jobs import FoldJob
+from trainables.record import FoldFolder
+
+Match = Literal["identical", "different", "nothing to compare"]
+
+COMPARED = ("source_validation", "chosen")
+"""Entries of `result.json` that have to agree; the others are times and what was asked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A fold beside its stored result."""
+
+    weights: Match
+    """The evaluated weights, byte for byte; a method without a student has none."""
+    metrics: Match
+    """Every loss and evaluation of the journal, and the result."""
+    first_difference: str = ""
+    """The first entry that differs, with both values."""
+    notes: tuple[str, ...] = ()
+    """Reasons why the two may differ."""
+
+    @property
+    def agrees(self) -> bool:
+        """Nothing that was compared differs."""
+        return "different" not in (self.weights, self.metrics)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {**asdict(self), "agrees": self.agrees}
+
+
+def rerun_job(
+    known: Known,
+    fold: KnownFold,
+    *,
+    into: Path | None = None,
+    data_root: str | None = None,
+    query_budget: int | None = None,
+    local: bool = True,
+) -> tuple[FoldJob, tuple[str, ...]]:
+    """The job of a second run in a fresh folder, and what may make it differ from the first.
+
+    Args:
+        into: its folder, new or empty; None is the first free one below OUT/reruns.
+        data_root: in place of the one that the sweep last had.
+        query_budget: likewise.
+        local: one worker, in this process.
+
+    Raises:
+        UserError: the folder is not empty; the benchmark is not there.
+    """
+    store, ran = known.store, last_run(known.store)
+    ran = replace(ran, data_root=absolute_data_root(data_root) or ran.data_root)
+    benchmark = ran.benchmark(fold.fold.benchmark)
+    spec = store.spec(fold.key) or _planned_spec(known, fold)
+    pieces = (store.fold(fold.key).read_result() or {}).get("batch_pieces", ran.resources.batch_pieces)
+    resources = replace(ran.resources, workers=1 if local else ran.resources.workers, batch_pieces=int(pieces))
+    folder = _fresh_folder(store, fold, into)
+    job = FoldJob(
+        spec=spec,
+        benchmark=benchmark,
+        folder=str(folder / "fold"),
+        align_folder=str(folder / "align"),
+        data_root=ran.data_root,
+        cache_folder=str(store.data_folder),
+        store_folder=str(store.shared),
+        query_budget=ran.query_budget if query_budget is None else query_budget,
+        resources=resources,
+    )
+    return job, tuple(_reasons(spec, ran.resources, resources))
+
+
+def run_here(job: FoldJob, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run a job in this thread of this process; whatever it raises comes through.
+
+    Raises:
+        BudgetReached: the query budget is not enough for it; nothing was asked.
+    """
+    from trainables.worker import run_job
+
+    check_budget(job)
+    return run_job(job.to_mapping(), report)
+
+
+run_on_ray = train_one
+"""Run a job through Ray Train, as `train` does."""
+
+
+def compare(store: Store, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:
+    """Compare a second run with the stored one."""
+    first, second = store.fold(key), FoldFolder(job.folder)
+    if not first.is_done:
+        return Comparison(weights="nothing to compare", metrics="nothing to compare", notes=notes)
+    difference = next(_differences(first, second), "")
+    return Comparison(
+        weights=_weights(first, second),
+        metrics="different" if difference else "identical",
+        first_difference=difference,
+        notes=notes,
+    )
+
+
+def _planned_spec(known: Known, fold: KnownFold) -> FoldSpec:
+    """What a fold that never started would compute."""
+    sweep, ran = known.store.sweep(), last_run(known.store)
+    assert sweep is not None, "a fold without a specification stands in a sweep's plan"
+    use = fold.uses[0]
+    group = known.groups[use.group]
+    trial = next(trial for trial in known.trials if (trial.group, trial.number) == (use.group, use.number))
+    benchmarks = {group.benchmark: ran.benchmark(group.benchmark)}
+    specs = FoldSpecs(sweep=sweep, benchmarks=benchmarks, manifests=known.store.manifests())
+    return specs.spec(group, trial.point, fold.fold)
+
+
+def _reasons(spec: FoldSpec, before: Resources, now: Resources) -> Iterator[str]:
+    again = fold_spec(
+        spec.fold, method=spec.method, hyperparameters=spec.hyperparameters, data_manifest=spec.data_manifest
+    )
+    if again.key != spec.key:
+        yield "the weights it starts from or the trainer's version have changed since, so its key would be another"
+    if before.workers != now.workers:
+        yield f"the sweep last ran with {before.workers} workers, which group sums differently"
+    if now.gpus_per_worker > 0:
+        yield "on a GPU two runs agree to rounding only"
+
+
+def _fresh_folder(store: Store, fold: KnownFold, into: Path | None) -> Path:
+    if into is not None:
+        if into.is_file() or (into.is_dir() and any(into.iterdir())):
+            raise UserError(f"{into} is not empty; give --into a new folder")
+        return into.absolute()
+    number = 1
+    while (store.out / "reruns" / f"{fold.key[:SHOWN_KEY]}-{number}").exists():
+        number += 1
+    return store.out / "reruns" / f"{fold.key[:SHOWN_KEY]}-{number}"
+
+
+def _weights(first: FoldFolder, second: FoldFolder) -> Match:
+    stored = (first.read_result() or {}).get("student_sha256", "")
+    before = sha256(first.student.read_bytes()).hexdigest() if first.student.exists() else stored
+    if not before or not second.student.exists():
+        return "nothing to compare"
+    return "identical" if before == sha256(second.student.read_bytes()).hexdigest() else "different"
+
+
+def _differences(first: FoldFolder, second: FoldFolder) -> Iterator[str]:
+    """Where the second run went another way, earliest first."""
+    again = {_place(entry): entry for entry in second.read_journal()}
+    for entry in first.read_journal():
+        place = _place(entry)
+        mine, other = _numbers(entry), _numbers(again.pop(place, {}))
+        if mine != other:
+            yield f"{' '.join(map(str, place))}: stored {mine}, now {other or 'nothing'}"
+    for place in again:
+        yield f"{' '.join(map(str, place))}: stored nothing, now {_numbers(again[place])}"
+    stored, now = first.read_result() or {}, second.read_result() or {}
+    for name in COMPARED:
+        if stored.get(name) != now.get(name):
+            yield f"{name}: stored {stored.get(name)}, now {now.get(name)}"
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return entry.get("kind"), entry.get("stage"), entry.get("step")
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in ("kind", "stage", "step", "time", "seconds")}

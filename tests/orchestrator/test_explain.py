@@ -1,0 +1,140 @@
+"""Why a fold or trial is there, what became of it, and the configurations that can be had again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.attempts import Attempt
+from orchestrator.cli import run
+from orchestrator.cli.options import SweepOptions, build_request
+from orchestrator.explain import explain_fold, explain_trial
+from orchestrator.export import export_groups
+from orchestrator.lookup import known_folds
+from orchestrator.specs import FoldSpecs
+from search_spaces.errors import UserError
+from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.test_agenda import Bench
+from trainables.record import write_json
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A finished sweep, the numbers of which follow from a formula."""
+    made = Bench(tmp_path_factory.mktemp("out"), stub_sweep(methods=["vl2v_adip"], space="demo", trials=3))
+    made.run_all()
+    return made
+
+
+def test_a_first_trial_is_the_papers(bench: Bench) -> None:
+    known = known_folds(bench.store)
+    explained = explain_fold(known, known.fold("icons/line/seed0/trial0"))
+    assert explained.lines[0] == (
+        "tried as trial 0 of icons/vl2v_adip/line: the sweep's own hyperparameters (the paper's, where nothing "
+        "overrides them) come first"
+    )
+    assert explained.facts["uses"][0]["source"] == "paper"
+
+
+def test_a_suggested_trial_names_what_the_sampler_knew(bench: Bench) -> None:
+    known = known_folds(bench.store)
+    trial = known.trial("icons/vl2v_adip/line/trial2")
+    assert trial is not None
+    explained = explain_trial(known, trial)
+    assert "suggested by the sampler, which knew of the trials complete 0, 1" in explained.lines[0]
+    assert all(f"{name}=" in explained.lines[1] for name in trial.point)
+
+
+def test_the_choice_names_every_number_that_it_went_by(bench: Bench) -> None:
+    known = known_folds(bench.store)
+    chosen = known.confirmations["icons/vl2v_adip/line"]
+    trials = [trial for trial in known.trials if trial.group == "icons/vl2v_adip/line"]
+    explained = explain_fold(known, known.fold("icons/line/seed1"))
+    assert f"because trial {chosen.number} was chosen in icons/vl2v_adip/line" in explained.lines[0]
+    (line,) = [line for line in explained.lines if "chose trial" in line]
+    assert line.startswith(f"icons/vl2v_adip/line chose trial {chosen.number}: the best source validation accuracy")
+    for trial in trials:
+        result = bench.store.fold(trial.folds[0].key).read_result()
+        assert result is not None
+        assert f"{trial.number}: {result['source_validation']['accuracy']:.2%}" in line
+        known_accuracies = explained.facts["choices"]["icons/vl2v_adip/line"]["source_validation"]
+        assert known_accuracies[str(trial.number)] == result["source_validation"]["accuracy"]
+
+
+def test_folds_that_share_an_align_stage_name_each_other(tmp_path: Path) -> None:
+    made = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo", trials=3, seeds=2))
+    made.run_all()
+    known = known_folds(made.store)
+    of_line = [fold for fold in known.folds if fold.fold.test_domain == "line"]
+    keys = {fold.key: made.store.spec(fold.key).align_key for fold in of_line}  # type: ignore[union-attr]
+    for fold in of_line:
+        sharing = explain_fold(known, fold).facts["align"]["shared_with"]
+        expected = {other for other in keys if other != fold.key and keys[other] == keys[fold.key]}
+        assert {label.split()[0] for label in sharing} == {key[:12] for key in expected}
+    assert any(explain_fold(known, fold).facts["align"]["shared_with"] for fold in of_line), "nothing was shared"
+
+
+def test_failures_and_prunings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Bench(tmp_path)
+    ticket = made.agenda.next()
+    assert ticket is not None
+    made.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss is nan at step 7"))
+    assert run(["explain", ticket.planned.key[:8], "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "failed, and given up after 1 (diverged): loss is nan at step 7" in said
+    assert "has not chosen yet" in said
+    write_json(made.store.fold(ticket.planned.key).path / "pruned.json", {"step": 40, "rule": {"name": "median"}})
+    assert run(["explain", ticket.planned.key[:8], "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"]["pruned"] == {"step": 40, "rule": {"name": "median"}}
+
+
+def test_two_trials_with_equal_points_share_a_fold(tmp_path: Path) -> None:
+    made = Bench(tmp_path)
+    ticket = made.agenda.next()
+    assert ticket is not None
+    (first,) = made.store.trials("icons/erm/clipart")
+    twin = {"group": first.group, "number": 1, "source": "sampler", "point": first.point, "created": 0.0}
+    folds = json.loads((tmp_path / "trials" / "icons--erm--clipart" / "0.json").read_text())["folds"]
+    write_json(tmp_path / "trials" / "icons--erm--clipart" / "1.json", {**twin, "folds": folds, "history": {}})
+    known = known_folds(made.store)
+    lines = explain_fold(known, known.fold(ticket.planned.key)).lines
+    assert any("for 2 trials: icons/erm/clipart/trial0, icons/erm/clipart/trial1" in line for line in lines)
+    trial = known.trial("icons/erm/clipart/trial1")
+    assert trial is not None
+    assert "icons/clipart/seed0 is shared with icons/erm/clipart/trial0" in explain_trial(known, trial).lines
+
+
+def test_exported_hyperparameters_make_the_confirmed_folds_again(bench: Bench, tmp_path: Path) -> None:
+    """The round trip: --config of what was exported plans the very folds that were confirmed, by key."""
+    assert run(["export-hparams", "--out", str(bench.store.out), "--into", str(tmp_path)]) == 0
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4
+    for path in files:
+        request = build_request(SweepOptions(config=str(path)))
+        again = Bench(tmp_path / f"again-{path.stem}", request.sweep)
+        domain = path.stem.split("--")[2]
+        group = f"icons/vl2v_adip/{domain}"
+        (record,) = [record for record in again.groups if record.name == group]
+        assert record.trials == 1
+        specs = FoldSpecs(sweep=request.sweep, benchmarks=request.benchmarks, manifests=again.store.manifests())
+        confirmed = bench.store.confirmation(group)
+        assert confirmed is not None
+        assert specs.planned(record, {}, range(record.seeds)) == confirmed.folds
+
+
+def test_one_groups_export_is_printed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(bench.store.out)
+    assert run(["export-hparams", "icons/vl2v_adip/line", "--out", out]) == 0
+    assert capsys.readouterr().out.startswith("# vl2v_adip on icons, chosen for test domain line: trial ")
+    assert run(["export-hparams", "icons/vl2v_adip/lines", "--out", out]) == 2
+    assert "nearest: icons/vl2v_adip/line" in capsys.readouterr().err
+
+
+def test_nothing_is_exported_before_it_is_chosen(tmp_path: Path) -> None:
+    made = Bench(tmp_path)
+    made.run_all(most=1)
+    assert export_groups(made.store) == []
+    with pytest.raises(UserError, match="has not chosen a configuration yet"):
+        export_groups(made.store, only="icons/erm/line")

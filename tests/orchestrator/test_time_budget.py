@@ -1,0 +1,293 @@
+"""Budgets of time and money decide where a sweep stops; driven without Ray, with folds whose duration is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.agenda import Agenda, Ticket, build_agenda
+from orchestrator.budget import Admission
+from orchestrator.durations import FoldDurations, assumed_seconds
+from orchestrator.limits import Limits
+from orchestrator.query_forecast import Need
+from orchestrator.specs import FoldSpecs
+from orchestrator.sweep import failed_folds
+from orchestrator.time_budget import QueryPrice, TimeForecast, accounts
+from orchestrator.usage import Usage, UsageMeter, read_usage
+from search_spaces.benchmarks import BENCHMARKS
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Hyperparameters, Resources
+from search_spaces.sweeps import Sweep
+from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.stub_worker import run_job
+from tests.orchestrator.test_agenda import CRASH, Bench
+from trainables.record import write_json
+
+
+@dataclass
+class Clock:
+    """Stands in for `UsageMeter`: time passes only while a fold is run."""
+
+    total: Usage = field(default_factory=Usage)
+
+    def elapsed(self, key: str) -> float:
+        return 0.0
+
+    def pass_time(self, seconds: float) -> None:
+        self.total += Usage(wall_seconds=seconds, fold_seconds=seconds, gpu_seconds=2 * seconds, folds_at_once=1)
+
+
+class Timed:
+    """A sweep whose folds reserve two GPUs and take as long as `takes` says, given how many are done."""
+
+    def __init__(
+        self, out: Path, limits: Limits, *, takes: Callable[[int], float], assumed: float = 100.0, sweep: Sweep
+    ) -> None:
+        self.bench, self.clock, self.takes, self.crashes = Bench(out, sweep), Clock(), takes, "no fold"
+        self.file = self.bench.store.usage_folder / "clock.json"
+        self.clock.total = read_usage(self.file.parent)
+        specs = FoldSpecs(
+            sweep=sweep, benchmarks=self.bench.jobs.benchmarks, manifests=dict.fromkeys(sweep.benchmarks, "0" * 64)
+        )
+        self.forecast = TimeForecast(sweep, specs.benchmarks, self.clock)  # type: ignore[arg-type]
+        self.forecast._assumed = lambda kind: assumed  # type: ignore[method-assign]
+        self.forecast.at_once = lambda: 1
+        queries = QueryPrice(need=lambda group: Need(), asked=lambda: 0)
+        own = accounts(limits, self.forecast, lambda: self.clock.total, gpus=2.0, queries=queries)
+        admission = Admission(accounts=own, forecast=self.forecast)
+        self.agenda: Agenda = build_agenda(self.bench.groups, specs=specs, store=self.bench.store, admission=admission)
+        self.forecast.groups = self.agenda.groups
+
+    def run_all(self, slots: int = 1) -> None:
+        running: list[Ticket] = []
+        while True:
+            while len(running) < slots and (ticket := self.agenda.next()) is not None:
+                running.append(ticket)
+            if not running:
+                assert self.agenda.is_finished or self.agenda.is_out_of_budget, "nothing can start, and it is not over"
+                return
+            self._run(running.pop(0))
+
+    def _run(self, ticket: Ticket) -> None:
+        if self.crashes in str(ticket.planned.fold):
+            self.agenda.failed(ticket, CRASH)
+            return
+        run_job(self.bench.jobs.job(ticket.spec).to_mapping())
+        folder, seconds = self.bench.store.fold(ticket.planned.key), self.takes(self.agenda.counts().done)
+        write_json(folder.result, {**(folder.read_result() or {}), "seconds": seconds})
+        self.clock.pass_time(seconds)
+        write_json(self.file, {name: getattr(self.clock.total, name) for name in Usage.__dataclass_fields__})
+        self.agenda.finished(ticket)
+
+    @property
+    def done(self) -> list[int]:
+        """Folds done of each group."""
+        return [group.counts().done for group in self.agenda.groups]
+
+
+SWEEP = stub_sweep(trials=3, seeds=2)
+"""Four groups of four folds: three trials on seed 0, the best on one further seed."""
+
+
+def always(seconds: float) -> Callable[[int], float]:
+    return lambda done: seconds
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(gpu_hours=0.5), Limits(wall_hours=0.25), Limits(money=1.0, price_per_gpu_hour=2.0)],
+    ids=["gpu_hours", "wall", "money"],
+)
+def test_whole_groups_run_and_the_rest_waits_for_a_larger_budget(tmp_path: Path, limits: Limits, slots: int) -> None:
+    # A fold is 100 s on two GPUs: 900 s of wall time, or 0.5 GPU-hours, or 1.0 at 2.0 an hour, hold two groups of four.
+    timed = Timed(tmp_path, limits, takes=always(100.0), sweep=SWEEP)
+    timed.run_all(slots)
+    assert sorted(timed.done) == [0, 0, 4, 4]
+    assert timed.clock.total.wall_seconds == 800
+    assert timed.agenda.is_out_of_budget
+    (line,) = timed.agenda.refusals()
+    assert "raise --" in line
+    more = Timed(tmp_path, Limits(wall_hours=10.0), takes=always(100.0), sweep=SWEEP)
+    assert more.clock.total.wall_seconds == 800, "what was spent is known to the next run"
+    more.run_all(slots)
+    assert more.done == [4, 4, 4, 4]
+    assert more.agenda.is_finished
+    assert not more.agenda.is_out_of_budget
+
+
+def test_a_group_is_measured_before_others_go_by_the_assumption(tmp_path: Path) -> None:
+    # By the assumption all four groups fit 900 s at once; a fold takes ten times as long.
+    timed = Timed(tmp_path, Limits(wall_hours=0.25), takes=always(100.0), assumed=10.0, sweep=SWEEP)
+    first = [timed.agenda.next() for _ in range(3)]
+    assert len({ticket.group for ticket in first if ticket is not None}) == 1
+    for ticket in first:
+        assert ticket is not None
+        timed._run(ticket)
+    timed.run_all()
+    assert sorted(timed.done) == [0, 0, 4, 4]
+
+
+def test_a_search_that_takes_longer_than_forecast_ends_early_with_whole_rows_and_goes_on_later(tmp_path: Path) -> None:
+    sweep = stub_sweep(trials=5, seeds=2)
+    # 50 s each at first: two groups of six fit 700 s. From the third fold on they take 150 s.
+    slow: Callable[[int], float] = lambda done: 50.0 if done < 2 else 150.0  # noqa: E731
+    timed = Timed(tmp_path, Limits(wall_hours=700 / 3600), takes=slow, assumed=50.0, sweep=sweep)
+    timed.run_all()
+    begun = [group for group in timed.agenda.groups if group.is_started]
+    assert len(begun) == 2
+    for group in begun:
+        trials, chosen = timed.bench.store.trials(group.group.name), timed.bench.store.confirmation(group.group.name)
+        assert 1 <= len(trials) < 5, "no new configuration began"
+        assert chosen is not None
+        assert chosen.trials == len(trials)
+        assert all(timed.bench.store.fold(planned.key).is_done for planned in chosen.folds), "the row is whole"
+    assert timed.agenda.is_out_of_budget
+    assert timed.clock.total.wall_seconds <= 700 + 150, "at most what was begun when the forecast erred"
+    more = Timed(tmp_path, Limits(wall_hours=100.0), takes=slow, sweep=sweep)
+    assert not more.agenda.is_out_of_budget
+    more.run_all()
+    undisturbed = Bench(tmp_path / "undisturbed", sweep)
+    undisturbed.run_all()
+    assert more.bench.points() == undisturbed.points()
+    for name, choice in more.bench.choices().items():
+        assert (choice.number, choice.trials) == (undisturbed.choices()[name].number, 5), "chosen anew among all"
+
+
+def test_killed_between_the_early_choice_and_the_later_one_it_chooses_among_all(tmp_path: Path) -> None:
+    sweep = stub_sweep(trials=5, seeds=2)
+    slow: Callable[[int], float] = lambda done: 50.0 if done < 2 else 150.0  # noqa: E731
+    Timed(tmp_path, Limits(wall_hours=700 / 3600), takes=slow, assumed=50.0, sweep=sweep).run_all()
+    killed = Timed(tmp_path, Limits(), takes=slow, sweep=sweep)
+    store = killed.bench.store
+
+    def is_at_its_last_trial(name: str) -> bool:
+        chosen = store.confirmation(name)
+        return chosen is not None and chosen.trials < len(store.trials(name)) == 5
+
+    while not any(is_at_its_last_trial(group.name) for group in killed.bench.groups):
+        ticket = killed.agenda.next()
+        assert ticket is not None
+        killed._run(ticket)
+    last = Timed(tmp_path, Limits(), takes=slow, sweep=sweep)
+    last.run_all()
+    assert {choice.trials for choice in last.bench.choices().values()} == {5}
+    assert last.agenda.is_finished
+
+
+def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
+    sweep = stub_sweep(trials=1, seeds=1, space="paper")
+    first = Timed(tmp_path, Limits(), takes=always(100.0), sweep=sweep)
+    first.crashes = "line"
+    first.run_all()
+    assert first.clock.total.wall_seconds == 300
+    # One fold more ends at 400 s.
+    for hours, out_of_budget in ((399 / 3600, True), (400 / 3600, False)):
+        again = Timed(tmp_path, Limits(wall_hours=hours), takes=always(100.0), sweep=sweep)
+        failed = failed_folds(again.bench.store)
+        assert len(failed) == 1
+        own = again.agenda._admission._accounts
+        admission = Admission(accounts=own, forecast=again.forecast, folds=lambda group: group.num_left)
+        specs = again.agenda.groups[0]._specs
+        agenda = build_agenda(
+            again.bench.groups,
+            specs=specs,
+            store=again.bench.store,
+            admission=admission,
+            only=failed,
+            retry_failed=True,
+        )
+        again.forecast.groups = agenda.groups
+        assert agenda.is_out_of_budget is out_of_budget
+        assert (agenda.next() is None) is out_of_budget
+
+
+def test_durations_are_measured_then_the_methods_then_assumed() -> None:
+    assumed = {("A", "erm"): 10.0, ("B", "erm"): 40.0, ("A", "kd"): 7.0}
+    durations = FoldDurations(assumed.__getitem__, {("A", "erm"): [20.0, 40.0], ("B", "erm"): []})
+    found = {kind: (durations.of(kind).seconds, durations.of(kind).basis) for kind in assumed}
+    assert found == {
+        ("A", "erm"): (30.0, "measured"),
+        # Folds on A took three times the assumption.
+        ("B", "erm"): (120.0, "measured on another benchmark"),
+        ("A", "kd"): (7.0, "assumed"),
+    }
+    # 60 s, and 2 x 5,001 steps of 3 x 32 images at 250 a second.
+    assert assumed_seconds(BENCHMARKS["PACS"], Hyperparameters(), "vl2v_adip") == pytest.approx(60 + 10_002 * 96 / 250)
+    assert assumed_seconds(BENCHMARKS["PACS"], Hyperparameters(), "zero_shot") == 60
+
+
+def test_money_is_gpu_hours_and_queries_at_their_prices(tmp_path: Path) -> None:
+    timed = Timed(tmp_path, Limits(), takes=always(0.0), sweep=SWEEP)
+    # Half of a group's four folds: half of its 3,000 queries at 4.0 a thousand, and 2 x 100 s on two GPUs at 9.0.
+    queries = QueryPrice(4.0, need=lambda group: Need(images=2900, texts=100), asked=lambda: 500)
+    used = Usage(gpu_seconds=1800.0)
+    limits = Limits(money=20.0, price_per_gpu_hour=9.0)
+    (account,) = accounts(limits, timed.forecast, lambda: used, gpus=2.0, queries=queries)
+    load = [(timed.agenda.groups[0], 2)]
+    assert account.spent() == pytest.approx(0.5 * 9.0 + 2.0)
+    assert account.cost(load) == pytest.approx(400 / 3600 * 9.0 + 6.0)
+    assert account.covers(load)
+    assert not account.covers([(timed.agenda.groups[0], 4), (timed.agenda.groups[1], 4)])
+    assert account.covers([(timed.agenda.groups[0], 0)])
+
+
+def test_folds_side_by_side_share_the_wall_but_none_is_shorter_than_one(tmp_path: Path) -> None:
+    timed = Timed(tmp_path, Limits(), takes=always(0.0), sweep=SWEEP)
+    load = [(timed.agenda.groups[0], 4), (timed.agenda.groups[1], 4)]
+    for at_once, seconds in ((1, 800.0), (4, 200.0), (100, 100.0)):
+        timed.forecast.at_once = lambda at_once=at_once: at_once
+        assert timed.forecast.wall_seconds(load) == seconds
+
+
+def test_budgets_that_would_limit_nothing_are_refused_in_one_line() -> None:
+    gpu, none = Resources(gpus_per_worker=1), Resources()
+    mistakes: Sequence[tuple[Callable[[], Any], str]] = (
+        (lambda: Limits(wall_hours=-1.0), "--wall-budget is 0 or more"),
+        (lambda: Limits(money=float("nan")), "--money-budget is 0 or more"),
+        (lambda: Limits(gpu_hours=1.0).check(none, None), "folds reserve no GPU here; give --gpus-per-worker"),
+        (lambda: Limits(price_per_gpu_hour=1.0).check(none, None), "folds reserve no GPU here"),
+        (lambda: Limits(money=1.0).check(gpu, None), "needs a price"),
+    )
+    for mistake, text in mistakes:
+        with pytest.raises(UserError, match=text):
+            mistake()
+    Limits(gpu_hours=1.0, money=1.0, price_per_gpu_hour=1.0).check(gpu, None)
+    Limits(money=1.0).check(none, 0.5)
+    assert Limits(gpu_hours=2.0).over(Limits(gpu_hours=1.0, money=3.0)) == Limits(gpu_hours=2.0, money=3.0)
+
+
+def test_usage_adds_up_over_processes_and_a_kill_forgets_seconds(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("orchestrator.usage.LOOK_S", 0.02)
+    monkeypatch.setattr("orchestrator.usage.WRITE_S", 0.05)
+    write_json(tmp_path / "first.json", {"wall_seconds": 100.0, "fold_seconds": 150.0, "gpu_seconds": 300.0})
+    running = {"a", "b"}
+    meter = UsageMeter(tmp_path, "second", gpus_per_fold=0.5, running=lambda: running)
+    assert meter.total.wall_seconds == 100
+    with meter:
+        time.sleep(0.5)
+        written = read_usage(tmp_path)
+        assert written.wall_seconds > 100.1, "a kill now would have forgotten less than that"
+        assert 0 < meter.elapsed("a") <= 0.6
+        assert meter.elapsed("c") == 0
+        running.clear()
+    own = read_usage(tmp_path)
+    wall = own.wall_seconds - 100
+    assert 0.5 <= wall < 5
+    assert own.fold_seconds - 150 == pytest.approx(2 * wall, abs=0.2)
+    assert own.gpu_seconds - 300 == pytest.approx(wall, abs=0.2)
+    assert own.folds_at_once == 2
+    assert read_usage(tmp_path / "nowhere") == Usage()
+
+
+def test_what_the_user_says_of_a_folds_time_goes_before_the_assumption(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, SWEEP)
+    specs = (SWEEP, bench.jobs.benchmarks)
+    told = TimeForecast(*specs, Clock(), seconds_per_fold=7.0)  # type: ignore[arg-type]
+    assert told.seconds([(bench.agenda.groups[0], 3)]) == 21
+    assert told.basis([(bench.agenda.groups[0], 3)]).startswith("assumed")

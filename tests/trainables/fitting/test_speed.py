@@ -1,0 +1,108 @@
+"""Options outside exact mode: named in the key, refused where they cannot work, never called a reproduction."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import Hyperparameters, Resources, Speed, StageHyperparameters
+from tests.trainables.fitting.test_pieces import _updates
+from tests.trainables.test_fold import Interrupted, _assert_same_weights, _losses, _run
+from trainables.fitting import speed as speed_module
+from trainables.fitting.speed import check_compiler
+from trainables.jobs import FoldJob
+from trainables.worker import preflight, run_job
+
+MakeJob = Callable[..., FoldJob]
+
+
+@pytest.mark.parametrize("option", ["compile", "channels_last", "fused_adam"])
+def test_every_option_is_in_both_keys_and_has_a_name(make_job: MakeJob, option: str) -> None:
+    speed = Speed(**{option: True})
+    exact, fast = make_job().spec, make_job(speed=speed).spec
+    assert exact.key != fast.key
+    assert exact.align_key != fast.align_key
+    assert (str(exact.hyperparameters.speed), str(speed)) == ("exact", option)
+
+
+def test_pieces_and_the_place_of_averages_are_in_no_key_and_change_nothing_that_counts(make_job: MakeJob) -> None:
+    whole = make_job(out="whole")
+    pieces = make_job(out="pieces")
+    pieces = replace(pieces, resources=Resources(batch_pieces=3, swad_device="cpu"))
+    assert whole.spec.key == pieces.spec.key
+    _run(whole)
+    result = _run(pieces)
+    for one, other in zip(_losses(whole), _losses(pieces), strict=True):
+        assert (one[0], one[1], one[3]) == (other[0], other[1], other[3])
+        assert other[2] == pytest.approx(one[2], abs=1e-5)
+    assert result["teacher_queries"]["images"] == (5 + 9) * 12
+
+
+def test_the_place_of_averages_changes_no_bit(make_job: MakeJob) -> None:
+    here, there = make_job("erm", out="here"), make_job("erm", out="there")
+    there = replace(there, resources=Resources(swad_device="cpu"))
+    _run(here)
+    assert _run(there)["chosen"]["rule"] == "swad"
+    _assert_same_weights(here, there)
+
+
+def test_a_fold_outside_exact_mode_goes_on_where_it_was(make_job: MakeJob) -> None:
+    speed = Speed(channels_last=True, fused_adam=True)
+    whole, broken = (make_job("erm", out=out, speed=speed) for out in ("whole", "broken"))
+    exact = make_job("erm", out="exact")
+    reports = iter(range(100))
+
+    def report(metrics: dict[str, Any]) -> None:
+        if next(reports) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_job(broken.to_mapping(), report)
+    for job in (whole, broken, exact):
+        _run(job)
+    _assert_same_weights(whole, broken)
+    assert _losses(whole) != _losses(exact)
+    assert [loss for *_, loss, _ in _losses(whole)] == pytest.approx([loss for *_, loss, _ in _losses(exact)], abs=1e-3)
+
+
+def test_without_a_compiler_the_check_ends_in_one_line(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake stands for a machine whose compiler fails; the real thing is the slow test below."""
+
+    def broken(numbers: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(speed_module.torch, "compile", lambda function, **settings: broken)
+    check_compiler.cache_clear()
+    with pytest.raises(UserError, match=r"^speed\.compile finds no compiler .* for cpu: no C\+\+ compiler; [^\n]*$"):
+        preflight(make_job("erm", speed=Speed(compile=True)).to_mapping())
+    check_compiler.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler(tmp_path: Path) -> None:
+    script = "import torch; from trainables.fitting.speed import check_compiler; check_compiler(torch.device('cpu'))"
+    environment = os.environ | {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "speed.compile finds no compiler that works for cpu" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_compiled_steps_agree_to_rounding() -> None:
+    try:
+        check_compiler(torch.device("cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
+    exact, *_ = _updates("erm", 1, dropout=0.0)
+    settings = StageHyperparameters(lr=1e-2)
+    fast = _updates("erm", 1, hyperparameters=Hyperparameters(distill=settings, speed=Speed(compile=True)))
+    assert fast[0] == pytest.approx(exact, rel=1e-9)
