@@ -17,8 +17,9 @@ from orchestrator.group_agenda import GroupAgenda
 from orchestrator.leases import FoldLeases
 from orchestrator.progress import STATES, Counts
 from orchestrator.pruning import Decision
+from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.specs import FoldSpecs
-from orchestrator.store import GroupRecord, PlannedFold, Store
+from orchestrator.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
 from trainables.leases import Owner, clear_dead

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from orchestrator.fold_groups import chooses, domain_pairs
 from orchestrator.pair_folds import held_out_validation, on_seeds, pair_folds
+from orchestrator.records import GroupRecord, PlannedFold, TrialRecord
 from orchestrator.selection import SourceValidation, select
-from orchestrator.store import GroupRecord, PlannedFold, Store, TrialRecord
+from orchestrator.store import Store
 from search_spaces.folds import Fold
 from search_spaces.sweeps import SweepSelection
 

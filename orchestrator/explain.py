@@ -8,8 +8,9 @@ from typing import Any
 
 from orchestrator.lookup import Known, KnownFold, Use, trial_name
 from orchestrator.pair_folds import held_out_scores
+from orchestrator.records import TrialRecord
 from orchestrator.remaining_time import duration
-from orchestrator.store import FoldState, Store, TrialRecord
+from orchestrator.store import FoldState, Store
 from search_spaces.methods import method_facts
 from trainables.record import read_json
 

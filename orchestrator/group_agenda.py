@@ -11,9 +11,10 @@ from orchestrator.forecast import stage_steps
 from orchestrator.left_out import left_out
 from orchestrator.progress import Counts
 from orchestrator.pruning import Decision, GroupPruning
+from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.selection import SourceValidation, select
 from orchestrator.specs import FoldSpecs
-from orchestrator.store import ConfirmationRecord, GroupRecord, PlannedFold, Store, TrialRecord
+from orchestrator.store import Store
 from orchestrator.studies import TriedPoint, suggest_point
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.fold_groups import chooses, domain_pairs
 from orchestrator.pair_folds import held_out_validation
+from orchestrator.records import GroupRecord, PairRecord, PlannedFold, TrialRecord
 from orchestrator.selection import select
-from orchestrator.store import GroupRecord, PairRecord, PlannedFold, Store, TrialRecord
+from orchestrator.store import Store
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:

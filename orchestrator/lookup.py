@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
 
-from orchestrator.store import ConfirmationRecord, GroupRecord, PlannedFold, Store, TrialRecord
+from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store import Store
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple, get_args
 
 from orchestrator.choices import Missing, choice
 from orchestrator.pair_folds import planned_domains
-from orchestrator.store import GroupRecord, PlannedFold, Store
+from orchestrator.records import GroupRecord, PlannedFold
+from orchestrator.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
 

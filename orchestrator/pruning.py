@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestrator.curves import Curves
 from orchestrator.pruning_rules import Judgement, Rule, is_audited, judge_curve, judge_overtaking
-from orchestrator.store import GroupRecord, PlannedFold, Store, TrialRecord
+from orchestrator.records import GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store import Store
 from search_spaces.configuration import from_mapping
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.attempts import read_attempts
-from orchestrator.store import GroupRecord, PlannedFold, Store
+from orchestrator.records import GroupRecord, PlannedFold
+from orchestrator.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters, Resources

@@ -9,9 +9,10 @@ from typing import Any
 from orchestrator.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.progress import Counts
 from orchestrator.queries import ledger_line, sweep_queries
+from orchestrator.records import GroupRecord
 from orchestrator.remaining_time import GroupWork, duration, time_left
 from orchestrator.remembered import last_run
-from orchestrator.store import GroupRecord, Store
+from orchestrator.store import Store
 from orchestrator.troubles import Trouble, troubles
 from orchestrator.usage import Usage, read_usage
 from search_spaces.errors import UserError

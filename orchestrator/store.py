@@ -31,83 +31,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.attempts import FoldAttempts, read_attempts
+from orchestrator.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, TrialRecord
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
-from search_spaces.folds import Fold
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping
-from search_spaces.spaces import Point
 from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
 from trainables.leases import living_owner_of
 from trainables.record import FoldFolder, read_json, write_json
 
 FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedFold:
-    """A fold with the key of everything that changes its result."""
-
-    fold: Fold
-    key: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRecord:
-    """One configuration being tried in a fold group, on seed 0."""
-
-    group: str
-    number: int
-    point: Point
-    folds: tuple[PlannedFold, ...]
-    source: Literal["paper", "sampler"]
-    created: float
-    history: dict[str, list[int]] = field(default_factory=dict)
-    """Numbers of the group's trials by state (complete, failed, running) when this one was suggested."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfirmationRecord:
-    """The trial that was chosen in a fold group, and its folds on all seeds (seed 0 is the trial's own)."""
-
-    group: str
-    number: int
-    folds: tuple[PlannedFold, ...]
-    trials: int = 0
-    """Of how many trials it was chosen; 0 for all."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairRecord:
-    """The pair folds that leave-one-domain-out selection asks for one trial, on seed 0."""
-
-    group: str
-    number: int
-    """The trial's number in its group."""
-    folds: tuple[PlannedFold, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GroupRecord:
-    """A fold group: what is searched together."""
-
-    name: str
-    benchmark: str
-    method: str
-    test_domains: tuple[str, ...]
-    """One domain, or all of a benchmark's in scope `benchmark`."""
-    trials: int
-    seeds: int
-
-    @property
-    def num_folds(self) -> int:
-        """Folds planned: every trial on seed 0, the chosen one on the other seeds too."""
-        return (self.trials + self.seeds - 1) * len(self.test_domains)
 
 
 class Store:

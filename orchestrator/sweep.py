@@ -20,9 +20,10 @@ from orchestrator.limits import Limits
 from orchestrator.plan import make_plan
 from orchestrator.preflight import check_data, check_methods, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
+from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remembered import LastRun, remember_run
 from orchestrator.specs import FoldJobs, FoldSpecs, absolute_data_root
-from orchestrator.store import GroupRecord, PlannedFold, Store
+from orchestrator.store import Store
 from orchestrator.time_budget import Budgets
 from orchestrator.tuning import StopRequest, folds_at_once, run_tune, scratch_folder, signals_stop
 from search_spaces.benchmarks import Benchmark

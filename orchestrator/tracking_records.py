@@ -20,7 +20,8 @@ from search_spaces.methods import method_facts
 from trainables.record import FoldFolder, read_json
 
 if TYPE_CHECKING:
-    from orchestrator.store import GroupRecord, Store
+    from orchestrator.records import GroupRecord
+    from orchestrator.store import Store
     from search_spaces.sweeps import Sweep
 
 FINGERPRINTS = ("data_manifest", "teacher_fingerprint", "student_fingerprint", "trainer_version")

@@ -26,8 +26,9 @@ from unittest.mock import patch
 from orchestrator.executors import Executor
 from orchestrator.preflight import check_data
 from orchestrator.progress import ProgressEvent
+from orchestrator.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.specs import FoldJobs, FoldSpecs
-from orchestrator.store import ConfirmationRecord, GroupRecord, Store, TrialRecord
+from orchestrator.store import Store
 from orchestrator.sweep import _group_records, run_sweep
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.hyperparameters import FoldSpec, Resources

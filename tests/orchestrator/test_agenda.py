@@ -15,8 +15,9 @@ from orchestrator.attempts import Attempt
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.leases import FoldLeases
 from orchestrator.plan import make_plan
+from orchestrator.records import GroupRecord, TrialRecord
 from orchestrator.specs import FoldJobs, FoldSpecs
-from orchestrator.store import GroupRecord, Store, TrialRecord
+from orchestrator.store import Store
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep

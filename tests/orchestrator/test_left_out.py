@@ -19,11 +19,12 @@ from orchestrator.lookup import known_folds
 from orchestrator.pair_folds import held_out_accuracy, held_out_validation
 from orchestrator.plan import make_plan
 from orchestrator.query_forecast import total
+from orchestrator.records import PlannedFold
 from orchestrator.report import build_report
 from orchestrator.selection import SELECTION_METHODS
 from orchestrator.specs import FoldSpecs
 from orchestrator.status import sweep_status
-from orchestrator.store import PlannedFold, Store
+from orchestrator.store import Store
 from orchestrator.tracking_records import sweep_records
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import ConfirmationRecord, GroupRecord, PlannedFold, Store, TrialRecord, group_slug
+from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store import Store, group_slug
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.orchestrator.stub_sweep import stub_sweep

@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.attempts import Attempt, give_up, record_attempt
-from orchestrator.store import ConfirmationRecord, PlannedFold, Store
+from orchestrator.records import ConfirmationRecord, PlannedFold
+from orchestrator.store import Store
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_client import TrackingError, find_runs
 from orchestrator.ui import free_port, mlflow_server

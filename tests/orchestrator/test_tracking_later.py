@@ -16,7 +16,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.store import ConfirmationRecord, PlannedFold, Store
+from orchestrator.records import ConfirmationRecord, PlannedFold
+from orchestrator.store import Store
 from orchestrator.tracking import Tracker
 from search_spaces.folds import Fold
 from search_spaces.sweeps import Sweep
