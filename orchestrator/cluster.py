@@ -13,10 +13,11 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -281,13 +282,17 @@ def _take_own_token() -> None:
 
 @contextmanager
 def quiet_engines() -> Iterator[None]:
-    """Keep Ray's own log lines off the terminal: what went wrong with a fold is in its folder."""
+    """Keep Ray's own log lines off the terminal: what went wrong with a fold is in its folder.
+
+    What Ray prints all the same, a dead raylet's last lines say, goes to stderr: stdout is for the command's answer.
+    """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -247,7 +247,7 @@ class GroupPruning:
     ) -> Decision:
         """Keep what a judgement comes to, then let it take effect."""
         verdict: Verdict = "prune" if judgement.prune else "keep"
-        if judgement.prune and is_audited(self._sweep.audit_share, self._sweep.search_seed, trial.folds[0].key):
+        if judgement.prune and self._is_audited(trial):
             verdict = "audit"
         decision = Decision(
             group=self._group.name,
@@ -269,6 +269,9 @@ class GroupPruning:
         _mark(self._store, decision, self._sweep.key)
         self._apply(decision)
         return decision
+
+    def _is_audited(self, trial: TrialRecord) -> bool:
+        return is_audited(self._sweep.audit_share, self._sweep.search_seed, self._group.name, trial.number)
 
     def _given_up(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
         """The trial's folds that are not done; those of the paper's own point run on."""

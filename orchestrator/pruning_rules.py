@@ -155,7 +155,10 @@ def chance_to_overtake(differences: Sequence[float], *, num_folds: int, pairs: S
     return float(stdtr(freedom, pivot))
 
 
-def is_audited(audit_share: float, search_seed: int, key: str) -> bool:
-    """Whether what was pruned runs on all the same: a share of keys, drawn by content and by nothing else."""
-    digest = hashlib.sha256(f"audit\x1f{search_seed}\x1f{key}".encode()).digest()
+def is_audited(audit_share: float, search_seed: int, group: str, number: int) -> bool:
+    """Whether a pruned trial runs on all the same: a share of them, drawn by their names and by nothing else.
+
+    Not by a fold's key, which follows from the data, the test domain's labels among them.
+    """
+    digest = hashlib.sha256(f"audit\x1f{search_seed}\x1f{group}\x1f{number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < audit_share * 2**64

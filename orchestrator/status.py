@@ -186,7 +186,8 @@ def _group_status(
         own = {planned.key for planned in trials[confirmation.number].folds}
         slots += [planned.key for planned in confirmation.folds if planned.key not in own]
     further = dict.fromkeys(planned.key for _, planned in store.left_out_folds(group.name))
-    slots += [key for key in further if key not in set(slots)]
+    known = set(slots)
+    slots += [key for key in further if key not in known]
     states = {key: store.fold_state(key, owner) for key in set(slots)}
     number = {state: sum(states[key] == state for key in slots) for state in STATES}
     finished: Finished = {}

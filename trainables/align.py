@@ -38,6 +38,8 @@ def align(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
     with only_one_at_a_time(shared.path, parts.workers):
         done = parts.workers.agree(_read(shared))
         if done is None:
+            if parts.workers.is_first:
+                shared.remove_half_files()
             fit = StageFit(stage, parts.align_inputs(stage, student), folder=shared, averager=None, later_ties=True)
             outcome = fit.run()
             if parts.workers.is_first:

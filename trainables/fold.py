@@ -53,6 +53,7 @@ def _make_fold(
     started = time.time()
     parts = FoldParts(job, source, metered(job, teacher, scope=job.spec.key), report, workers)
     if workers.is_first:
+        FoldFolder(job.folder).remove_half_files()
         write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
     if not parts.method.stages:
         return zero_shot(parts, started)

@@ -94,6 +94,11 @@ class FoldFolder:
     def is_done(self) -> bool:
         return self.result.exists()
 
+    def remove_half_files(self) -> None:
+        """Take away what a process that was killed in the middle of a write left; for whoever holds the folder."""
+        for path in self.path.glob(".*.part"):
+            path.unlink(missing_ok=True)
+
     def append_journal(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append lines in one write; a torn last line (a crash) is closed off first."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from tests.chaos.processes import Process, bury, descendants, kill, kill_tree, w
 from tests.chaos.sweeps import Command, Scenario, Victim
 from tests.chaos.tracking_server import TrackingServer
 
-DELAY: dict[Victim, float] = {"command": 0.6, "actor": 0.2, "worker": 0.2, "raylet": 0.2, "mlflow": 0.3}
+DELAY: dict[Victim, float] = {"command": 0.4, "actor": 0.1, "worker": 0.2, "raylet": 0.2, "mlflow": 0.3}
 """A kill comes at a random moment within this time after its victim is there (for the command: after its start), as a
 share of what the undisturbed sweep takes: a slow machine is disturbed at the same places."""
 

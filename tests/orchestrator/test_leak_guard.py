@@ -99,7 +99,7 @@ def _sweep(folder: Path, drawn: Path, *, permuted: bool) -> Store:
         [
             Path(sys.executable).with_name("vl2v-orchestrate"), "sweep", "--benchmark", "two", "--data-root",
             folder / "data", "--out", folder / "out", "-y", *SEARCH, "sweep.sampler=tpe",
-            "sweep.pruner=median", "sweep.audit_share=0", "sweep.zero_shot=false", *TINY,
+            "sweep.pruner=median", "sweep.zero_shot=false", *TINY,
         ],
         capture_output=True, text=True, env=environment, timeout=600, check=False,
     )  # fmt: skip

@@ -140,11 +140,11 @@ def test_a_configuration_that_ends_level_is_stopped_as_often_as_the_level_says()
     assert stopped / tries == pytest.approx(0.05, abs=0.006)
 
 
-def test_the_audit_draws_its_share_by_content_alone() -> None:
-    keys = [f"key {number}" for number in range(4000)]
-    drawn = [is_audited(0.1, 0, key) for key in keys]
-    assert drawn == [is_audited(0.1, 0, key) for key in keys]
+def test_the_audit_draws_its_share_by_names_alone() -> None:
+    numbers = range(4000)
+    drawn = [is_audited(0.1, 0, "a/b/c", number) for number in numbers]
+    assert drawn == [is_audited(0.1, 0, "a/b/c", number) for number in numbers]
     assert sum(drawn) == pytest.approx(400, abs=60)
-    assert drawn != [is_audited(0.1, 1, key) for key in keys]
-    assert not any(is_audited(0.0, 0, key) for key in keys)
-    assert all(is_audited(1.0, 0, key) for key in keys)
+    assert drawn != [is_audited(0.1, 1, "a/b/c", number) for number in numbers]
+    assert not any(is_audited(0.0, 0, "a/b/c", number) for number in numbers)
+    assert all(is_audited(1.0, 0, "a/b/c", number) for number in numbers)

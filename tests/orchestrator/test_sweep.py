@@ -107,8 +107,9 @@ def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, mo
     assert 1 <= tracked.synced <= 41
     assert list(home.iterdir()) == [], "something was written into the home folder"
     assert not list(out.rglob("running.json"))
-    assert {path.name for path in out.iterdir()} == {"STARTS", "aligns", "confirmations", "data", "folds",
-                                                     "run.json", "sweep.json", "trials"}  # fmt: skip
+    assert {path.name for path in out.iterdir()} == {
+        "ALIGNS", "STARTS", "aligns", "confirmations", "data", "folds", "run.json", "sweep.json", "trials", "usage",
+    }  # fmt: skip
     monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
     before = len(starts(out))
     again, events = run_stub(out, sweep, tracking=tracked)

@@ -91,7 +91,8 @@ def test_a_sweep_stops_within_its_budget_and_goes_on_with_a_larger_one(
     assert spent == budget - 5, "the next group needs more than is left"
     report = json.loads(written.out)
     assert report["teacher_queries"]["store"]["images"] + report["teacher_queries"]["store"]["texts"] == spent
-    assert f"the query budget of {budget:,} lets none of the 1 waiting folds start" in written.err
+    assert "no budget lets any of the 1 waiting folds start:" in written.err
+    assert f"the query budget of {budget:,} does not cover what is left" in written.err
     assert f"price {spent:,.2f} by the whole store" in written.err
     assert len(accuracies(out)) == 3
     assert not list(out.rglob("error.json"))

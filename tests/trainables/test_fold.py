@@ -209,5 +209,9 @@ def test_a_loss_that_is_not_finite_names_its_step(make_job: MakeJob) -> None:
 
 def test_nothing_of_the_fold_stays_half_written(make_job: MakeJob) -> None:
     job = make_job()
+    for folder in (job.folder, job.align_folder):
+        # What a process leaves that is killed in the middle of a write.
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / ".checkpoint.pt.1.part").write_bytes(b"half")
     _run(job)
     assert not list(Path(job.folder).parent.parent.rglob("*.part"))
