@@ -108,7 +108,9 @@ def test_a_sweep_ends_in_a_report_and_is_not_run_twice(data_root: Path, tmp_path
 
     second = _command(*sweep)
     assert second.returncode == 0, second.stderr
-    assert second.stdout == first.stdout
+    # The plan's forecast of hours stands above the report, and is better once folds were measured.
+    assert "# Report" in first.stdout
+    assert second.stdout.partition("# Report")[2] == first.stdout.partition("# Report")[2]
     assert len(client.search_runs(experiments, max_results=1000)) == len(runs)
     assert "distill step" not in second.stderr
 

@@ -67,7 +67,7 @@ def test_counts_expect_the_pair_folds_before_they_are_written(tmp_path: Path) ->
 
 
 def test_scope_benchmark_runs_every_pair_once_per_trial(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, left_out_sweep(scope="benchmark"))
+    bench = Bench(tmp_path, left_out_sweep(scope="benchmark", stop_level=0.0))
     bench.run_all(slots=2)
     assert len(pair_starts(tmp_path)) == 3 * 6
 
