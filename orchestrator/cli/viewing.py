@@ -37,8 +37,8 @@ def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: 
         typer.echo(json.dumps(content, indent=1))
         return
     console = wide_console()
-    console.print(status_table(found))
     console.print(found.line, markup=False)
+    console.print(status_table(found))
     console.print(found.queries_line(price_per_1000), markup=False)
     for trouble in found.troubles:
         console.print(trouble.line, markup=False)
