@@ -183,7 +183,7 @@ class Agenda:
         """Hold a fold and the Align stage that it would run; False where somebody is at work on either."""
         if not self._align_is_free(spec) or not self._states.take(spec.key):
             return False
-        if "align" not in method_facts(spec.method).stages:
+        if not method_facts(spec.method).aligns:
             return True
         align = self._store.align(spec.align_key)
         if align.is_done:
@@ -196,14 +196,14 @@ class Agenda:
         return False
 
     def _align_is_free(self, spec: FoldSpec) -> bool:
-        if "align" not in method_facts(spec.method).stages:
+        if not method_facts(spec.method).aligns:
             return True
         return spec.align_key not in self._aligning.values() or self._store.align(spec.align_key).is_done
 
     def _hand_out(self, group: str, number: int, planned: PlannedFold, spec: FoldSpec) -> Ticket:
         self._states.running.add(planned.key)
         self._changed(group, planned)
-        if "align" in method_facts(spec.method).stages:
+        if method_facts(spec.method).aligns:
             self._aligning[planned.key] = spec.align_key
         attempt = read_attempts(self._store.fold(planned.key)).spent + 1
         return Ticket(group=group, number=number, planned=planned, spec=spec, attempt=attempt)

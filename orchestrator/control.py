@@ -53,8 +53,7 @@ def ask(store: Store, wish: Wish) -> ControlRequest:
     Raises:
         UserError: no sweep, or none at work.
     """
-    if store.sweep() is None:
-        raise UserError(f"no sweep in {store.out}; give the --out of one")
+    store.existing_sweep()
     owner = store.living_owner()
     if owner is None:
         raise UserError(f"no sweep is at work in {store.out}: there is nothing to {wish}")

@@ -201,7 +201,7 @@ def _align(known: Known, fold: KnownFold) -> tuple[list[str], dict[str, Any] | N
     """The Align stage a fold has, and who else has it."""
     store = known.store
     spec = store.spec(fold.key)
-    if "align" not in method_facts(fold.method).stages or spec is None:
+    if not method_facts(fold.method).aligns or spec is None:
         return [], None
     sharing = [other.label for other in known.folds if other.key != fold.key and _same_align(store, other, spec)]
     result = store.fold(fold.key).read_result() or {}
@@ -214,7 +214,7 @@ def _align(known: Known, fold: KnownFold) -> tuple[list[str], dict[str, Any] | N
 
 
 def _same_align(store: Store, other: KnownFold, spec: Any) -> bool:
-    if "align" not in method_facts(other.method).stages or other.fold.test_domains != spec.fold.test_domains:
+    if not method_facts(other.method).aligns or other.fold.test_domains != spec.fold.test_domains:
         return False
     theirs = store.spec(other.key)
     return theirs is not None and theirs.align_key == spec.align_key

@@ -49,9 +49,7 @@ def export_groups(store: Store, *, only: str | None = None) -> list[ExportedGrou
     Raises:
         UserError: no sweep, no such group, or the group has not chosen yet.
     """
-    sweep = store.sweep()
-    if sweep is None:
-        raise UserError(f"no sweep in {store.out}; give the --out of one")
+    sweep = store.existing_sweep()
     groups = {group.name: group for group in store.groups() if method_facts(group.method).trains}
     if only is not None and only not in groups:
         raise unknown_name("fold group", only, groups)

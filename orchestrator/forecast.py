@@ -78,7 +78,7 @@ def forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Sequence[F
     elif hyperparameters.teacher_mode == "live":
         per_fold = teacher_queries_per_fold(benchmark, hyperparameters, method)
         per_configuration, queries = per_fold * len(benchmark.domains), per_fold * folds
-        align = per_fold * steps[0] // sum(steps) if "align" in facts.stages else 0
+        align = per_fold * steps[0] // sum(steps) if facts.aligns else 0
         queries_shared = align * aligns_shared
     else:
         views = check_teacher_mode(hyperparameters.teacher_mode)
@@ -102,7 +102,7 @@ def forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Sequence[F
 
 def align_is_shared(sweep: Sweep, benchmark: Benchmark, method: str) -> bool:
     """Whether trials of the same fold reuse one Align stage: the search leaves alone what Align depends on."""
-    if "align" not in method_facts(method).stages:
+    if not method_facts(method).aligns:
         return False
     searched = search_space(sweep.space).dimensions(benchmark, method, sweep.hyperparameters_for(benchmark.name))
     return all(key.startswith(NOT_IN_ALIGN) for key in searched)

@@ -117,7 +117,7 @@ def _last_losses(entries: list[Entry]) -> Iterator[Entry]:
 
 def _align_folder(store: Store, key: str) -> FoldFolder | None:
     spec = store.spec(key)
-    return store.align(spec.align_key) if spec and "align" in method_facts(spec.method).stages else None
+    return store.align(spec.align_key) if spec and method_facts(spec.method).aligns else None
 
 
 def _files(store: Store, key: str) -> Iterator[str]:

@@ -15,7 +15,6 @@ from orchestrator.remembered import last_run
 from orchestrator.store import Store
 from orchestrator.troubles import Trouble, troubles
 from orchestrator.usage import Usage, read_usage
-from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import SweepSelection
 from trainables.teacher.ledger import QueryCounts, query_counts
@@ -124,9 +123,7 @@ def sweep_status(store: Store) -> SweepStatus:
     Raises:
         UserError: the folder holds no sweep.
     """
-    sweep = store.sweep()
-    if sweep is None:
-        raise UserError(f"no sweep in {store.out}; give the --out of one")
+    sweep = store.existing_sweep()
     owner = store.living_owner()
     groups, work, results = [], [], {}
     planned = store.groups()
@@ -137,7 +134,7 @@ def sweep_status(store: Store) -> SweepStatus:
         groups.append(row)
         results.update(finished)
         work.append(_group_work(store, row, finished, running))
-    with_align = [key for key, (method, _) in results.items() if "align" in method_facts(method).stages]
+    with_align = [key for key, (method, _) in results.items() if method_facts(method).aligns]
     specs = [store.spec(key) for key in with_align]
     seconds = sum(float(result["seconds"]) for _, result in results.values())
     resources = last_run(store).resources

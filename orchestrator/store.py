@@ -142,6 +142,13 @@ class Store:
         sections = ("sweep", "hyperparameters", "benchmark_hyperparameters")
         return sweep_from_mapping({name: content[name] for name in sections})
 
+    def existing_sweep(self) -> Sweep:
+        """The sweep this folder belongs to; raises `UserError` where there is none."""
+        sweep = self.sweep()
+        if sweep is None:
+            raise UserError(f"no sweep in {self.out}; give the --out of one")
+        return sweep
+
     def groups(self) -> tuple[GroupRecord, ...]:
         """The fold groups, in the order of the plan."""
         content = self._sweep_content() or {"groups": []}

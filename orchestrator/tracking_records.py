@@ -135,7 +135,7 @@ def tracked_folds(store: Store, group: GroupRecord) -> Iterator[TrackedFold]:
         if planned.key not in seen:
             seen.add(planned.key)
             spec = store.spec(planned.key)
-            has_align = spec is not None and "align" in method_facts(spec.method).stages
+            has_align = spec is not None and method_facts(spec.method).aligns
             yield TrackedFold(
                 group=group.name,
                 number=number,

@@ -206,7 +206,7 @@ def _aligning(job: FoldJob) -> Iterator[None]:
     """Let no sweep on the store hand out a fold that would wait for this one's Align stage."""
     align = FoldFolder(job.align_folder)
     with closing(FoldLeases(this_process())) as leases:
-        if "align" in method_facts(job.spec.method).stages and not align.is_done:
+        if method_facts(job.spec.method).aligns and not align.is_done:
             # Where a sweep runs it already, the worker waits for it.
             leases.take(align)
         yield

@@ -31,6 +31,11 @@ class MethodFacts:
     """The student is a copy of the teacher's image encoder; `student` in the hyperparameters is not read."""
 
     @property
+    def aligns(self) -> bool:
+        """A projection learns first, in a stage that folds may share."""
+        return "align" in self.stages
+
+    @property
     def trains(self) -> bool:
         """False for the teacher itself, which is only evaluated."""
         return bool(self.stages)

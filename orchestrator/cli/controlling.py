@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.cli.app import INTERRUPTED, PROGRAM, app
 from orchestrator.cli.options import (
+    TRACKING,
     AddressOption,
     DataRootOption,
     ExistingOutOption,
@@ -27,7 +28,6 @@ from orchestrator.cli.options import (
     check_money,
 )
 from orchestrator.limits import Limits
-from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.control import Wish
@@ -94,10 +94,9 @@ def retry(
     from orchestrator.sweep import failed_folds
 
     check_money(query_budget, price_per_1000)
-    check_choice("--tracking", tracking, ("now", "later"))
+    check_choice("--tracking", tracking, TRACKING)
     store = Store(out)
-    if store.sweep() is None:
-        raise UserError(f"no sweep in {store.out}; give the --out of one")
+    store.existing_sweep()
     failed = failed_folds(store)
     if not failed:
         typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.out} has failed")
@@ -143,8 +142,7 @@ def _run_failed(
     from orchestrator.sweep import run_sweep
     from orchestrator.tracking import Tracker
 
-    sweep, ran = store.sweep(), last_run(store)
-    assert sweep is not None, "looked for before"
+    sweep, ran = store.existing_sweep(), last_run(store)
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
     plan = make_plan(sweep, benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})

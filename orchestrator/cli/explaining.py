@@ -75,7 +75,7 @@ def rerun(
 
     What it asks of the teacher is metered in the store like any fold's. Exit code 3 where the two differ.
     """
-    from orchestrator.cli.progress import print_evaluation
+    from orchestrator.cli.progress import print_evaluation, print_report
     from orchestrator.lookup import known_folds
     from orchestrator.rerun import compare, rerun_job, run_here, run_on_ray
     from orchestrator.store import Store
@@ -96,7 +96,7 @@ def rerun(
     )
     print(f"running {found.label} again in {job.folder}", file=sys.stderr)
     if local:
-        result = run_here(job, _print_report)
+        result = run_here(job, print_report)
     else:
         try:
             result = run_on_ray(job, address=address, progress=print_evaluation)
@@ -107,12 +107,6 @@ def rerun(
     _show_comparison(compared, result, job.folder, as_json=as_json)
     if not compared.agrees:
         raise typer.Exit(FAILED_FOLDS)
-
-
-def _print_report(metrics: dict[str, Any]) -> None:
-    accuracy = metrics.get("source_validation_accuracy")
-    if accuracy is not None:
-        print(f"{metrics.get('stage')} step {metrics.get('step')}: source validation {accuracy:.2%}", file=sys.stderr)
 
 
 def _show_comparison(compared: Comparison, result: dict[str, Any], folder: str, *, as_json: bool) -> None:

@@ -169,6 +169,7 @@ AddressOption = Annotated[
     str | None,
     typer.Option("--address", metavar="ADDRESS", help="Ray cluster to use; RAY_ADDRESS or an own local one if absent."),
 ]
+TRACKING = ("now", "later")
 TrackingOption = Annotated[
     str,
     typer.Option(
@@ -239,9 +240,7 @@ def build_request(options: SweepOptions) -> Request:
     config = load_config(options.config) if options.config else {}
     sweep = _section(config, "sweep")
     sweep |= _given(space=options.space, trials=options.trials, seeds=options.seeds, scope=options.scope)
-    sweep |= _given(sampler=options.sampler, pruner=options.pruner)
-    sweep |= _given(selection=options.selection)
-    sweep |= _given(name=options.name)
+    sweep |= _given(sampler=options.sampler, pruner=options.pruner, selection=options.selection, name=options.name)
     if options.method:
         sweep["methods"] = list(parse_methods(",".join(options.method)))
     sweep.setdefault("methods", list(DEFAULT_METHODS))

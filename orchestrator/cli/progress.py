@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 
@@ -65,14 +65,21 @@ def event_line(event: ProgressEvent) -> str:
 
 def print_evaluation(event: ProgressEvent) -> None:
     """One line on stderr for each evaluation of a fold that is trained by itself."""
-    metrics = event.metrics
-    if event.kind == "fold_reported" and "source_validation_accuracy" in metrics:
-        accuracy = metrics["source_validation_accuracy"]
-        print(
-            f"{metrics['stage']} step {metrics['step']}: source validation {accuracy:.2%}", file=sys.stderr, flush=True
-        )
+    if event.kind == "fold_reported":
+        print_report(event.metrics)
     elif event.kind == "fold_retried" and event.fold is not None:
         print(f"{event.fold.error}; trying again", file=sys.stderr, flush=True)
+
+
+def print_report(metrics: Mapping[str, Any]) -> None:
+    """One line on stderr for what a worker reported, if it was an evaluation."""
+    accuracy = metrics.get("source_validation_accuracy")
+    if accuracy is not None:
+        print(
+            f"{metrics.get('stage')} step {metrics.get('step')}: source validation {accuracy:.2%}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class LogLines:

@@ -12,6 +12,7 @@ import typer
 from orchestrator.cli.app import FAILED_FOLDS, INTERRUPTED, PROGRAM, app
 from orchestrator.cli.options import (
     RUNS,
+    TRACKING,
     AddressOption,
     BenchmarkOption,
     ConfigOption,
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("auto", "tune", "train")
 Executor = Literal["auto", "tune", "train"]
-TRACKING = ("now", "later")
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")]
 

@@ -22,9 +22,7 @@ def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: Json
     from orchestrator.tracking_context import redact
 
     store = Store(out)
-    sweep, ran = store.sweep(), last_run(store)
-    if sweep is None:
-        raise UserError(f"no sweep in {store.out}; give the --out of one")
+    sweep, ran = store.existing_sweep(), last_run(store)
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
     plan = make_plan(sweep, benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})

@@ -6,6 +6,8 @@ python -m tests.orchestrator.stub_sweep OUT '{"trials": 3}' '{"max_concurrent": 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,6 +47,29 @@ def run_stub(out: Path, sweep: Sweep | None = None, **arguments: Any) -> tuple[S
         **{"address": "local", **arguments},
     )
     return outcome, events
+
+
+commands: list[subprocess.Popen[bytes]] = []
+"""What `command` started; `conftest.py` ends what a test that fails leaves."""
+
+
+def command(
+    out: Path, fields: dict[str, Any], *, shared: Path | None = None, **arguments: Any
+) -> subprocess.Popen[bytes]:
+    """The stub sweep as a process of its own, its log beside `out`; with its folds in `shared` where that is given."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment.pop("RAY_ADDRESS", None)
+    texts = [str(out), json.dumps(fields), json.dumps(arguments), *([] if shared is None else [str(shared)])]
+    with out.with_name(f"{out.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.orchestrator.stub_sweep", *texts],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    commands.append(process)
+    return process
 
 
 def main() -> int:

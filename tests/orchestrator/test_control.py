@@ -17,10 +17,9 @@ from orchestrator.cli import run
 from orchestrator.control import ask, listening, read_request, wait_until_ended
 from orchestrator.store import Store
 from orchestrator.tuning import StopRequest
-from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.stub_sweep import command, stub_sweep
 from tests.orchestrator.stub_worker import starts
 from tests.orchestrator.test_agenda import Bench
-from tests.orchestrator.test_sweep import command
 from trainables.leases import Lease, this_process
 from trainables.record import write_json
 

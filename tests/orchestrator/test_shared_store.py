@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,40 +15,12 @@ import pytest
 
 from orchestrator.report import build_report
 from orchestrator.store import Store
+from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
 from trainables.record import write_json
 
 FIELDS: dict[str, Any] = {"methods": ["vl2v_adip"], "space": "demo", "trials": 2, "seeds": 2}
 ARGUMENTS: dict[str, Any] = {"max_concurrent": 1, "address": "local"}
-
-_commands: list[subprocess.Popen[bytes]] = []
-
-
-@pytest.fixture(autouse=True)
-def _no_command_is_left() -> Iterator[None]:
-    """A test that fails leaves no process behind; only those that it started itself are ended."""
-    yield
-    while _commands:
-        process = _commands.pop()
-        process.kill()
-        process.wait()
-
-
-def command(out: Path, shared: Path) -> subprocess.Popen[bytes]:
-    """The stub sweep as a process of its own, with its folds in a shared store."""
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    environment.pop("RAY_ADDRESS", None)
-    arguments = [str(out), json.dumps(FIELDS), json.dumps(ARGUMENTS), str(shared)]
-    with out.with_name(f"{out.name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.orchestrator.stub_sweep", *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    _commands.append(process)
-    return process
 
 
 def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen[bytes]) -> None:
@@ -77,7 +47,7 @@ def tables(out: Path) -> Any:
 def test_two_sweeps_on_one_store_one_of_them_killed(tmp_path: Path) -> None:
     shared, outs = tmp_path / "store", [tmp_path / "first", tmp_path / "second"]
     write_json(shared / "BEHAVIOUR", {"pause": 0.3})
-    first, second = (command(out, shared) for out in outs)
+    first, second = (command(out, FIELDS, shared=shared, **ARGUMENTS) for out in outs)
     wait_for(lambda: len(list(shared.glob("folds/*/result.json"))) >= 3, first, second)
     wait_for(lambda: len({start["process"] for start in starts(shared)}) == 2, first, second)
     # In the middle of a fold of its own, which the other one then takes over.
@@ -86,7 +56,7 @@ def test_two_sweeps_on_one_store_one_of_them_killed(tmp_path: Path) -> None:
     first.kill()
     first.wait()
     assert second.wait(timeout=240) == 0, outs[1].with_name("second.log").read_text()
-    again = command(outs[0], shared)
+    again = command(outs[0], FIELDS, shared=shared, **ARGUMENTS)
     assert again.wait(timeout=240) == 0, outs[0].with_name("first.log").read_text()
     counted = Counter(start["key"] for start in starts(shared))
     results = {path.parent.name for path in shared.glob("folds/*/result.json")}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ from orchestrator.store import Store
 from orchestrator.sweep import run_sweep
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.orchestrator.stub_sweep import STUB, run_stub, stub_sweep
+from tests.orchestrator.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts
 from trainables.record import write_json
 
@@ -40,36 +36,6 @@ class Tracked:
         self.synced += 1
         if self.down:
             raise RuntimeError("503 Service Unavailable\nlong text")
-
-
-_commands: list[subprocess.Popen[bytes]] = []
-
-
-@pytest.fixture(autouse=True)
-def _no_command_is_left() -> Iterator[None]:
-    """A test that fails leaves no process behind; only those that it started itself are ended."""
-    yield
-    while _commands:
-        process = _commands.pop()
-        process.kill()
-        process.wait()
-
-
-def command(out: Path, fields: dict[str, Any], **arguments: Any) -> subprocess.Popen[bytes]:
-    """The stub sweep as a process of its own."""
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    environment.pop("RAY_ADDRESS", None)
-    arguments_text = [str(out), json.dumps(fields), json.dumps(arguments)]
-    with (out.parent / f"{out.name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.orchestrator.stub_sweep", *arguments_text],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    _commands.append(process)
-    return process
 
 
 def points(out: Path) -> dict[str, list[Any]]:
