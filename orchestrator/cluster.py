@@ -7,6 +7,7 @@ that was there before is only disconnected from.
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import math
 import os
@@ -169,7 +170,7 @@ def _local(*, dashboard: bool, cpus: int | None) -> Iterator[Cluster]:
             yield Cluster(is_local=True, address=str(context.address_info["address"]))
         finally:
             # The next Ray of this process then shares no port and no folder with one that is still ending.
-            ray.shutdown(wait_for_processes=True)
+            _leave(wait_for_processes=True)
 
 
 @contextmanager
@@ -185,7 +186,25 @@ def _existing(address: str) -> Iterator[Cluster]:
         try:
             yield Cluster(is_local=False, address=address)
         finally:
-            ray.shutdown()
+            _leave(wait_for_processes=False)
+
+
+def _leave(*, wait_for_processes: bool) -> None:
+    """Shut Ray down while Python collects no garbage.
+
+    Tune leaves cycles that hold object references. Where another thread (tracking) happens to collect them while Ray's
+    core is going down, Ray ends the whole process with exit code 1. So what is garbage goes before, the rest after.
+    """
+    import ray
+
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        gc.collect()
+        ray.shutdown(wait_for_processes=wait_for_processes)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _check_answers(address: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -106,3 +108,32 @@ def test_a_local_ray_leaves_nothing_and_sweeps_up_after_the_killed(
         os.close(lock)
         living.rmdir()
         base.rmdir()
+
+
+COLLECTED_WHILE_RAY_ENDS = """
+import threading, time
+import ray
+from orchestrator.cluster import connect
+
+class Cycle:
+    def __init__(self, reference):
+        self.itself, self.reference = self, reference
+
+def make_garbage():
+    while references:
+        Cycle(references.pop())
+        time.sleep(0)
+
+with connect(address=None):
+    references = [ray.put(1) for _ in range(50_000)]
+    threading.Thread(target=make_garbage, daemon=True).start()
+assert references, "garbage was made until after Ray's end"
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_collects_garbage_while_ray_ends_does_not_end_the_process() -> None:
+    """Ray's core, going down, answers the release of an object reference by ending the whole process."""
+    command = [sys.executable, "-c", COLLECTED_WHILE_RAY_ENDS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
