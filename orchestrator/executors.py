@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.attempts import Attempt, describe
 from orchestrator.deaths import blamed_on_nodes, living_nodes
+from orchestrator.report_queue import reports_heard
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 
@@ -88,13 +89,15 @@ def drive_trainer(config: dict[str, Any]) -> None:
     job = json.loads(config["job"])
     before = living_nodes()
     with failures_reported(tune.report, judge=lambda attempt: blamed_on_nodes(attempt, before)):
-        build(
-            job,
-            name=config["key"],
-            storage_path=config["storage_path"],
-            callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call]
-            trainer=stoppable_trainer(),
-        ).fit()
+        callback = TuneReportCallback()  # type: ignore[no-untyped-call]
+        with reports_heard():
+            build(
+                job,
+                name=config["key"],
+                storage_path=config["storage_path"],
+                callbacks=[callback],
+                trainer=stoppable_trainer(),
+            ).fit()
 
 
 @contextmanager

@@ -102,6 +102,17 @@ def torch_trainer(
     )
 
 
+class HastyTrainer:
+    """A nested trainer that is over in the moment of its last report, as a real one is on a busy machine."""
+
+    def __init__(self, job: Mapping[str, Any], *, callbacks: Sequence[Any], **_: Any) -> None:
+        self.callback = callbacks[0]
+
+    def fit(self) -> None:
+        for step in range(3):
+            self.callback.after_report(None, [_evaluation(step, 0.5)], None)
+
+
 def preflight(job: Mapping[str, Any]) -> dict[str, Any]:
     fold_job = job_from_mapping(job)
     if _behaviour(fold_job, "preflight"):

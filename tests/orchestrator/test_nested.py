@@ -109,6 +109,28 @@ def test_a_nested_fold_that_is_stopped_early_gives_its_placement_group_back(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_trainer_that_ends_with_its_last_report_still_on_the_way_is_heard_out(tmp_path: Path) -> None:
+    config = {
+        "functions": {"torch_trainer": "tests.orchestrator.stub_worker:HastyTrainer"},
+        "storage_path": str(tmp_path),
+        "key": "hasty",
+        "job": "{}",
+    }
+    with connect(address="local") as cluster:
+        from ray import tune
+
+        run_config = tune.RunConfig(name="hasty", storage_path=str(tmp_path), verbose=0)
+        for _ in range(3):
+            (result,) = tune.Tuner(
+                nested_trainable(cluster.driver_resources), param_space=config, run_config=run_config
+            ).fit()
+            assert result.error is None
+            assert result.metrics is not None
+            assert (result.metrics["step"], result.metrics["training_iteration"]) == (2, 3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["auto", "tune"])
 def test_one_fold_by_itself(tmp_path: Path, executor: Executor) -> None:
     job, events = one_fold(tmp_path), []
