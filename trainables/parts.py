@@ -156,6 +156,7 @@ class FoldParts:
             world_size=self.workers.size,
             loader_processes=self.job.resources.loader_processes,
             decode_cache_mb=0,
+            device=self.workers.device,
         )
 
     def _inputs(

@@ -4,7 +4,7 @@ The train view is torchvision's `RandomResizedCrop(S, scale=(.7, 1)), RandomHori
 .3), RandomGrayscale(.1)` on a PIL image (DomainBed; the authors' scripts), number for number: the same pixels as after
 `torch.manual_seed(seed)`. The parameters come from a generator of its own, in torchvision's order, so a view is a pure
 function of image and seed, and the global generator is left alone. It is spelled out here because torchvision's own
-classes only draw from the global generator, and because half of their time goes into copies.
+classes only draw from the global generator, and because most of their time goes into copies and HSV images.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
-Pixels = npt.NDArray[np.uint8]
+from trainables.data.colours import Pixels, brighten, contrast, make_grey, normalised, saturate, turn_hue
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,14 +29,18 @@ JITTER = 0.3
 GRAYSCALE_PROBABILITY = 0.1
 
 _LOG_RATIO = torch.log(torch.tensor(CROP_RATIO)).tolist()
-_CHANNELS_MEAN = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-_CHANNELS_STD = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+_NORMALISED = (torch.arange(256) / 255 - torch.tensor(IMAGENET_MEAN)[:, None]) / torch.tensor(IMAGENET_STD)[:, None]
+"""Every value of every channel, normalised: float32 [3, 256]."""
 
 
-def normalise(pixels_NHW3: Pixels) -> Tensor:
+def normalise(pixels_NHW3: Tensor) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W]: `ToTensor` and `Normalize` with ImageNet's mean and deviation."""
-    images = torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
-    return images.sub_(_CHANNELS_MEAN).div_(_CHANNELS_STD)
+    if pixels_NHW3.device.type == "cpu":
+        return torch.from_numpy(normalised(pixels_NHW3.numpy(), _NORMALISED.numpy()))
+    mean, std = (
+        torch.tensor(values, device=pixels_NHW3.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (pixels_NHW3.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255 - mean) / std
 
 
 class TrainView:
@@ -48,7 +51,7 @@ class TrainView:
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         """RGB image -> normalised float32 [3, S, S]."""
-        return normalise(self.pixels(image, seed)[None].copy())[0]
+        return normalise(torch.from_numpy(self.pixels(image, seed))[None])[0]
 
     def pixels(self, image: Image.Image, seed: int) -> Pixels:
         """RGB image -> uint8 [S, S, 3], before normalisation."""
@@ -59,10 +62,11 @@ class TrainView:
         view = image.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BILINEAR)
         if _uniform(generator) < 0.5:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        view = jitter_colours(view, generator)
+        pixels = np.array(view)
+        jitter_colours(pixels, generator)
         if _uniform(generator) < GRAYSCALE_PROBABILITY:
-            view = view.convert("L").convert("RGB")
-        return np.asarray(view)
+            make_grey(pixels)
+        return pixels
 
 
 class EvalView:
@@ -73,12 +77,12 @@ class EvalView:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image -> normalised float32 [3, S, S]."""
-        return normalise(self.pixels(image)[None].copy())[0]
+        return normalise(torch.from_numpy(self.pixels(image))[None])[0]
 
     def pixels(self, image: Image.Image) -> Pixels:
         """RGB image -> uint8 [S, S, 3], before normalisation."""
         size = (self.image_size, self.image_size)
-        return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+        return np.array(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
 
 
 def crop_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
@@ -101,43 +105,16 @@ def crop_box(height: int, width: int, generator: torch.Generator) -> tuple[int, 
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def jitter_colours(image: Image.Image, generator: torch.Generator) -> Image.Image:
-    """The four changes of torchvision's `ColorJitter(.3, .3, .3, .3)`, in random order."""
+def jitter_colours(pixels: Pixels, generator: torch.Generator) -> None:
+    """Torchvision's `ColorJitter(.3, .3, .3, .3)`: four changes in random order, to uint8 [H, W, 3] in place."""
     order: Sequence[int] = torch.randperm(4, generator=generator).tolist()
     factors = [_uniform(generator, 1 - JITTER, 1 + JITTER) for _ in range(3)]
-    hue = _uniform(generator, -JITTER, JITTER)
+    factors.append(_uniform(generator, -JITTER, JITTER))
     for change in order:
-        if change == 3:
-            image = shift_hue(image, hue)
-        else:
-            image = Image.blend(_DEGENERATE[change](image), image, factors[change])
-    return image
+        _CHANGES[change](pixels, factors[change])
 
 
-def shift_hue(image: Image.Image, factor: float) -> Image.Image:
-    """Turn the hue by `factor` of a full circle, in 255 steps, as torchvision's `adjust_hue` on a PIL image."""
-    pixels = np.array(image.convert("HSV"))
-    pixels[..., 0] += np.uint8(int(factor * 255) % 256)
-    return Image.frombuffer("HSV", image.size, pixels, "raw", "HSV", 0, 1).convert("RGB")
-
-
-def _black(image: Image.Image) -> Image.Image:
-    return Image.new("RGB", image.size, 0)
-
-
-def _mean_grey(image: Image.Image) -> Image.Image:
-    # Pillow's ImageEnhance.Contrast: the mean grey value, rounded half up.
-    grey = np.asarray(image.convert("L"))
-    mean = int(int(grey.sum(dtype=np.int64)) / grey.size + 0.5)
-    return Image.new("RGB", image.size, (mean, mean, mean))
-
-
-def _greyscale(image: Image.Image) -> Image.Image:
-    return image.convert("L").convert("RGB")
-
-
-_DEGENERATE = (_black, _mean_grey, _greyscale)
-"""What brightness, contrast and saturation blend the image with (Pillow's ImageEnhance)."""
+_CHANGES = (brighten, contrast, saturate, turn_hue)
 
 
 def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from trainables.data.choices import stored_view_seed
+from trainables.data.colours import Pixels
 from trainables.data.images import ImageSource
-from trainables.data.views import EvalView, Pixels, TrainView, normalise
+from trainables.data.views import EvalView, TrainView, normalise
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts
 from trainables.teacher.shards import DamagedShardError, read_shard
@@ -138,7 +139,7 @@ class _Filler:
         padded = chosen + chosen[-1:] * (-count % self.multiple)
         ids = [int(self.store.image_ids(shard)[row]) for shard, row in padded]
         answers = self.teacher.embed_images(
-            normalise(np.stack([stored_pixels(self.store, shard, row) for shard, row in padded])),
+            normalise(torch.from_numpy(np.stack([stored_pixels(self.store, shard, row) for shard, row in padded]))),
             image_ids=ids,
             views=[shard.view for shard, _ in padded],
         )
@@ -250,7 +251,7 @@ def _disagreements(
     problems = []
     for start in range(0, len(rows), BATCH_SIZE):
         part = rows[start : start + BATCH_SIZE]
-        images = normalise(np.stack([stored_pixels(store, shard, row) for shard, row in part]))
+        images = normalise(torch.from_numpy(np.stack([stored_pixels(store, shard, row) for shard, row in part])))
         answers = teacher.embed_images(images).cpu()
         for (shard, row), answer in zip(part, answers, strict=True):
             stored = torch.from_numpy(store.rows(shard)[row].copy())

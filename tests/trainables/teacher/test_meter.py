@@ -144,7 +144,7 @@ def _ask(*arguments: object) -> subprocess.Popen[bytes]:
 
 def test_two_processes_share_one_budget_and_none_crosses_it(tmp_path: Path) -> None:
     hooks = [tmp_path / "hook0", tmp_path / "hook1"]
-    processes = [_ask(tmp_path / "ledger", hook, 500, 0.0) for hook in hooks]
+    processes = [_ask(tmp_path / "ledger", hook, 500, 0.02) for hook in hooks]
     assert [process.wait(60) for process in processes] == [4, 4]
     asked = [3 * len(hook.read_text().splitlines()) for hook in hooks]
     assert sum(asked) == query_counts(tmp_path / "ledger").images == 498
