@@ -1,10 +1,15 @@
-"""Measure the data path: `python -m tests.bench.data [--images N] [--files N] [--scratch DIR] [--json]`.
+"""Measure the data path: `python -m tests.bench.data [--images N] [--rounds N] [--files N] [--scratch DIR] [--json]`.
 
-1. Images per second of reading, decoding and augmenting with two loader processes, in one run: a plain torchvision
-   `ImageFolder` + `DataLoader`, our folder, our pack of the files as stored, our pack of raw pixels.
+1. Images per second, and CPU time per image, of reading, decoding and augmenting with two loader processes: a plain
+   torchvision `ImageFolder` + `DataLoader`, our folder, our pack of the files as stored, our pack of raw pixels. The
+   four take turns in every round, and a ratio to the plain one is of the same round. All four start their loader
+   processes the same way (a fork server), fetch two batches ahead in each, and keep no decoded images; what they do
+   before the last batch of the warm-up is not measured.
 2. Memory of two workers that share one pack.
 3. Seconds and peak memory of indexing, verifying and packing a DomainNet-sized look-alike of tiny files, and of
    opening its pack.
+
+Each measurement is printed when it is made; with --json on stderr, and one JSON object at the end on stdout.
 """
 
 from __future__ import annotations
@@ -13,13 +18,16 @@ import argparse
 import io
 import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -39,6 +47,60 @@ from trainables.data.pack import PackSettings, pack
 BATCH_SIZE_PER_DOMAIN = 32
 WARM_UP, MEASURED = 8, 40
 PROCESSES = 2
+PIPELINES = ("plain", "folder", "pack stored", "pack pixels")
+
+Tell = Callable[[str], None]
+"""Called with the line of a measurement."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """One pipeline in one round."""
+
+    images_per_s: float
+    cpu_ms_per_image: float
+    """User and system time of this process and its loader processes, in milliseconds."""
+
+    @classmethod
+    def of(cls, batches: Iterator[Any]) -> Reading:
+        """Measure the batches after the warm-up."""
+        for _ in range(WARM_UP):
+            next(batches)
+        images = 0
+        started, cpu = time.perf_counter(), cpu_seconds()
+        for batch in batches:
+            images += len(batch.images if hasattr(batch, "images") else batch[0])
+        return cls(
+            images_per_s=images / (time.perf_counter() - started),
+            cpu_ms_per_image=1000 * (cpu_seconds() - cpu) / images,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """Values of several rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(median=median(values), lowest=min(values), highest=max(values))
+
+
+def cpu_seconds() -> float:
+    """User and system time so far of this process and of the loader processes that live (Linux).
+
+    These are children of a fork server, so `getrusage` does not count them.
+    """
+    processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    ticks = 0
+    for process in processes:
+        # The second field is a name in brackets, which may hold spaces.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def write_photographs(root: Path, num_images: int, side: int = 227) -> Path:
@@ -77,7 +139,16 @@ def plain_batches(root: Path, image_size: int) -> Iterator[Any]:
     images = ConcatDataset(sources)
     size = BATCH_SIZE_PER_DOMAIN * len(sources)
     sampler = RandomSampler(images, replacement=True, num_samples=size * (WARM_UP + MEASURED))
-    return iter(DataLoader(images, batch_size=size, sampler=sampler, num_workers=PROCESSES, persistent_workers=True))
+    return iter(
+        DataLoader(
+            images,
+            batch_size=size,
+            sampler=sampler,
+            num_workers=PROCESSES,
+            persistent_workers=True,
+            multiprocessing_context="forkserver",
+        )
+    )
 
 
 def our_batches(source: ImageSource, image_size: int, steps: int = WARM_UP + MEASURED) -> Iterator[Any]:
@@ -93,36 +164,53 @@ def our_batches(source: ImageSource, image_size: int, steps: int = WARM_UP + MEA
         stage="align",
         num_steps=steps,
         loader_processes=PROCESSES,
+        decode_cache_mb=0,
     )
     return iter(stream)
 
 
-def images_per_second(batches: Iterator[Any]) -> float:
-    """Images per second after a warm-up, in this process and its loader processes together."""
-    for _ in range(WARM_UP):
-        next(batches)
-    start, images = time.perf_counter(), 0
-    for batch in batches:
-        images += len(batch.images if hasattr(batch, "images") else batch[0])
-    return images / (time.perf_counter() - start)
-
-
-def bench_reading(scratch: Path, num_images: int, image_size: int = 224) -> dict[str, float]:
-    """Images per second by way of reading, rounds interleaved so that a busy machine slows all alike."""
+def bench_reading(
+    scratch: Path, num_images: int, *, rounds: int, tell: Tell, image_size: int = 224
+) -> dict[str, list[Reading]]:
+    """Every pipeline in every round; rounds are interleaved so that a busy machine slows all alike."""
     root = write_photographs(scratch / "photographs", num_images)
     folder = open_benchmark(PACS, root)
-    packs: dict[str, ImageSource] = {}
+    sources: dict[str, ImageSource] = {"folder": folder}
     for encoding in ("stored", "pixels"):
         place = scratch / encoding
-        pack(folder, place / "PACS.pack", settings=PackSettings(encoding=encoding))  # type: ignore[arg-type]
-        packs[encoding] = open_benchmark(PACS, place)
-    rates: dict[str, list[float]] = {name: [] for name in ("plain", "folder", "pack stored", "pack pixels")}
-    for _ in range(2):
-        rates["plain"].append(images_per_second(plain_batches(root, image_size)))
-        rates["folder"].append(images_per_second(our_batches(folder, image_size)))
-        rates["pack stored"].append(images_per_second(our_batches(packs["stored"], image_size)))
-        rates["pack pixels"].append(images_per_second(our_batches(packs["pixels"], image_size)))
-    return {name: max(values) for name, values in rates.items()}
+        pack(folder, place / "PACS.pack", settings=PackSettings(encoding=encoding))
+        sources[f"pack {encoding}"] = open_benchmark(PACS, place)
+    readings: dict[str, list[Reading]] = {name: [] for name in PIPELINES}
+    for number in range(1, rounds + 1):
+        for name in PIPELINES:
+            batches = plain_batches(root, image_size) if name == "plain" else our_batches(sources[name], image_size)
+            reading = Reading.of(batches)
+            # The loader processes end with their iterator.
+            del batches
+            readings[name].append(reading)
+            tell(
+                f"round {number}: {name:12s} {reading.images_per_s:7.0f} images/s, "
+                f"{reading.cpu_ms_per_image:6.2f} ms of CPU per image"
+            )
+    return readings
+
+
+def summary(readings: dict[str, list[Reading]]) -> dict[str, dict[str, Spread]]:
+    """By pipeline: rate and CPU time, and both as ratios to the plain pipeline of the same round."""
+    plain = readings["plain"]
+    return {
+        name: {
+            "images_per_s": Spread.of([one.images_per_s for one in rounds]),
+            "times_plain": Spread.of(
+                [one.images_per_s / base.images_per_s for one, base in zip(rounds, plain, strict=True)]
+            ),
+            "cpu_ms_per_image": Spread.of([one.cpu_ms_per_image for one in rounds]),
+            "cpu_of_plain": Spread.of(
+                [one.cpu_ms_per_image / base.cpu_ms_per_image for one, base in zip(rounds, plain, strict=True)]
+            ),
+        }
+        for name, rounds in readings.items()
+    }
 
 
 def identical_batches(scratch: Path, image_size: int = 224, steps: int = 5) -> bool:
@@ -170,14 +258,16 @@ def bench_sharing(root: Path) -> dict[str, float]:
     return {"pack": pack_mb, **{name: max(item[name] for item in found) for name in found[0]}}
 
 
-def bench_tiny_files(scratch: Path, num_files: int) -> dict[str, dict[str, float]]:
+def bench_tiny_files(scratch: Path, num_files: int, tell: Tell = print) -> dict[str, dict[str, float]]:
     """Seconds and peak memory (MiB) of each task, each in a process of its own."""
     root = scratch / "tiny"
     write_tiny_files(root, num_files)
     found = {}
     for task in TASKS:
         command = [sys.executable, "-m", "tests.trainables.data.tiny_files", str(root), task]
-        found[task] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        facts = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        found[task] = facts
+        tell(f"{task:15s} {facts['seconds']:8.3f} s, peak {facts['peak_mb']:6.0f} MiB, {facts['images']:,} images")
     return found
 
 
@@ -185,43 +275,62 @@ def main() -> None:
     """Run the benchmarks and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=20_000, help="photographs of the reading benchmark; 0 for none")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the reading benchmark")
     parser.add_argument("--files", type=int, default=600_000, help="tiny files of the DomainNet look-alike; 0 for none")
     parser.add_argument("--scratch", type=Path, default=None, help="folder for the files (default: a temporary one)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds is 1 or more")
     torch.set_num_threads(1)
+    # Loader processes of all pipelines then start from the same memory, with torch in it.
+    multiprocessing.set_forkserver_preload(["trainables.data.batches"])
+    stream = sys.stderr if arguments.json else sys.stdout
+
+    def tell(line: str) -> None:
+        print(line, file=stream, flush=True)
+
     if arguments.scratch is not None:
         arguments.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         scratch = Path(folder)
         result: dict[str, Any] = {}
         if arguments.images:
-            result["images_per_second"] = bench_reading(scratch, arguments.images)
-            result["identical_batches"] = identical_batches(scratch)
-            result["two_workers_mb"] = {name: bench_sharing(scratch / name) for name in ("stored", "pixels")}
-            shutil.rmtree(scratch / "pixels")
+            result |= _of_photographs(scratch, arguments.images, arguments.rounds, tell)
         if arguments.files:
-            result["tiny_files"] = bench_tiny_files(scratch, arguments.files)
-    print(json.dumps(result, indent=1) if arguments.json else _text(result))
+            result["tiny_files"] = bench_tiny_files(scratch, arguments.files, tell)
+    if arguments.json:
+        print(json.dumps(result, indent=1))
 
 
-def _text(result: dict[str, Any]) -> str:
-    lines = []
-    for name, rate in result.get("images_per_second", {}).items():
-        ratio = rate / result["images_per_second"]["plain"]
-        lines.append(f"{name:12s} {rate:7.0f} images/s to 224 px, {PROCESSES} loader processes  {ratio:5.2f} x plain")
-    if "identical_batches" in result:
-        lines.append(f"folder and packs give identical batches: {result['identical_batches']}")
-    for name, sizes in result.get("two_workers_mb", {}).items():
-        lines.append(
+def _of_photographs(scratch: Path, num_images: int, rounds: int, tell: Tell) -> dict[str, Any]:
+    readings = bench_reading(scratch, num_images, rounds=rounds, tell=tell)
+    summed = summary(readings)
+    for name, found in summed.items():
+        rate, ratio, cpu, cpu_ratio = (
+            found[fact] for fact in ("images_per_s", "times_plain", "cpu_ms_per_image", "cpu_of_plain")
+        )
+        tell(
+            f"{name:12s} {rate.median:7.0f} images/s to 224 px, {PROCESSES} loader processes, median of {rounds} "
+            f"rounds; {ratio.median:5.2f} x plain ({ratio.lowest:.2f} to {ratio.highest:.2f}); {cpu.median:6.2f} ms of "
+            f"CPU per image, {cpu_ratio.median:5.2f} x plain ({cpu_ratio.lowest:.2f} to {cpu_ratio.highest:.2f})"
+        )
+    identical = identical_batches(scratch)
+    tell(f"folder and packs give identical batches: {identical}")
+    two_workers = {}
+    for name in ("stored", "pixels"):
+        two_workers[name] = sizes = bench_sharing(scratch / name)
+        tell(
             f"two workers on one pack ({name}, {sizes['pack']:.0f} MiB): each grows by {sizes['resident']:.0f} MiB "
             f"resident, {sizes['own']:.0f} of it its own; {sizes['proportional']:.0f} with shared pages divided"
         )
-    for task, facts in result.get("tiny_files", {}).items():
-        lines.append(
-            f"{task:15s} {facts['seconds']:8.3f} s, peak {facts['peak_mb']:6.0f} MiB, {facts['images']:,} images"
-        )
-    return "\n".join(lines)
+    shutil.rmtree(scratch / "pixels")
+    return {
+        "rounds": {name: [asdict(one) for one in found] for name, found in readings.items()},
+        "reading": {name: {fact: asdict(spread) for fact, spread in found.items()} for name, found in summed.items()},
+        "identical_batches": identical,
+        "two_workers_mb": two_workers,
+    }
 
 
 if __name__ == "__main__":

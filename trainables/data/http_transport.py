@@ -2,12 +2,16 @@
 
 MirrorError            this mirror will not do; the caller tries the next one
   TemporaryError       the same mirror may do later (a dropped connection, 429, 5xx): tried again with back-off
+    UnreachableError   the host is not found or not reached (no network, a refused port): tried once more, and soon
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Mapping
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +24,11 @@ TIMEOUT_S = 30.0
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes it has and the bytes it will have (None where unknown)."""
 
+_UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
+_CURL_CODE = re.compile(r"curl(?:code: | error \[)(\d+)", re.IGNORECASE)
+"""How pyarrow's S3 and GCS clients name the fault; they give no error number of the system."""
+_CURL_UNREACHABLE = {"5": "Could not resolve proxy", "6": "Could not resolve host", "7": "Could not connect to server"}
+
 
 class MirrorError(Exception):
     """What a mirror said, in words."""
@@ -31,6 +40,10 @@ class TemporaryError(MirrorError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class UnreachableError(TemporaryError):
+    """The host has no address, or nobody answers there; without a network waiting does not help."""
 
 
 def part_of(destination: Path) -> Path:
@@ -60,7 +73,7 @@ def fetch_http(file: RemoteFile, mirror: Mirror, destination: Path, progress: Pr
                 raise MirrorError("sent a web page instead of the file (a quota or log-in page)")
             _save(response, file, mirror, part, have if response.status_code == 206 else 0, progress)
     except httpx.TransportError as error:
-        raise TemporaryError(f"the connection failed: {words(error)}") from None
+        raise connection_fault(error) from None
     except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise MirrorError(words(error)) from None
     state_of(part).unlink(missing_ok=True)
@@ -125,6 +138,27 @@ def check_status(status: int, retry_after: str | None) -> None:
         seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
         raise TemporaryError(said, seconds)
     raise MirrorError(said)
+
+
+def connection_fault(error: BaseException) -> TemporaryError:
+    """What a failed connection stands for: an `UnreachableError` where there was none to begin with."""
+    return unreachable(error) or TemporaryError(f"the connection failed: {words(error)}")
+
+
+def unreachable(error: BaseException) -> UnreachableError | None:
+    """The fault of a host that is not found or not reached, by what the system said below a library's own error."""
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror) or (isinstance(cause, OSError) and cause.errno in _UNREACHABLE):
+            return UnreachableError(f"the host cannot be reached: {cause.strerror or words(cause)}")
+    curl = _CURL_CODE.search(str(error))
+    said = _CURL_UNREACHABLE.get(curl[1]) if curl else None
+    return UnreachableError(f"the host cannot be reached: {said}") if said else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def words(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from trainables.data.http_transport import (
     MirrorError,
     Progress,
     TemporaryError,
+    UnreachableError,
     check_status,
+    connection_fault,
     fetch_http,
     part_of,
     resume_point,
     state_of,
+    unreachable,
     words,
     write_state,
 )
@@ -29,6 +33,10 @@ from trainables.data.sources import Mirror, RemoteFile
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 MAX_WAIT_S = 60.0
+UNREACHABLE_ATTEMPTS = 2
+"""Times that a host which never answered is asked."""
+OWN_RETRIES_S = 1
+"""Seconds that Google's client may try again by itself, which by default is a quarter of an hour."""
 
 
 def download(
@@ -42,8 +50,10 @@ def download(
 ) -> None:
     """Bring `file` to `destination`; raises `MirrorError` when this mirror cannot give it, `UserError` on a full disk.
 
-    What has arrived stays beside it as `.part`, and a later call asks only for the rest.
+    What has arrived stays beside it as `.part`, and a later call asks only for the rest. A host that cannot be reached
+    is given up after one quick retry, unless it had answered in this call: then it is an outage that may pass.
     """
+    answered = False
     for attempt in range(attempts):
         try:
             with _disk_faults(destination):
@@ -52,8 +62,9 @@ def download(
                 arrived.replace(destination)
             return
         except TemporaryError as error:
-            if attempt + 1 == attempts:
-                raise MirrorError(f"{error} ({attempts} attempts)") from None
+            answered = answered or not isinstance(error, UnreachableError)
+            if attempt + 1 >= (attempts if answered else min(attempts, UNREACHABLE_ATTEMPTS)):
+                raise MirrorError(f"{error} ({attempt + 1} attempts)") from None
             wait = first_wait_s * 2**attempt if error.retry_after_s is None else error.retry_after_s
             time.sleep(min(wait, MAX_WAIT_S))
 
@@ -90,7 +101,7 @@ def _disk_faults(destination: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in _DISK_FAULTS:
-            raise TemporaryError(f"the connection failed: {words(error)}") from None
+            raise connection_fault(error) from None
         raise UserError(
             f"cannot write {destination}: {error.strerror or error}; what has arrived is kept, run the same again"
         ) from None
@@ -127,40 +138,44 @@ def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, pro
         check_status(status, error.response.headers.get("retry-after") if error.response is not None else None)
         raise MirrorError(words(error)) from None
     except (DownloadError, requests.RequestException) as error:
-        raise TemporaryError(f"the connection failed: {words(error)}") from None
+        raise connection_fault(error) from None
     return arrived
 
 
 def _fetch_hugging_face(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress | None) -> Path:
-    import httpx
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of the HTTP library that it uses
         EntryNotFoundError,
         HfHubHTTPError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     owner, name, path = mirror.address.split("/", 2)
+    endpoint = mirror.endpoint or None
     folder = destination.with_name(f"{destination.name}.hub")
     try:
+        # A download would ask a hub that cannot be reached seven times; this asks once.
+        url = hf_hub_url(f"{owner}/{name}", path, repo_type="dataset", endpoint=endpoint)
+        get_hf_file_metadata(url, token=False, timeout=TIMEOUT_S, endpoint=endpoint)
         found = hf_hub_download(
             f"{owner}/{name}",
             path,
             repo_type="dataset",
             local_dir=folder,
-            endpoint=mirror.endpoint or None,
+            endpoint=endpoint,
             token=False,
         )
     except LocalEntryNotFoundError as error:
-        raise TemporaryError(f"the connection failed: {words(error)}") from None
+        raise connection_fault(error) from None
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise MirrorError(f"not found: {words(error)}") from None
     except HfHubHTTPError as error:
         check_status(error.response.status_code, error.response.headers.get("retry-after"))
         raise MirrorError(words(error)) from None
-    except httpx.TransportError as error:
-        raise TemporaryError(f"the connection failed: {words(error)}") from None
+    except HTTPError as error:
+        raise connection_fault(error) from None
     if progress is not None:
         size = os.path.getsize(found)
         progress(file.name, size, size)
@@ -192,7 +207,7 @@ def _fetch_bucket(file: RemoteFile, mirror: Mirror, destination: Path, progress:
     except OSError as error:
         if error.errno in _DISK_FAULTS:
             raise
-        raise TemporaryError(words(error)) from None
+        raise (unreachable(error) or TemporaryError(words(error))) from None
     state_of(part).unlink(missing_ok=True)
     return part
 
@@ -203,10 +218,15 @@ def _bucket(mirror: Mirror) -> tuple[Any, str]:
     kind, _, path = mirror.address.partition("://")
     server = {"endpoint_override": mirror.endpoint, "scheme": "http"} if mirror.endpoint else {}
     if kind == "gs":
-        return fs.GcsFileSystem(anonymous=True, **server), path
+        limit = timedelta(seconds=OWN_RETRIES_S)
+        return fs.GcsFileSystem(anonymous=True, retry_time_limit=limit, **server), path
     if kind == "s3":
         region = {"region": "us-east-1"} if mirror.endpoint else {}
-        return fs.S3FileSystem(anonymous=True, request_timeout=TIMEOUT_S, **region, **server), path
+        once = fs.AwsStandardS3RetryStrategy(max_attempts=1)
+        return (
+            fs.S3FileSystem(anonymous=True, request_timeout=TIMEOUT_S, retry_strategy=once, **region, **server),
+            path,
+        )
     raise MirrorError(f"a bucket's address begins with s3:// or gs://, got {mirror.address}")
 
 

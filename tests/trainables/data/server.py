@@ -57,9 +57,13 @@ class FileServer:
         try:
             yield self
         finally:
-            self._server.shutdown()
-            self._server.server_close()
+            self.close()
             thread.join()
+
+    def close(self) -> None:
+        """Listen no more; what is being sent is sent."""
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:

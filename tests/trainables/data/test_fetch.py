@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -240,6 +241,43 @@ def test_a_mirror_that_fails_gives_way_to_the_next(
     receipt = json.loads((tmp_path / "PACS" / ".fetch.json").read_text())
     assert receipt["files"]["PACS.zip"]["from"] == f"http {good.address}"
     assert receipt["files"]["PACS.zip"]["sha256"] == hashlib.sha256(pacs_files["PACS.zip"]).hexdigest()
+
+
+def _elsewhere(transport: str, host: str) -> Mirror:
+    """A mirror at HOST:PORT where there is none."""
+    if transport == "hugging_face":
+        return Mirror(transport="hugging_face", address="owner/name/PACS.zip", endpoint=f"http://{host}")
+    if transport in ("s3", "gs"):
+        return Mirror(transport="bucket", address=f"{transport}://bucket/PACS.zip", endpoint=host)
+    return Mirror(transport=transport, address=f"http://{host}/PACS.zip")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transport", ["http", "google_drive", "hugging_face", "s3", "gs"])
+@pytest.mark.parametrize("host", ["no name", "refused port"])
+def test_a_host_that_cannot_be_reached_is_given_up_after_one_quick_retry(
+    tmp_path: Path, pacs: BenchmarkSources, transport: str, host: str
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = "nobody.invalid:80" if host == "no name" else f"127.0.0.1:{unused.getsockname()[1]}"
+        mirror, started = _elsewhere(transport, address), time.monotonic()
+        with pytest.raises(UserError, match=r"By hand: open https://drive\.google\.com") as caught:
+            fetch(PACS, tmp_path, sources=_only(pacs, 0, mirror), settings=FetchSettings(variants=[]))
+    assert time.monotonic() - started < 15
+    assert f"{mirror}: the host cannot be reached: " in str(caught.value)
+    assert "(2 attempts)" in str(caught.value)
+
+
+def test_an_outage_of_a_host_that_had_answered_is_waited_for(
+    tmp_path: Path, pacs: BenchmarkSources, pacs_files: dict[str, bytes]
+) -> None:
+    leaving = FileServer()
+    with leaving.running():
+        mirror, path = _http(leaving, pacs_files["PACS.zip"])
+        leaving.faults[path] = ["stop half way", "..."]
+        with pytest.raises(UserError, match=r"the host cannot be reached: Connection refused \(3 attempts\)"):
+            fetch(PACS, tmp_path, sources=_only(pacs, 0, mirror), settings=QUICK, progress=lambda *_: leaving.close())
+    assert leaving.asked[path] == 1
 
 
 def test_all_mirrors_are_named_when_all_fail(tmp_path: Path, server: FileServer, pacs: BenchmarkSources) -> None:

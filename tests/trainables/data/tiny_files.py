@@ -18,7 +18,7 @@ BENCHMARK = BENCHMARKS["DomainNet"]
 
 
 def write_tiny_files(root: Path, num_files: int) -> None:
-    """DomainNet's layout with 2 x 2 pixel images, all different."""
+    """DomainNet's layout with 2 x 2 pixel images, all different; at least one in each class of each domain (2,070)."""
     total = sum(domain.num_images or 0 for domain in BENCHMARK.domains)
     generator, number = random.Random(0), 0
     for domain in BENCHMARK.domains:
@@ -26,7 +26,7 @@ def write_tiny_files(root: Path, num_files: int) -> None:
         for place, class_name in enumerate(BENCHMARK.class_names):
             folder = root / BENCHMARK.folder / domain.name / class_name
             folder.mkdir(parents=True)
-            for index in range(count // 345 + (place < count % 345)):
+            for index in range(max(1, count // 345 + (place < count % 345))):
                 number += 1
                 pixels = number.to_bytes(4, "big") + generator.randbytes(8)
                 (folder / f"{domain.name}_{index:06d}.jpg").write_bytes(b"P6 2 2 255\n" + pixels)
