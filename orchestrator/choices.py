@@ -159,7 +159,7 @@ def sweep_command(store: Store, selection: str) -> str:
     sweep = store.sweep()
     own_data = [] if sweep is not None and set(sweep.benchmarks) == {"icons"} else ["--data-root", "DIR"]
     choosing = [] if selection == "oracle" else ["--selection", selection]
-    words = ["sweep", "--config", str(store.sweep_file), "--out", str(store.out), *own_data, *choosing]
+    words = ["sweep", "--config", str(store.sweep_file), "--out", store.where, *own_data, *choosing]
     return f"vl2v-orchestrate {shlex.join(words)} -y"
 
 

@@ -56,12 +56,13 @@ def ask(store: Store, wish: Wish) -> ControlRequest:
     store.existing_sweep()
     owner = store.living_owner()
     if owner is None:
-        raise UserError(f"no sweep is at work in {store.out}: there is nothing to {wish}")
+        raise UserError(f"no sweep is at work in {store.where}: there is nothing to {wish}")
     before = read_request(store)
     if before is not None and before.owner == owner and before.wish == "cancel":
         return before
     request = ControlRequest(wish=wish, owner=owner, time=time.time())
     write_json(store.request_file, asdict(request))
+    store.mirrors.leave_request(store.request_file)
     return request
 
 
@@ -118,3 +119,4 @@ def _forget(store: Store, owner: str) -> None:
     request = _readable_request(store)
     if request is not None and request.owner == owner:
         store.request_file.unlink(missing_ok=True)
+        store.mirrors.remove_request(store.request_file)

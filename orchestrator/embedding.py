@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,6 +55,16 @@ def embedding_job(
         threads=resources.threads_per_worker,
         gpu=resources.gpus_per_worker > 0,
     )
+
+
+def check_one_machine(store: Store, *, address: str | None, workers: int) -> None:
+    """Raises `UserError` where nodes that share no disk would ask the teacher for the same views, each for itself."""
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    if store.mirrors and workers > 0 and wanted != "local":
+        raise UserError(
+            "tasks on a cluster that share no disk would ask the same views twice: fill a store at an address on one "
+            "machine, with --workers 0 or --address local"
+        )
 
 
 def fill_stores(

@@ -55,7 +55,7 @@ def export_groups(store: Store, *, only: str | None = None) -> list[ExportedGrou
         raise unknown_name("fold group", only, groups)
     chosen = list(_chosen(store, sweep, [groups[only]] if only is not None else list(groups.values())))
     if only is not None and not chosen:
-        raise UserError(f"{only} has not chosen a configuration yet; status --out {store.out} says what is left")
+        raise UserError(f"{only} has not chosen a configuration yet; status --out {store.where} says what is left")
     return chosen
 
 

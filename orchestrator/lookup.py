@@ -115,9 +115,9 @@ class Known:
     def _unknown(self, text: str, names: Iterable[str]) -> UserError:
         names = list(dict.fromkeys(names))
         if not names:
-            return UserError(f"{self.store.out} holds no fold yet; give the --out of a sweep or of `train`")
+            return UserError(f"{self.store.where} holds no fold yet; give the --out of a sweep or of `train`")
         nearest = get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]
-        return UserError(f"no fold {text!r} in {self.store.out}; nearest: {', '.join(nearest)}; give {HOW}")
+        return UserError(f"no fold {text!r} in {self.store.where}; nearest: {', '.join(nearest)}; give {HOW}")
 
 
 def known_folds(store: Store) -> Known:

@@ -127,7 +127,7 @@ def build_report(
     """
     sweep, groups = store.sweep(), store.groups()
     if sweep is None or not groups:
-        raise UserError(f"no sweep in {store.out}; give the --out of one")
+        raise UserError(f"no sweep in {store.where}; give the --out of one")
     selection = selection or sweep.selection
     measurements, missing = measure(store, selection)
     benchmarks = tuple(dict.fromkeys(group.benchmark for group in groups))

@@ -78,6 +78,7 @@ def rerun_job(
     pieces = (store.fold(fold.key).read_result() or {}).get("batch_pieces", ran.resources.batch_pieces)
     resources = replace(ran.resources, workers=1 if local else ran.resources.workers, batch_pieces=int(pieces))
     folder = _fresh_folder(store, fold, into)
+    store.mirrors.fetch(store.fold(fold.key).path)
     job = FoldJob(
         spec=spec,
         benchmark=benchmark,
@@ -87,6 +88,7 @@ def rerun_job(
         cache_folder=str(store.data_folder),
         store_folder=str(store.shared),
         query_budget=ran.query_budget if query_budget is None else query_budget,
+        mirrors=store.mirrors.addresses,
         resources=resources,
     )
     return job, tuple(_reasons(spec, ran.resources, resources))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from orchestrator.pruning import Decision
 from orchestrator.specs import FoldJobs
 from orchestrator.tuning import StopRequest
 from search_spaces.configuration import from_mapping
+from search_spaces.methods import method_facts
+from trainables.object_storage import reason
+from trainables.record import FoldFolder
 
 
 class SearchStopper(Stopper):
@@ -109,8 +113,10 @@ class FoldSearch(Searcher):
         if ticket is None:
             self._tell_of_others()
             return None
-        self._running[trial_id] = _Running(ticket=ticket)
         self._store.mark_running(ticket.planned.key, self._owner)
+        if not self._sent(ticket):
+            return None
+        self._running[trial_id] = _Running(ticket=ticket)
         self._tell("fold_started", ticket)
         # One text instead of a nested mapping: Tune copies, flattens and prints every entry of a config.
         job = json.dumps(self._jobs.job(ticket.spec).to_mapping())
@@ -121,6 +127,7 @@ class FoldSearch(Searcher):
         running = self._running.get(trial_id)
         if running is None or "stage" not in result or result.get("final"):
             return False
+        self._fetch_journals(running.ticket)
         running.pruned = running.pruned or self._agenda.reported(running.ticket)
         return running.pruned is not None
 
@@ -141,9 +148,10 @@ class FoldSearch(Searcher):
             return
         ticket = running.ticket
         self._store.unmark_running(ticket.planned.key)
+        self._fetch(ticket)
         if running.attempt is not None and running.attempt.kind == "user":
             self._agenda.dropped(ticket)
-            self._stop.wanted, self._stop.user_error = True, running.attempt.error
+            self._stop.because(running.attempt.error)
         elif running.attempt is not None and running.attempt.kind == "budget":
             self._agenda.met_budget(ticket)
         elif running.attempt is not None:
@@ -155,6 +163,9 @@ class FoldSearch(Searcher):
             self._tell("fold_pruned", ticket, error=running.pruned.line)
         elif self._stop.wanted:
             self._agenda.dropped(ticket)
+        elif self._store.mirrors and not error:
+            what = "the worker ended, and left no result in the storage"
+            self._fail(ticket, Attempt(time=time.time(), kind="crash", error=what))
         else:
             self._died[trial_id] = running
 
@@ -184,6 +195,41 @@ class FoldSearch(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing to save: see `save`."""
+
+    def _sent(self, ticket: Ticket) -> bool:
+        """Send what was decided, to go on from if this machine is lost; where that fails, the sweep stops."""
+        mirrors = self._store.mirrors
+        try:
+            mirrors.send_noted()
+        except OSError as error:
+            self._stop.because(f"the storage does not take what was decided: {reason(error)}")
+            self._store.unmark_running(ticket.planned.key)
+            self._agenda.dropped(ticket)
+            return False
+        if mirrors and method_facts(ticket.spec.method).aligns:
+            mirrors.awaited.add(self._store.align(ticket.spec.align_key).path)
+        return True
+
+    def _fetch_journals(self, ticket: Ticket) -> None:
+        """What a fold has evaluated, for who decides by it; what cannot be had now is had at its next report."""
+        folders = self._folders(ticket)
+        with suppress(OSError):
+            self._store.mirrors.fetch_files(folder.journal for folder in folders)
+
+    def _fetch(self, ticket: Ticket) -> None:
+        """Fetch what a fold that is over has left elsewhere; where that fails, the sweep stops."""
+        mirrors, paths = self._store.mirrors, [folder.path for folder in self._folders(ticket)]
+        try:
+            mirrors.fetch_folds(paths)
+        except OSError as error:
+            self._stop.because(f"the storage does not answer: {reason(error)}")
+        mirrors.awaited.difference_update(paths)
+        for path in paths:
+            mirrors.note(path)
+
+    def _folders(self, ticket: Ticket) -> list[FoldFolder]:
+        fold, align = self._store.fold(ticket.planned.key), self._store.align(ticket.spec.align_key)
+        return [align, fold] if method_facts(ticket.spec.method).aligns else [fold]
 
     def _tell_of_others(self) -> None:
         """Say once why nothing runs here while another sweep on the store makes what is left."""

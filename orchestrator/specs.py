@@ -86,6 +86,7 @@ class FoldJobs:
             data_root=self.data_root,
             cache_folder=str(self.store.data_folder),
             query_budget=self.query_budget,
+            mirrors=self.store.mirrors.addresses,
             resources=replace(self.resources, batch_pieces=self.resources.batch_pieces * 2**doublings),
         )
 

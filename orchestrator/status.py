@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from orchestrator.gpu_sharing import GpuShare, gpu_share
 from orchestrator.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.progress import Counts
 from orchestrator.queries import ledger_line, sweep_queries
@@ -65,6 +66,8 @@ class SweepStatus:
     """Folds in which something went wrong."""
     used: Usage = field(default_factory=Usage)
     """Time that the sweep has used, that of interrupted and failed folds too."""
+    gpu_share: GpuShare | None = None
+    """What a fold takes of a GPU; None without GPUs."""
 
     @property
     def line(self) -> str:
@@ -153,6 +156,7 @@ def sweep_status(store: Store) -> SweepStatus:
         store_queries=query_counts(store.queries_folder),
         troubles=troubles(store),
         used=read_usage(store.usage_folder),
+        gpu_share=gpu_share(result for _, result in results.values()),
     )
 
 

@@ -22,7 +22,8 @@
     OUT/price.json                     price of a thousand teacher queries, once one was given
     OUT/store.json                     where STORE is, when it is not OUT itself
 
-Folds, Aligns and answers are named by content, so any number of sweeps may share one STORE.
+Folds, Aligns and answers are named by content, so any number of sweeps may share one STORE. OUT and STORE may be
+addresses of an object storage: then these are the folders that mirror them here (`orchestrator.mirrored`).
 Nothing here reads test-domain numbers.
 """
 
@@ -37,12 +38,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.attempts import FoldAttempts, read_attempts
+from orchestrator.mirrored import StoreMirrors
 from orchestrator.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, TrialRecord
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping
 from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
 from trainables.leases import living_owner_of
+from trainables.object_storage import is_address, parse_address
 from trainables.record import FoldFolder, read_json, write_json
 
 FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
@@ -52,17 +55,24 @@ class Store:
     """A sweep's folder; its methods read and write, and decide nothing."""
 
     def __init__(self, out: str | Path, *, shared: str | Path | None = None) -> None:
-        """Find the folder's files.
+        """Find the folder's files; of an address, fetch what is new, but for weights and embeddings.
 
         Args:
+            out: OUT, a folder or an address.
             shared: STORE; None is what the folder remembers, or the folder itself.
 
         Raises:
-            UserError: the folder remembers another STORE.
+            UserError: the folder remembers another STORE, or an address cannot be used.
         """
-        self.out = Path(out).absolute()
+        self.mirrors = StoreMirrors()
+        self.where = _place(out)
+        """OUT as it was given, for who reads it."""
+        self.out = self._opened(self.where)
         self.shared_file = self.out / "store.json"
-        self.shared = self._shared(shared)
+        self.mirrors.fetch_first(self.shared_file)
+        self.where_shared = self._where_shared(shared)
+        self.shared = self._opened(self.where_shared)
+        self.mirrors.refresh()
         self.embeddings_folder = self.shared / "embeddings"
         self.queries_folder = self.shared / "queries"
         self.sweep_file = self.out / "sweep.json"
@@ -77,6 +87,10 @@ class Store:
         self.data_folder = self.out / "data"
         self.price_file = self.out / "price.json"
         self._read_trials: dict[tuple[str, int], TrialRecord] = {}
+
+    def shown(self, path: str | Path) -> str:
+        """A file or folder for who reads it: where it is mirrored, its address."""
+        return self.mirrors.shown(Path(path))
 
     def fold(self, key: str) -> FoldFolder:
         return FoldFolder(self.shared / "folds" / key)
@@ -103,12 +117,12 @@ class Store:
             self._check_inputs(before, content)
             if before["sweep"].get("selection") != sweep.selection:
                 # The last one asked for is what status, retry and report go by; what others chose stays.
-                write_json(self.sweep_file, before | {"sweep": before["sweep"] | {"selection": sweep.selection}})
+                self._write(self.sweep_file, before | {"sweep": before["sweep"] | {"selection": sweep.selection}})
             return
         try:
-            write_json(self.sweep_file, content)
+            self._write(self.sweep_file, content)
         except OSError as error:
-            raise UserError(f"cannot write to the output folder {self.out}: {error.strerror}") from None
+            raise UserError(f"cannot write to the output folder {self.where}: {error.strerror}") from None
 
     def check_sweep(self, sweep: Sweep) -> None:
         """Raises `UserError` where the folder belongs to another sweep already."""
@@ -117,7 +131,7 @@ class Store:
             name = dict(before.get("sweep", {})).get("name", "?")
             changed = ", ".join(_differences(before, sweep.to_mapping())) or "its settings"
             raise UserError(
-                f"the output folder {self.out} belongs to another sweep ({name!r}, which differs in {changed}); give "
+                f"the output folder {self.where} belongs to another sweep ({name!r}, which differs in {changed}); give "
                 "another --out"
             )
 
@@ -132,7 +146,7 @@ class Store:
             except OSError as error:
                 raise UserError(f"cannot write to the {kind} {folder}: {error.strerror}") from None
         if self.shared != self.out and not self.shared_file.exists():
-            write_json(self.shared_file, {"store": str(self.shared)})
+            write_json(self.shared_file, {"store": self.where_shared})
 
     def sweep(self) -> Sweep | None:
         """The sweep this folder belongs to; None where there is none."""
@@ -146,7 +160,7 @@ class Store:
         """The sweep this folder belongs to; raises `UserError` where there is none."""
         sweep = self.sweep()
         if sweep is None:
-            raise UserError(f"no sweep in {self.out}; give the --out of one")
+            raise UserError(f"no sweep in {self.where}; give the --out of one")
         return sweep
 
     def groups(self) -> tuple[GroupRecord, ...]:
@@ -168,7 +182,7 @@ class Store:
     def remember_price(self, price_per_1000: float | None) -> None:
         """Note the price for whoever looks later; None leaves it."""
         if price_per_1000 is not None:
-            write_json(self.price_file, {"price_per_1000": price_per_1000})
+            self._write(self.price_file, {"price_per_1000": price_per_1000})
 
     def trials(self, group: str) -> list[TrialRecord]:
         """The group's trials by number."""
@@ -180,7 +194,7 @@ class Store:
         """Write a trial ahead of its run; a number is written once."""
         path = self._trial_file(record.group, record.number)
         assert not path.exists(), f"trial {record.number} of {record.group} is already written"
-        write_json(path, asdict(record))
+        self._write(path, asdict(record))
 
     def confirmation(self, group: str, selection: SweepSelection = "source_validation") -> ConfirmationRecord | None:
         """The trial that a selection chose in the group; None while it is searched."""
@@ -194,7 +208,9 @@ class Store:
         return own or self.confirmation(group)
 
     def write_confirmation(self, record: ConfirmationRecord, selection: SweepSelection = "source_validation") -> None:
-        write_json(self._confirmation_file(record.group, selection), asdict(record))
+        self._write(self._confirmation_file(record.group, selection), asdict(record))
+        # MLflow keeps the students of what was chosen.
+        self.mirrors.awaited_files.update(self.fold(planned.key).student for planned in record.folds)
 
     def pairs(self, group: str) -> list[PairRecord]:
         """The pair folds of the group's trials, by the trial's number."""
@@ -204,7 +220,7 @@ class Store:
 
     def write_pairs(self, record: PairRecord) -> None:
         """Write a trial's pair folds ahead of their run."""
-        write_json(self._pairs_folder(record.group) / f"{record.number}.json", asdict(record))
+        self._write(self._pairs_folder(record.group) / f"{record.number}.json", asdict(record))
 
     def left_out_folds(self, group: str) -> Iterator[tuple[int, PlannedFold]]:
         """Folds (with their trial's number) that leave-one-domain-out selection added: pair folds, further seeds."""
@@ -225,13 +241,14 @@ class Store:
     def append_decision(self, group: str, decision: Mapping[str, Any]) -> None:
         """Keep a decision of the pruner."""
         append_line(self._decisions_file(group), decision)
+        self.mirrors.note(self._decisions_file(group))
 
     def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
         """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""
         path = self._pruned_file(key)
         before = (read_json(path) or {}).get("sweeps", [])
         if sweep_key not in before:
-            write_json(path, {**decision, "sweeps": [*before, sweep_key]})
+            self._write(path, {**decision, "sweeps": [*before, sweep_key]})
 
     def pruned(self, key: str) -> dict[str, Any] | None:
         """Why a fold was given up, and by which sweeps; None where it was not."""
@@ -256,10 +273,11 @@ class Store:
 
     def mark_running(self, key: str, owner: str) -> None:
         """Note which owner of the sweep's lease runs a fold."""
-        write_json(self._running_file(key), {"owner": owner})
+        self._write(self._running_file(key), {"owner": owner})
 
     def unmark_running(self, key: str) -> None:
         self._running_file(key).unlink(missing_ok=True)
+        self.mirrors.note(self._running_file(key))
 
     def running_since(self, key: str) -> float | None:
         """When a fold that runs was started, in Unix seconds; None where it does not run."""
@@ -270,7 +288,7 @@ class Store:
 
     def living_owner(self) -> str | None:
         """Identity of the process at work here, if it is alive."""
-        owner = living_owner_of(self.lease_file)
+        owner = living_owner_of(self.lease_file) or self.mirrors.living_owner()
         return None if owner is None else owner.identity
 
     def fold_state(self, key: str, living_owner: str | None) -> FoldState:
@@ -291,23 +309,37 @@ class Store:
         """Where it is noted that a benchmark's images were all read once."""
         return self.data_folder / f"{benchmark.replace('/', '-')}.checked.json"
 
-    def _shared(self, wanted: str | Path | None) -> Path:
+    def _opened(self, place: str) -> Path:
+        """The folder of a place: itself, or the mirror of an address."""
+        if not is_address(place):
+            return Path(place)
+        return self.mirrors.open(place)
+
+    def _where_shared(self, wanted: str | Path | None) -> str:
         try:
             before = read_json(self.shared_file)
         except OSError:
             # `check_writable` says what is wrong with the folder.
             before = None
-        known = Path(before["store"]) if before is not None else self.out
-        now = known if wanted is None else Path(wanted).absolute()
+        known = str(before["store"]) if before is not None else self.where
+        now = known if wanted is None else _place(wanted)
+        if is_address(self.where) and not is_address(now):
+            raise UserError(f"--out is an address, so --store has to be one too, got {now}")
         if now != known and (before is not None or (self.out / "folds").exists()):
-            raise UserError(f"{self.out} keeps its folds in {known}, not in {now}; give that --store, or another --out")
+            raise UserError(
+                f"{self.where} keeps its folds in {known}, not in {now}; give that --store, or another --out"
+            )
         return now
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        write_json(path, content)
+        self.mirrors.note(path)
 
     def _sweep_content(self) -> dict[str, Any] | None:
         return read_json(self.sweep_file)
 
     def _check_inputs(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        where = f"the output folder {self.out} was begun"
+        where = f"the output folder {self.where} was begun"
         version = before.get("trainer_version")
         if version != now["trainer_version"]:
             raise UserError(f"{where} by trainer version {version}, this is {TRAINER_VERSION}; give another --out")
@@ -367,6 +399,11 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content
+
+
+def _place(given: str | Path) -> str:
+    """An absolute folder, or an address in its one spelling."""
+    return str(parse_address(str(given))) if is_address(given) else str(Path(given).absolute())
 
 
 def group_slug(name: str) -> str:

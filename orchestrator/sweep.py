@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from orchestrator.agenda import Agenda, build_agenda
@@ -17,6 +18,7 @@ from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.leases import FoldLeases
 from orchestrator.limits import Limits
+from orchestrator.mirrored import at_work, check_budget_can_be_kept
 from orchestrator.plan import make_plan
 from orchestrator.preflight import check_data, check_methods, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
@@ -169,6 +171,8 @@ def run_sweep(
         )
         specs = FoldSpecs(sweep=sweep, benchmarks=benchmarks, manifests=manifests)
         priced = limits.money is not None and price_per_1000 is not None
+        if priced or query_budget is not None:
+            store.mirrors.fetch(store.embeddings_folder)
         need = remaining_need(specs, store=store, data_root=root) if priced or query_budget is not None else None
         only = failed_folds(store) if only_failed else None
         budgets = Budgets(
@@ -223,8 +227,11 @@ def failed_folds(store: Store) -> dict[str, PlannedFold]:
 
 
 @contextmanager
-def alone_in(store: Store) -> Iterator[Owner]:
-    """Be the only process at work in a sweep's folder.
+def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
+    """Be the only process at work in a sweep's folder, and at its addresses.
+
+    Args:
+        sent: folders that the work fills, sent to the addresses now and then.
 
     Raises:
         UserError: another one is, and lives.
@@ -234,11 +241,12 @@ def alone_in(store: Store) -> Iterator[Owner]:
         lease.take()
     except LeaseHeldError as held:
         raise UserError(
-            f"another sweep is at work in {store.out} (process {held.owner.process} on {held.owner.host}); wait for "
+            f"another sweep is at work in {store.where} (process {held.owner.process} on {held.owner.host}); wait for "
             "it, stop it, or give another --out"
         ) from None
     try:
-        yield lease.owner
+        with at_work(store, lease.owner, sent=sent):
+            yield lease.owner
     finally:
         lease.release()
 
@@ -252,6 +260,7 @@ def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings,
         return False
     _check_tracking(settings)
     stop = StopRequest()
+    jobs.store.mirrors.when_lost = stop.because
     # Twice: Ray sets handlers of its own when it connects.
     with (
         budgets.meter,
@@ -261,6 +270,7 @@ def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings,
         signals_stop(stop),
     ):
         check_resources(cluster, settings.resources)
+        check_budget_can_be_kept(jobs.query_budget, jobs.store.mirrors, cluster)
         budgets.forecast.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
         try:
             if not stop.closing:
@@ -270,6 +280,8 @@ def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings,
         if not stop.closing and not agenda.is_out_of_budget:
             sync.start()
             _tune(agenda, jobs, owner, settings, cluster, stop, sync)
+            with suppress(OSError):
+                jobs.store.mirrors.fetch_awaited()
     sync.finish()
     if stop.user_error:
         raise UserError(stop.user_error)

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from orchestrator.cluster import call_on_cluster, check_resources, connect
 from orchestrator.deaths import blamed_on_nodes, living_nodes
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
 from orchestrator.leases import FoldLeases
+from orchestrator.mirrored import StoreMirrors, check_budget_can_be_kept
 from orchestrator.preflight import check_data
 from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.query_forecast import preflight_need
@@ -43,6 +44,7 @@ from trainables.record import FoldFolder
 from trainables.teacher.ledger import BudgetReached, reserved_queries
 
 FOLLOW_S = 0.5
+FETCH_S = 2.0
 
 
 class FoldFailedError(RuntimeError):
@@ -79,6 +81,8 @@ def prepare_fold(
         resources=resources or Resources(),
         query_budget=query_budget,
     )
+    if query_budget is not None:
+        store.mirrors.fetch(store.embeddings_folder)
     return jobs.job(spec)
 
 
@@ -90,18 +94,19 @@ def train_one(
     functions: WorkerFunctions | None = None,
     progress: Progress = no_progress,
     max_failures: int = MAX_FAILURES,
+    mirrors: StoreMirrors | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate one fold; a finished one is only read. Returns the content of `result.json`.
 
     `auto` is `train`: a `TorchTrainer`, whatever the number of workers. A fold that crashed, or whose process died, is
-    tried `max_failures` times more.
+    tried `max_failures` times more. `mirrors` fetch what it left on another node.
 
     Raises:
         UserError: the fold cannot be run as asked.
         BudgetReached: the query budget is not enough for it.
         FoldFailedError: the training itself failed.
     """
-    folder = FoldFolder(job.folder)
+    folder, mirrors = FoldFolder(job.folder), mirrors or StoreMirrors()
     way: Literal["tune", "train"] = "train" if executor == "auto" else chosen_executor(executor, job.resources)
     done = folder.read_result()
     if done is not None:
@@ -111,13 +116,15 @@ def train_one(
     check_budget(job)
     with _alone_with(folder), _aligning(job), connect(address=address) as cluster:
         check_resources(cluster, job.resources)
+        check_budget_can_be_kept(job.query_budget, mirrors, cluster)
         call_on_cluster(functions.preflight, [job.to_mapping()], job.resources)
         allow_again(folder)
-        with scratch_folder(folder.path / "ray") as scratch, _followed(job, progress):
+        with scratch_folder(folder.path / "ray") as scratch, _followed(job, progress, mirrors):
             failure, again, before = None, True, read_attempts(folder).doublings
             while again:
                 doublings = read_attempts(folder).doublings - before
                 failure = _attempt(_in_pieces(job, doublings), way, functions, scratch)
+                mirrors.fetch_folds([Path(job.align_folder), folder.path])
                 again = failure is not None and _follows(job, failure, max_failures)
                 if failure is not None and again:
                     progress(ProgressEvent(kind="fold_retried", counts=Counts(), fold=_event(job, failure.error)))
@@ -213,14 +220,16 @@ def _aligning(job: FoldJob) -> Iterator[None]:
 
 
 @contextmanager
-def _followed(job: FoldJob, progress: Progress) -> Iterator[None]:
+def _followed(job: FoldJob, progress: Progress, mirrors: StoreMirrors) -> Iterator[None]:
     """Tell every evaluation that the fold's journals (its own and its shared Align stage's) get."""
     ended = threading.Event()
 
     def follow() -> None:
         told: set[tuple[str, int]] = set()
         while True:
-            last = ended.wait(FOLLOW_S)
+            last = ended.wait(FOLLOW_S if not mirrors else FETCH_S)
+            with suppress(OSError):
+                mirrors.fetch_files(FoldFolder(path).journal for path in (job.align_folder, job.folder))
             for folder in (FoldFolder(job.align_folder), FoldFolder(job.folder)):
                 for entry in folder.read_journal():
                     place = (str(entry.get("stage")), int(entry.get("step", -1)))

@@ -38,6 +38,10 @@ class StopRequest:
     """Start nothing new; what runs is finished."""
     user_error: str = ""
 
+    def because(self, error: str) -> None:
+        """Stop now, for a reason that the user is told."""
+        self.wanted, self.user_error = True, error
+
     @property
     def closing(self) -> bool:
         """Nothing new is started."""

@@ -41,7 +41,7 @@ def serve(store: Store, *, port: int, announce: Callable[[str], object]) -> None
     """
     sweep = store.sweep()
     if sweep is None:
-        raise UserError(f"{store.out} holds no sweep; give the --out of one")
+        raise UserError(f"{store.where} holds no sweep; give the --out of one")
     uri = default_uri(store.out)
     tracker = Tracker(store=store, sweep=sweep, uri=uri)
     tracker.preflight()
@@ -56,7 +56,7 @@ def serve(store: Store, *, port: int, announce: Callable[[str], object]) -> None
             _terminated_like_interrupted(),
             mlflow_server(uri, store.tracking_artifacts, port=port or free_port(), log=log) as base,
         ):
-            announce(f"MLflow serves {store.out} at {base} (Ctrl-C ends it); compare sweep {sweep.name!r}:")
+            announce(f"MLflow serves {store.where} at {base} (Ctrl-C ends it); compare sweep {sweep.name!r}:")
             announce(tracker.comparison_address(base))
             while True:
                 time.sleep(3600)

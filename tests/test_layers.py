@@ -37,6 +37,7 @@ ONLY_IN = {
         "orchestrator/cluster.py",
         "orchestrator/deaths.py",
         "orchestrator/executors.py",
+        "orchestrator/report_queue.py",
         "orchestrator/search.py",
         "orchestrator/tuning.py",
     ),

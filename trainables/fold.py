@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from trainables.align import StageRecord, align, only_one_at_a_time
 from trainables.data.images import ImageSource
 from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy
+from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
 from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
@@ -27,14 +29,24 @@ from trainables.teacher.ledger import QueryLedger, query_counts
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.protocol import Teacher
 
+Gather = Callable[[], None]
+"""Brings the ledgers of workers together that share no disk."""
+
 
 def run_fold(
-    job: FoldJob, *, source: ImageSource, teacher: Teacher | None, report: Report, workers: Workers | None = None
+    job: FoldJob,
+    *,
+    source: ImageSource,
+    teacher: Teacher | None,
+    report: Report,
+    workers: Workers | None = None,
+    gather: Gather | None = None,
 ) -> dict[str, Any]:
     """Align, distill, predict; leave the fold's folder finished and return the content of its `result.json`.
 
     Run again after an interruption it goes on at its last checkpoint; run again after the end it only reads. Where
-    another process makes the same fold (sweeps that share a store), this one waits for it.
+    another process makes the same fold (sweeps that share a store), this one waits for it. `gather` is called by every
+    worker before the queries are counted, so that the first one sees the ledgers of all.
 
     Raises:
         UserError: the job asks for what does not exist or does not fit.
@@ -44,23 +56,29 @@ def run_fold(
     workers = workers or Workers()
     with only_one_at_a_time(Path(job.folder), workers):
         done: dict[str, Any] | None = workers.agree(FoldFolder(job.folder).read_result())
-        return done if done is not None else _make_fold(job, source, teacher, report, workers)
+        return done if done is not None else _make_fold(job, source, teacher, report, workers, gather)
 
 
 def _make_fold(
-    job: FoldJob, source: ImageSource, teacher: Teacher | None, report: Report, workers: Workers
+    job: FoldJob,
+    source: ImageSource,
+    teacher: Teacher | None,
+    report: Report,
+    workers: Workers,
+    gather: Gather | None,
 ) -> dict[str, Any]:
     started = time.time()
+    begin_measuring(workers.device)
     parts = FoldParts(job, source, metered(job, teacher, scope=job.spec.key), report, workers)
     if workers.is_first:
         FoldFolder(job.folder).remove_half_files()
         write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
     if not parts.method.stages:
-        return zero_shot(parts, started)
+        return zero_shot(parts, started, gather)
     parts.prepare()
     student = parts.student()
     records = [_run_stage(parts, stage, student) for stage in parts.method.stages]
-    return predict(parts, student, records, started)
+    return predict(parts, student, records, started, gather)
 
 
 def metered(job: FoldJob, teacher: Teacher | None, *, scope: str) -> MeteredTeacher | None:
@@ -83,7 +101,9 @@ def distill(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
     return StageRecord(stage.name, fit.run(), reused=False)
 
 
-def predict(parts: FoldParts, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
+def predict(
+    parts: FoldParts, student: Student, records: list[StageRecord], started: float, gather: Gather | None = None
+) -> dict[str, Any]:
     """Evaluate the last step for the oracle, then the chosen weights; save the very weights that were evaluated."""
     student.eval()
     predictor = parts.predictor(student)
@@ -95,17 +115,17 @@ def predict(parts: FoldParts, student: Student, records: list[StageRecord], star
     if parts.workers.is_first:
         save_student(student, folder.student)
         _write_test(parts, test | {"last_step": last_step})
-    return _finish(parts, validation, records[-1].outcome.chosen, records, started)
+    return _finish(parts, validation, records[-1].outcome.chosen, records, started, gather)
 
 
-def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
+def zero_shot(parts: FoldParts, started: float, gather: Gather | None = None) -> dict[str, Any]:
     """The teacher itself, its text embeddings as classifier, on the student's splits and evaluation view."""
     predictor = parts.zero_shot_predictor()
     validation = parts.score(predictor, parts.splits.source_validation)
     test = _score_test(parts, predictor)
     if parts.workers.is_first:
         _write_test(parts, test | {"last_step": test})
-    return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
+    return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started, gather)
 
 
 def _score_test(parts: FoldParts, predictor: Any) -> dict[str, Any]:
@@ -132,7 +152,12 @@ def _write_test(parts: FoldParts, test: dict[str, Any]) -> None:
 
 
 def _finish(
-    parts: FoldParts, validation: Scores, chosen: dict[str, Any], records: list[StageRecord], started: float
+    parts: FoldParts,
+    validation: Scores,
+    chosen: dict[str, Any],
+    records: list[StageRecord],
+    started: float,
+    gather: Gather | None,
 ) -> dict[str, Any]:
     """Write `result.json`, which makes the fold done, and report for the last time."""
     accuracy, cross_entropy = mean_accuracy(validation), mean_cross_entropy(validation)
@@ -150,8 +175,9 @@ def _finish(
         },
         "chosen": chosen,
         "stages": [_describe(record) for record in records],
-        "teacher_queries": _queries(parts),
+        "teacher_queries": _queries(parts, gather),
         "batch_pieces": parts.job.resources.batch_pieces,
+        "gpu_memory": gpu_memory(parts.workers.device),
         "seconds": finished - started,
         "started": started,
         "finished": finished,
@@ -170,11 +196,13 @@ def _finish(
     return parts.workers.agree(result)  # type: ignore[no-any-return]
 
 
-def _queries(parts: FoldParts) -> dict[str, int]:
+def _queries(parts: FoldParts, gather: Gather | None) -> dict[str, int]:
     """What this fold asked the teacher, by all workers and over all interruptions."""
     if parts.teacher is None:
         return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0}
     parts.teacher.ledger.close()
+    if gather is not None:
+        gather()
     counts = query_counts(Path(parts.job.queries_folder), [parts.job.spec.key])
     return {
         "images": counts.images,

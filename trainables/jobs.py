@@ -35,6 +35,8 @@ class FoldJob:
     query_budget: int | None = None
     """Most teacher queries that all folds of this store may ever ask; None for no limit."""
     resources: Resources = field(default_factory=Resources)
+    mirrors: dict[str, str] = field(default_factory=dict)
+    """Folders of the machine that made the job which mirror an object storage, and their addresses."""
 
     @property
     def embeddings_folder(self) -> str:

@@ -176,12 +176,22 @@ def living_owner_of(path: Path) -> Owner | None:
 
 def is_alive(path: Path, owner: Owner) -> bool:
     """Whether the owner of a lease file still runs."""
-    if owner.machine == this_machine():
-        return _process_started(owner.process) == owner.process_started
+    if is_of_this_machine(owner):
+        return runs_here(owner)
     try:
         return _now(path.parent) - path.stat().st_mtime < STALE_S
     except FileNotFoundError:
         return False
+
+
+def is_of_this_machine(owner: Owner) -> bool:
+    """Whether the owner's process id means the same here."""
+    return owner.machine == this_machine()
+
+
+def runs_here(owner: Owner) -> bool:
+    """Whether a process of this machine still runs."""
+    return _process_started(owner.process) == owner.process_started
 
 
 def clear_dead(path: Path) -> None:

@@ -19,8 +19,9 @@ from search_spaces.methods import method_facts
 from trainables.data.images import ImageSource, cached
 from trainables.data.open import open_benchmark
 from trainables.fitting.workers import Workers
-from trainables.fold import metered, run_fold
+from trainables.fold import Gather, metered, run_fold
 from trainables.jobs import FoldJob, job_from_mapping
+from trainables.mirrored_jobs import answers_on_this_node, on_this_node
 from trainables.parts import FoldParts
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher
@@ -31,10 +32,15 @@ if TYPE_CHECKING:
 
 Report = Callable[[dict[str, Any]], None]
 
+PREFLIGHT = "preflight"
+"""What the ledger files the queries of checks under."""
+
 
 def run_job(job: Mapping[str, Any], report: Report | None = None) -> dict[str, Any]:
     """Run one fold with one worker in this process; returns the content of its `result.json`."""
-    return _run(job_from_mapping(job), report or _silent, Workers(device=_device(job_from_mapping(job))))
+    wanted = job_from_mapping(job)
+    with on_this_node(wanted, report or _silent) as (here, tell, gather):
+        return _run(here, tell, Workers(device=_device(wanted)), gather)
 
 
 def train_loop(job: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +51,14 @@ def train_loop(job: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     workers = Workers(rank=context.get_world_rank(), size=context.get_world_size(), device=ray.train.torch.get_device())
     # Ray waits for a report of every worker, so all of them report.
-    return _run(job_from_mapping(job), lambda metrics: ray.train.report(metrics), workers)
+    wanted = job_from_mapping(job)
+    with on_this_node(
+        wanted,
+        lambda metrics: ray.train.report(metrics),
+        is_first=workers.is_first,
+        together=torch.distributed.barrier if workers.size > 1 else lambda: None,
+    ) as (here, tell, gather):
+        return _run(here, tell, workers, gather)
 
 
 def torch_trainer(
@@ -98,10 +111,14 @@ def preflight(job: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the data, the teacher or the student do not exist or do not fit each other.
     """
-    fold_job = job_from_mapping(job)
+    with answers_on_this_node(job_from_mapping(job), scope=PREFLIGHT) as here:
+        return _preflight(here)
+
+
+def _preflight(fold_job: FoldJob) -> dict[str, Any]:
     workers = Workers(device=_device(fold_job))
     source, teacher = _inputs(fold_job, workers)
-    parts = FoldParts(fold_job, source, metered(fold_job, teacher, scope="preflight"), _silent, workers)
+    parts = FoldParts(fold_job, source, metered(fold_job, teacher, scope=PREFLIGHT), _silent, workers)
     image = torch.zeros(1, 3, parts.image_size, parts.image_size, device=workers.device)
     if parts.method.stages:
         logits = parts.predictor(parts.student().eval())(image)
@@ -115,10 +132,10 @@ def preflight(job: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_classes": logits.shape[1], "embedding_dim": parts.texts.shape[1]}
 
 
-def _run(job: FoldJob, report: Report, workers: Workers) -> dict[str, Any]:
+def _run(job: FoldJob, report: Report, workers: Workers, gather: Gather | None) -> dict[str, Any]:
     torch.set_num_threads(job.resources.threads_per_worker)
     source, teacher = _inputs(job, workers)
-    return run_fold(job, source=source, teacher=teacher, report=report, workers=workers)
+    return run_fold(job, source=source, teacher=teacher, report=report, workers=workers, gather=gather)
 
 
 def _inputs(job: FoldJob, workers: Workers) -> tuple[ImageSource, Teacher | None]:

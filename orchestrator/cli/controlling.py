@@ -57,15 +57,16 @@ def _ask(out: str, wish: Wish, *, no_wait: bool) -> None:
     store = Store(out)
     request = ask(store, wish)
     if request.wish != wish:
-        typer.echo(f"the sweep in {store.out} is being cancelled already")
+        typer.echo(f"the sweep in {store.where} is being cancelled already")
     if no_wait:
-        typer.echo(f"asked the sweep in {store.out} to {request.wish}; it has not ended yet")
+        typer.echo(f"asked the sweep in {store.where} to {request.wish}; it has not ended yet")
         return
     running = sweep_status(store).counts.running
     what = f"its {running} running folds finish" if request.wish == "stop" else "its workers let go"
-    print(f"asked the sweep in {store.out} to {request.wish}; waiting until {what} (Ctrl-C ends the waiting only)",
+    print(f"asked the sweep in {store.where} to {request.wish}; waiting until {what} (Ctrl-C ends the waiting only)",
           file=sys.stderr)  # fmt: skip
     wait_until_ended(store, request)
+    store.mirrors.refresh()
     typer.echo(sweep_status(store).line)
 
 
@@ -99,7 +100,7 @@ def retry(
     store.existing_sweep()
     failed = failed_folds(store)
     if not failed:
-        typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.out} has failed")
+        typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.where} has failed")
         return
     outcome = _run_failed(
         store,
@@ -182,7 +183,7 @@ def _show_retried(store: Store, tried: int, outcome: SweepOutcome, *, as_json: b
     if outcome.out_of_budget:
         show_budget(store, outcome.refusals, price_per_1000=store.price_per_1000)
     if outcome.exit_code == INTERRUPTED:
-        print(f"interrupted; the same command goes on from here (--out {store.out})", file=sys.stderr)
+        print(f"interrupted; the same command goes on from here (--out {store.where})", file=sys.stderr)
     typer.echo(found.line)
     if found.counts.waiting:
-        print(f"what waits is run by the sweep itself: {PROGRAM} sweep with --out {store.out}", file=sys.stderr)
+        print(f"what waits is run by the sweep itself: {PROGRAM} sweep with --out {store.where}", file=sys.stderr)

@@ -94,7 +94,7 @@ def rerun(
         query_budget=query_budget,
         local=local,
     )
-    print(f"running {found.label} again in {job.folder}", file=sys.stderr)
+    print(f"running {found.label} again in {known.store.shown(job.folder)}", file=sys.stderr)
     if local:
         result = run_here(job, print_report)
     else:
@@ -104,7 +104,7 @@ def rerun(
             print(f"error: {failed}", file=sys.stderr)
             raise typer.Exit(FAILED_FOLDS) from None
     compared = compare(known.store, found.key, job, notes)
-    _show_comparison(compared, result, job.folder, as_json=as_json)
+    _show_comparison(compared, result, known.store.shown(job.folder), as_json=as_json)
     if not compared.agrees:
         raise typer.Exit(FAILED_FOLDS)
 
@@ -152,7 +152,8 @@ def export_hparams(
     for item in exported:
         path = folder / f"{group_slug(item.group)}.yaml"
         _write(path, item.text)
-        rows.append((item, str(path)))
+        rows.append((item, store.shown(path)))
+    store.mirrors.send_now([folder])
     _show_exported(rows)
 
 

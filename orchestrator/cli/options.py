@@ -79,14 +79,21 @@ DataRootOption = Annotated[
     typer.Option("--data-root", metavar="DIR", help="Folder that holds the benchmarks' folders (DomainBed's layout)."),
 ]
 OutOption = Annotated[
-    str | None, typer.Option("--out", metavar="DIR", help="Output folder; the same command with it goes on there.")
+    str | None,
+    typer.Option(
+        "--out",
+        metavar="DIR|ADDRESS",
+        help="Output folder, or s3://BUCKET/PREFIX and the like; the same command with it goes on there.",
+    ),
 ]
-ExistingOutOption = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder of a sweep.")]
+ExistingOutOption = Annotated[
+    str, typer.Option("--out", metavar="DIR|ADDRESS", help="Output folder or address of a sweep.")
+]
 StoreOption = Annotated[
     str | None,
     typer.Option(
         "--store",
-        metavar="DIR",
+        metavar="DIR|ADDRESS",
         help="Where folds, Align stages and the teacher's answers lie, to be shared by sweeps; --out itself if absent.",
     ),
 ]

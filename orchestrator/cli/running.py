@@ -245,7 +245,7 @@ def run_and_report(
             max_failures=MAX_FAILURES if max_failures is None else max_failures,
         )
     if outcome.interrupted:
-        print(f"interrupted; the same command goes on from here (--out {store.out})", file=sys.stderr)
+        print(f"interrupted; the same command goes on from here (--out {store.where})", file=sys.stderr)
         return INTERRUPTED
     show_report(store, error=error, selection=request.sweep.selection, price_per_1000=price_per_1000, as_json=as_json)
     for failure in outcome.failures:
@@ -253,8 +253,8 @@ def run_and_report(
     if outcome.out_of_budget:
         show_budget(store, outcome.refusals, price_per_1000=price_per_1000)
     if not track_now:
-        print(f"MLflow was left for later:  {PROGRAM} sync --out {store.out}", file=sys.stderr)
-    print(f"compare the runs in MLflow:  {PROGRAM} ui --out {store.out}", file=sys.stderr)
+        print(f"MLflow was left for later:  {PROGRAM} sync --out {store.where}", file=sys.stderr)
+    print(f"compare the runs in MLflow:  {PROGRAM} ui --out {store.where}", file=sys.stderr)
     return int(outcome.exit_code)
 
 
@@ -310,8 +310,10 @@ def train(
 
     from orchestrator.attempts import MAX_FAILURES
     from orchestrator.cli.progress import print_evaluation
+    from orchestrator.mirrored import at_work
     from orchestrator.store import Store
     from orchestrator.train import FoldFailedError, prepare_fold, train_one
+    from trainables.leases import this_process
 
     place = Store(out or RUNS / "train", shared=store)
     job = prepare_fold(
@@ -326,18 +328,20 @@ def train(
     )
     was_done = place.fold(job.spec.key).is_done
     try:
-        result = train_one(
-            job,
-            executor=cast(Executor, executor),
-            address=address,
-            progress=print_evaluation,
-            max_failures=MAX_FAILURES if max_failures is None else max_failures,
-        )
+        with at_work(place, this_process()):
+            result = train_one(
+                job,
+                executor=cast(Executor, executor),
+                address=address,
+                progress=print_evaluation,
+                max_failures=MAX_FAILURES if max_failures is None else max_failures,
+                mirrors=place.mirrors,
+            )
     except FoldFailedError as failed:
         print(f"error: {failed}", file=sys.stderr)
         raise typer.Exit(FAILED_FOLDS) from None
     if as_json:
-        typer.echo(json.dumps({**result, "folder": job.folder}, indent=1))
+        typer.echo(json.dumps({**result, "folder": place.shown(job.folder)}, indent=1))
         return
     validation = result["source_validation"]
     done = "was done before" if was_done else f"done in {result['seconds']:.0f} s"
@@ -345,7 +349,7 @@ def train(
     for name, accuracy in sorted(validation.get("domains", {}).items()):
         typer.echo(f"  {name}: {accuracy:.2%}")
     typer.echo(queries_line(result["teacher_queries"], price_per_1000))
-    typer.echo(f"student, journal and test-domain numbers: {job.folder}")
+    typer.echo(f"student, journal and test-domain numbers: {place.shown(job.folder)}")
 
 
 def queries_line(queries: Mapping[str, int], price_per_1000: float | None) -> str:

@@ -135,7 +135,9 @@ def embed(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
-    from orchestrator.embedding import fill_stores
+    from orchestrator.embedding import check_one_machine, fill_stores
+    from orchestrator.mirrored import at_work
+    from trainables.leases import this_process
 
     check_money(query_budget, price_per_1000)
     if tasks < 0:
@@ -145,7 +147,10 @@ def embed(
         gpus_per_worker=gpus_per_worker, overrides=overrides or (),
     )  # fmt: skip
     place, jobs, resources = _jobs(options, out=out, store=store, query_budget=query_budget)
-    with bars(unit="rows") as told:
+    filled = [place.embeddings_folder, place.queries_folder]
+    with at_work(place, this_process(), sent=filled), bars(unit="rows") as told:
+        check_one_machine(place, address=address, workers=tasks)
+        place.mirrors.fetch(place.embeddings_folder)
         found = fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
     _show(place, jobs, found, price_per_1000=price_per_1000, as_json=as_json)
 
@@ -178,7 +183,9 @@ def verify(
         overrides=overrides or (),
     )  # fmt: skip
     place, jobs, _ = _jobs(options, out=out, store=store, query_budget=query_budget)
+    place.mirrors.fetch(place.embeddings_folder)
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
+    place.mirrors.send_now([place.queries_folder])
     if as_json:
         typer.echo(json.dumps({"problems": problems}, indent=1))
     else:
@@ -201,6 +208,7 @@ def status(
 
     check_money(None, price_per_1000)
     place = _place(out, store)
+    place.mirrors.fetch(place.embeddings_folder)
     rows, asked = stored_answers(place), query_counts(place.queries_folder)
     price = place.price_per_1000 if price_per_1000 is None else price_per_1000
     if as_json:

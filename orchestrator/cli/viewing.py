@@ -40,6 +40,8 @@ def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: 
     console.print(found.line, markup=False)
     console.print(status_table(found))
     console.print(found.queries_line(price_per_1000), markup=False)
+    if found.gpu_share is not None:
+        console.print(found.gpu_share.line, markup=False)
     for trouble in found.troubles:
         console.print(trouble.line, markup=False)
 
@@ -132,11 +134,12 @@ def show_report(
     )
     error_bar = cast("ErrorBar", error)
     paths = report_formats.write_report(made, store, error_bar=error_bar)
+    store.mirrors.send_now([store.report_folder])
     if as_json:
         typer.echo(json.dumps(report_formats.to_mapping(made), indent=1))
         return
     typer.echo(report_formats.markdown(made, error_bar))
-    typer.echo(f"written: {', '.join(paths)}")
+    typer.echo(f"written: {', '.join(map(store.shown, paths))}")
 
 
 def check_error(error: str) -> str:

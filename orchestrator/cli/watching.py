@@ -39,7 +39,7 @@ def watch(
 ) -> None:
     """Show the status table live until the sweep ends or Ctrl-C; in a file or pipe, one line per change.
 
-    Reads files only, so it works from any machine that sees the folder.
+    Reads files only, so it works from any machine that sees the folder, or the address.
     """
     from orchestrator.store import Store
 
@@ -47,10 +47,11 @@ def watch(
         raise UserError(f"--interval is more than 0, got {interval}")
     store = Store(out)
     try:
-        if as_json or not sys.stdout.isatty():
-            _watch_lines(store, interval, as_json=as_json)
-        else:
-            _watch_table(store, interval)
+        with store.mirrors.kept_fresh():
+            if as_json or not sys.stdout.isatty():
+                _watch_lines(store, interval, as_json=as_json)
+            else:
+                _watch_table(store, interval)
     except KeyboardInterrupt:
         print("the sweep goes on", file=sys.stderr)
 
@@ -123,7 +124,8 @@ def logs(
     if follow:
         typer.echo(known.label)
         try:
-            state = follow_log(store, known, lambda line: print(line, flush=True))
+            with store.mirrors.kept_fresh():
+                state = follow_log(store, known, lambda line: print(line, flush=True))
         except KeyboardInterrupt:
             return
         typer.echo(state if state in OVER else f"{state}: nobody is at work")

@@ -36,7 +36,7 @@ def stub_sweep(*, hyperparameters: dict[str, Any] | None = None, **fields: Any) 
     return sweep_from_mapping(content)
 
 
-def run_stub(out: Path, sweep: Sweep | None = None, **arguments: Any) -> tuple[SweepOutcome, list[ProgressEvent]]:
+def run_stub(out: str | Path, sweep: Sweep | None = None, **arguments: Any) -> tuple[SweepOutcome, list[ProgressEvent]]:
     """Run a stub sweep in this process; also returns what it told."""
     events: list[ProgressEvent] = []
     outcome = run_sweep(
@@ -73,19 +73,21 @@ def command(
 
 
 def main() -> int:
-    out, fields, arguments = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    out, fields, arguments = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
     store = Store(out, shared=sys.argv[4] if len(sys.argv) > 4 else None)
     if "tracking" in arguments:
         arguments["tracking"] = Tracker(store=store, sweep=stub_sweep(**fields), uri=arguments["tracking"])
     if "resources" in arguments:
         arguments["resources"] = Resources(**arguments["resources"])
 
+    functions = WorkerFunctions(**arguments.pop("functions", STUB.to_mapping()))
+
     def tell(event: ProgressEvent) -> None:
         about = f" {event.fold.key[:8]} {event.fold.group} {event.fold.fold}" if event.fold else ""
         print(f"{time.time():.2f} {event.kind}{about} {event.counts} {event.text}", flush=True)
 
     try:
-        outcome = run_sweep(stub_sweep(**fields), store=store, progress=tell, functions=STUB, **arguments)
+        outcome = run_sweep(stub_sweep(**fields), store=store, progress=tell, functions=functions, **arguments)
     except UserError as error:
         print(error)
         return 2

@@ -1,0 +1,53 @@
+"""How many folds fit on a GPU, from what finished folds measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.gpu_sharing import GIB, GpuShare, gpu_share
+from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
+
+
+def held(peak: float, total: float = 80) -> dict[str, Any]:
+    return {"gpu_memory": {"peak_bytes": int(peak * GIB), "total_bytes": int(total * GIB)}}
+
+
+def test_folds_on_a_cpu_say_nothing_of_a_gpu() -> None:
+    assert gpu_memory(torch.device("cpu")) is None
+    assert gpu_share([{"gpu_memory": None}, {}]) is None
+
+
+def test_the_largest_fold_and_the_smallest_gpu_decide() -> None:
+    share = gpu_share([held(7.5), held(11, 40), {"gpu_memory": None}])
+    assert share == GpuShare(peak_bytes=11 * GIB, total_bytes=40 * GIB)
+    assert share.folds == 3
+    assert share.line == "a fold held up to 11.0 of 40.0 GiB of its GPU: 3 fit on one (--gpus-per-worker 0.333)"
+
+
+@pytest.mark.parametrize(("peak", "folds"), [(71.1, 1), (35, 2), (34.9, 2), (9.2, 7), (0.1, 65)])
+def test_a_tenth_of_the_gpu_is_left_and_each_process_has_its_context(peak: float, folds: int) -> None:
+    share = gpu_share([held(peak)])
+    assert share is not None
+    assert share.folds == folds
+    assert folds * (share.peak_bytes + GIB) <= 0.9 * share.total_bytes or folds == 1
+    if folds == 1:
+        assert share.line.endswith("GPU: a second one does not fit")
+
+
+def test_what_torch_held_of_a_gpu_is_read_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for CUDA, which this machine may not have."""
+    told: list[str] = []
+
+    class Properties:
+        total_memory = 80 * GIB
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: told.append(f"forgot {device}"))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    begin_measuring(torch.device("cuda:0"))
+    assert told == ["emptied", "forgot cuda:0"]
+    assert gpu_memory(torch.device("cuda:0")) == {"peak_bytes": 3 * GIB, "total_bytes": 80 * GIB}
