@@ -35,9 +35,12 @@ RANDOM = (
 )  # fmt: skip
 TPE = (
     "--method", "erm", "--space", "demo", "--trials", "12", "--seeds", "1", "--max-concurrent", "1",
-    "sweep.sampler=tpe", *TINY, "distill.num_steps=10", "evaluate_every=5",
+    "--max-failures", "50", "sweep.sampler=tpe", *TINY, "distill.num_steps=10", "evaluate_every=5",
 )  # fmt: skip
-"""The first ten trials of a TPE study are drawn at random: twelve have two that follow from the others."""
+"""The first ten trials of a TPE study are drawn at random: twelve have two that follow from the others.
+
+Patience with crashes, because a fold that gave up is something that later suggestions go by.
+"""
 ONE_TRIAL = ("--method", "erm,vl2v_adip", "--space", "paper", "--seeds", "1", "teacher_mode=views:1", *TINY)
 
 
