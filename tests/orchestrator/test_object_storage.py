@@ -25,7 +25,7 @@ from tests.object_stores import SECRET, LoopbackS3, loopback_s3
 from tests.orchestrator.stub_sweep import commands, run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts
 from tests.orchestrator.two_disks import two_disks
-from trainables.leases import LeaseHeldError, this_process
+from trainables.leases import LeaseHeldError, living_owner_of, this_process
 from trainables.object_storage import open_storage
 from trainables.record import write_json
 
@@ -45,8 +45,17 @@ class Place:
         """When each finished fold's result was written to the storage, by key."""
         return {path.parent.name: path.stat().st_mtime_ns for path in self.storage.glob("folds/*/result.json")}
 
+    def outlive_workers(self) -> None:
+        """Wait until the workers of a killed head have ended: they would write on."""
+        workers = list(self.mirrors.glob("*/folds/*/worker.json"))
+        until = time.monotonic() + 60
+        while any(living_owner_of(worker) is not None for worker in workers):
+            assert time.monotonic() < until, workers
+            time.sleep(0.05)
+
     def lose_the_head(self) -> None:
         """The head's disk is gone."""
+        self.outlive_workers()
         shutil.rmtree(self.mirrors)
 
 
@@ -183,6 +192,7 @@ def test_a_killed_real_fold_goes_on_at_the_checkpoint_that_was_sent(place: Place
     wait_for(lambda: bool(place.results()) and any(map(_has_a_few, checkpoints())), killed, log)
     killed.kill()
     killed.wait()
+    place.outlive_workers()
     (checkpoint,) = checkpoints()
     finished = place.results()
     sent = _evaluations(checkpoint.parent)
