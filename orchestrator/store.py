@@ -14,6 +14,7 @@
     OUT/pruning/GROUP.jsonl            what the pruner decided, and why (`orchestrator.pruning`); append-only
     OUT/data/                          indices and checks of the images, by manifest
     OUT/mlflow.db, OUT/mlartifacts/    the projection into MLflow
+    OUT/.documents/                    files on their way into MLflow, empty otherwise
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
     OUT/run.json                       where and with what the sweep last ran (`orchestrator.remembered`)
@@ -82,6 +83,7 @@ class Store:
         self.usage_folder = self.out / "usage"
         self.tracking_database = self.out / "mlflow.db"
         self.tracking_artifacts = self.out / "mlartifacts"
+        self.documents_folder = self.out / ".documents"
         self.report_folder = self.out / "report"
         self.ray_folder = self.out / "ray"
         self.data_folder = self.out / "data"

@@ -32,6 +32,7 @@ from orchestrator.tracking_metrics import SUMMARY, MetricPoint
 from orchestrator.tracking_records import RunRecord, sweep_records
 from search_spaces.errors import UserError
 from trainables.leases import Lease, this_process
+from trainables.record import write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -234,7 +235,7 @@ class Tracker:
         )
         self._logged[run_id] |= {(point.name, point.step) for point in fresh}
         for name, content in record.documents.items():
-            self._client.log_dict(run_id, redacted(content), name)
+            self._write_document(run_id, name, redacted(content))
         for path in record.files:
             self._client.log_artifact(run_id, str(path))
         if record.status == "RUNNING":
@@ -244,6 +245,14 @@ class Tracker:
         self._client.set_tag(run_id, VERSION_TAG, record.version)
         self._remember(run)
         self._versions[run_id] = record.version
+
+    def _write_document(self, run_id: str, name: str, content: Mapping[str, Any]) -> None:
+        """Log plain values as a file; MLflow's own way leaves a temporary folder where this process is killed."""
+        assert self._client is not None
+        file = self._store.documents_folder / name
+        write_json(file, content)
+        self._client.log_artifact(run_id, str(file))
+        file.unlink()
 
 
 def comparison_address(base: str, experiment_id: str, sweep_tag: str) -> str:

@@ -53,6 +53,7 @@ class TrackingServer:
         return True
 
     def _start(self) -> subprocess.Popen[bytes]:
+        """Start it; temporary files that it leaves when it is killed are its own, and lie in its folder."""
         with (self.folder / "server.log").open("ab") as log:
             return subprocess.Popen(
                 [
@@ -60,5 +61,6 @@ class TrackingServer:
                     "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1",
                     "--port", str(self.port), "--workers", "1",
                 ],
-                stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True,
+                stdout=log, stderr=subprocess.STDOUT, env=self._environment | {"TMPDIR": str(self.folder)},
+                start_new_session=True,
             )  # fmt: skip
