@@ -249,10 +249,8 @@ def _temporary_folder() -> Iterator[Path]:
 
     A lock on the folder tells the living from the dead: the system drops it with the process.
     """
-    base = Path(tempfile.gettempdir())
-    if len(str(base)) > LONGEST_TEMPORARY:
-        base = Path("/tmp")
-    _remove_abandoned(base)
+    base = _temporary_base()
+    remove_abandoned()
     hidden = Path(tempfile.mkdtemp(prefix=f".{TEMPORARY_PREFIX}", dir=base))
     lock = os.open(hidden, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -262,6 +260,11 @@ def _temporary_folder() -> Iterator[Path]:
     finally:
         _remove(folder)
         os.close(lock)
+
+
+def _temporary_base() -> Path:
+    base = Path(tempfile.gettempdir())
+    return Path("/tmp") if len(str(base)) > LONGEST_TEMPORARY else base
 
 
 def _remove(folder: Path) -> None:
@@ -274,8 +277,9 @@ def _remove(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _remove_abandoned(base: Path) -> None:
-    for folder in base.glob(f"{TEMPORARY_PREFIX}*"):
+def remove_abandoned() -> None:
+    """Remove the folders of local Rays whose process was killed."""
+    for folder in _temporary_base().glob(f"{TEMPORARY_PREFIX}*"):
         try:
             lock = os.open(folder, os.O_RDONLY)
         except OSError:

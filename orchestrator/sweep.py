@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -13,7 +14,7 @@ from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking
 from orchestrator.budget import remaining_need
-from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect
+from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.leases import FoldLeases
@@ -255,6 +256,9 @@ def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings,
     """Run what is left; True where a signal ended it early."""
     settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
     sync = BackgroundSync(settings.tracking, settings.message)
+    # A command that was killed at its very end left these, and there may be nothing left to start Ray for.
+    remove_abandoned()
+    shutil.rmtree(jobs.store.ray_folder, ignore_errors=True)
     if agenda.is_finished or agenda.is_out_of_budget:
         sync.finish()
         return False

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster import TEMPORARY_PREFIX
 from orchestrator.store import Store
 from orchestrator.sweep import run_sweep
 from search_spaces.errors import UserError
@@ -77,11 +78,16 @@ def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, mo
         "ALIGNS", "STARTS", "aligns", "confirmations", "data", "folds", "run.json", "sweep.json", "trials", "usage",
     }  # fmt: skip
     monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
+    monkeypatch.setattr("orchestrator.cluster._temporary_base", lambda: tmp_path)
+    killed_at_its_end = [tmp_path / f"{TEMPORARY_PREFIX}killed", out / "ray"]
+    for folder in killed_at_its_end:
+        folder.mkdir()
     before = len(starts(out))
     again, events = run_stub(out, sweep, tracking=tracked)
     assert (again.counts, again.exit_code, len(starts(out))) == (outcome.counts, 0, before)
     assert again.seconds < 5
     assert tracked.checked == 1, "nothing is left to track, and the server is not needed"
+    assert not any(folder.exists() for folder in killed_at_its_end)
 
 
 @pytest.mark.slow
