@@ -19,6 +19,7 @@ from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from trainables.leases import Owner
 from trainables.record import read_json, write_json
+from trainables.threads import beside
 
 POLL_S = 0.5
 """How often a running sweep looks, and a command that waits for its end."""
@@ -83,9 +84,8 @@ def wait_until_ended(store: Store, request: ControlRequest, tell: Callable[[], o
 @contextmanager
 def listening(store: Store, owner: Owner, stop: Stoppable) -> Iterator[None]:
     """Follow requests for this owner while the sweep runs; requests that an earlier process left are taken away."""
-    ended = threading.Event()
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         last = False
         while not last:
             request = _readable_request(store)
@@ -97,13 +97,10 @@ def listening(store: Store, owner: Owner, stop: Stoppable) -> Iterator[None]:
     stale = _readable_request(store)
     if stale is not None and stale.owner != owner.identity:
         store.request_file.unlink(missing_ok=True)
-    thread = threading.Thread(target=follow, name="requests", daemon=True)
-    thread.start()
     try:
-        yield
+        with beside("requests", follow):
+            yield
     finally:
-        ended.set()
-        thread.join()
         _forget(store, owner.identity)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.cluster import call_on_cluster, check_resources, connect
@@ -17,6 +18,7 @@ from search_spaces.hyperparameters import Hyperparameters, Resources, check_teac
 from trainables.fingerprints import teacher_fingerprint
 from trainables.teacher.embedding import EmbeddingJob, embed, embedding_status
 from trainables.teacher.filling import StoreStatus
+from trainables.threads import beside
 
 LOOK_S = 0.5
 
@@ -103,25 +105,17 @@ def _here(job: EmbeddingJob, told: Told) -> None:
     embed(job.to_mapping(), progress)
 
 
-class _watched:
-    """Tells from a thread how far the stores are, while the tasks run."""
+@contextmanager
+def _watched(jobs: Sequence[EmbeddingJob], told: Told) -> Iterator[None]:
+    """Tell how far the stores are, while the tasks run."""
 
-    def __init__(self, jobs: Sequence[EmbeddingJob], told: Told) -> None:
-        self._jobs, self._told = jobs, told
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="embedding progress", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _look(self) -> None:
+    def follow(ended: threading.Event) -> None:
         last = False
         while not last:
-            last = self._ended.wait(LOOK_S)
-            for job in self._jobs:
+            last = ended.wait(LOOK_S)
+            for job in jobs:
                 found = embedding_status(job)
-                self._told(job.benchmark.name, found.rows, found.rows_wanted)
+                told(job.benchmark.name, found.rows, found.rows_wanted)
+
+    with beside("embedding progress", follow):
+        yield

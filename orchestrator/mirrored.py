@@ -20,6 +20,7 @@ from search_spaces.errors import UserError
 from trainables.leases import LeaseHeldError, Owner
 from trainables.mirror import CHECKPOINT, RESULT, Mirror, is_small, open_mirror
 from trainables.object_storage import reason
+from trainables.threads import beside
 
 if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
@@ -305,20 +306,14 @@ class _Follower:
 @contextmanager
 def _repeated(call: Callable[[], object], pause: float) -> Iterator[None]:
     """Call again and again in a thread; a storage that does not answer for a while ends nothing."""
-    ended = threading.Event()
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         while not ended.wait(pause):
             with suppress(OSError, UserError):
                 call()
 
-    thread = threading.Thread(target=follow, name="storage", daemon=True)
-    thread.start()
-    try:
+    with beside("storage", follow):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _taken(lease: StorageLease) -> StorageLease:

@@ -42,6 +42,7 @@ from trainables.jobs import FoldJob
 from trainables.leases import Lease, LeaseHeldError, this_process
 from trainables.record import FoldFolder
 from trainables.teacher.ledger import BudgetReached, reserved_queries
+from trainables.threads import beside
 
 FOLLOW_S = 0.5
 FETCH_S = 2.0
@@ -222,9 +223,8 @@ def _aligning(job: FoldJob) -> Iterator[None]:
 @contextmanager
 def _followed(job: FoldJob, progress: Progress, mirrors: StoreMirrors) -> Iterator[None]:
     """Tell every evaluation that the fold's journals (its own and its shared Align stage's) get."""
-    ended = threading.Event()
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         told: set[tuple[str, int]] = set()
         while True:
             last = ended.wait(FOLLOW_S if not mirrors else FETCH_S)
@@ -240,13 +240,8 @@ def _followed(job: FoldJob, progress: Progress, mirrors: StoreMirrors) -> Iterat
                 return
 
     progress(ProgressEvent(kind="fold_started", counts=Counts(running=1), fold=_event(job)))
-    thread = threading.Thread(target=follow, name="journal", daemon=True)
-    thread.start()
-    try:
+    with beside("journal", follow):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _evaluation(job: FoldJob, entry: dict[str, Any]) -> ProgressEvent:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,13 @@ from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import Stage
-from trainables.parts import FoldParts, Report, Scores
+from trainables.parts import FoldParts, Gather, Report, Scores, nothing_to_gather
 from trainables.record import FoldFolder, write_json
 from trainables.student.model import Student
 from trainables.student.storage import save_student
 from trainables.teacher.ledger import QueryLedger, query_counts
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.protocol import Teacher
-
-Gather = Callable[[], None]
-"""Brings the ledgers of workers together that share no disk."""
 
 
 def run_fold(
@@ -40,7 +36,7 @@ def run_fold(
     teacher: Teacher | None,
     report: Report,
     workers: Workers | None = None,
-    gather: Gather | None = None,
+    gather: Gather = nothing_to_gather,
 ) -> dict[str, Any]:
     """Align, distill, predict; leave the fold's folder finished and return the content of its `result.json`.
 
@@ -65,20 +61,20 @@ def _make_fold(
     teacher: Teacher | None,
     report: Report,
     workers: Workers,
-    gather: Gather | None,
+    gather: Gather,
 ) -> dict[str, Any]:
     started = time.time()
     begin_measuring(workers.device)
-    parts = FoldParts(job, source, metered(job, teacher, scope=job.spec.key), report, workers)
+    parts = FoldParts(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather)
     if workers.is_first:
         FoldFolder(job.folder).remove_half_files()
         write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
     if not parts.method.stages:
-        return zero_shot(parts, started, gather)
+        return zero_shot(parts, started)
     parts.prepare()
     student = parts.student()
     records = [_run_stage(parts, stage, student) for stage in parts.method.stages]
-    return predict(parts, student, records, started, gather)
+    return predict(parts, student, records, started)
 
 
 def metered(job: FoldJob, teacher: Teacher | None, *, scope: str) -> MeteredTeacher | None:
@@ -101,9 +97,7 @@ def distill(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
     return StageRecord(stage.name, fit.run(), reused=False)
 
 
-def predict(
-    parts: FoldParts, student: Student, records: list[StageRecord], started: float, gather: Gather | None = None
-) -> dict[str, Any]:
+def predict(parts: FoldParts, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
     """Evaluate the last step for the oracle, then the chosen weights; save the very weights that were evaluated."""
     student.eval()
     predictor = parts.predictor(student)
@@ -115,17 +109,17 @@ def predict(
     if parts.workers.is_first:
         save_student(student, folder.student)
         _write_test(parts, test | {"last_step": last_step})
-    return _finish(parts, validation, records[-1].outcome.chosen, records, started, gather)
+    return _finish(parts, validation, records[-1].outcome.chosen, records, started)
 
 
-def zero_shot(parts: FoldParts, started: float, gather: Gather | None = None) -> dict[str, Any]:
+def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
     """The teacher itself, its text embeddings as classifier, on the student's splits and evaluation view."""
     predictor = parts.zero_shot_predictor()
     validation = parts.score(predictor, parts.splits.source_validation)
     test = _score_test(parts, predictor)
     if parts.workers.is_first:
         _write_test(parts, test | {"last_step": test})
-    return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started, gather)
+    return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
 
 
 def _score_test(parts: FoldParts, predictor: Any) -> dict[str, Any]:
@@ -152,12 +146,7 @@ def _write_test(parts: FoldParts, test: dict[str, Any]) -> None:
 
 
 def _finish(
-    parts: FoldParts,
-    validation: Scores,
-    chosen: dict[str, Any],
-    records: list[StageRecord],
-    started: float,
-    gather: Gather | None,
+    parts: FoldParts, validation: Scores, chosen: dict[str, Any], records: list[StageRecord], started: float
 ) -> dict[str, Any]:
     """Write `result.json`, which makes the fold done, and report for the last time."""
     accuracy, cross_entropy = mean_accuracy(validation), mean_cross_entropy(validation)
@@ -175,7 +164,7 @@ def _finish(
         },
         "chosen": chosen,
         "stages": [_describe(record) for record in records],
-        "teacher_queries": _queries(parts, gather),
+        "teacher_queries": _queries(parts),
         "batch_pieces": parts.job.resources.batch_pieces,
         "gpu_memory": gpu_memory(parts.workers.device),
         "seconds": finished - started,
@@ -196,13 +185,12 @@ def _finish(
     return parts.workers.agree(result)  # type: ignore[no-any-return]
 
 
-def _queries(parts: FoldParts, gather: Gather | None) -> dict[str, int]:
+def _queries(parts: FoldParts) -> dict[str, int]:
     """What this fold asked the teacher, by all workers and over all interruptions."""
     if parts.teacher is None:
         return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0}
     parts.teacher.ledger.close()
-    if gather is not None:
-        gather()
+    parts.gather()
     counts = query_counts(Path(parts.job.queries_folder), [parts.job.spec.key])
     return {
         "images": counts.images,

@@ -21,11 +21,12 @@ from trainables.align import only_one_at_a_time
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
 from trainables.mirror import JOURNAL, Mirror, mirror_folder, open_mirror
+from trainables.parts import Gather, nothing_to_gather
 from trainables.record import read_json
 from trainables.teacher.ledger import SEPARATOR
+from trainables.threads import beside
 
 Report = Callable[[dict[str, Any]], None]
-Gather = Callable[[], None]
 
 SEND_S = 3.0
 """Between two looks for what has changed; longer where sending itself takes longer."""
@@ -34,7 +35,7 @@ SEND_S = 3.0
 @contextmanager
 def on_this_node(
     job: FoldJob, report: Report, *, is_first: bool = True, together: Callable[[], object] = lambda: None
-) -> Iterator[tuple[FoldJob, Report, Gather | None]]:
+) -> Iterator[tuple[FoldJob, Report, Gather]]:
     """The job, its report and what gathers its ledgers as this node has them; no change for a job without an address.
 
     Args:
@@ -45,7 +46,7 @@ def on_this_node(
         OSError: the storage does not answer, or does not take the result.
     """
     if not job.mirrors:
-        yield job, report, None
+        yield job, report, nothing_to_gather
         return
     here = _rerooted(job)
     folders = [here.folder]
@@ -174,9 +175,8 @@ class _Answers:
 @contextmanager
 def _sent_meanwhile(send: Callable[[], None]) -> Iterator[None]:
     """Send every few seconds and at the end; only after an error a storage that does not answer is passed over."""
-    ended = threading.Event()
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         pause = SEND_S
         while not ended.wait(pause):
             began = time.monotonic()
@@ -185,18 +185,13 @@ def _sent_meanwhile(send: Callable[[], None]) -> Iterator[None]:
                 send()
             pause = max(SEND_S, time.monotonic() - began)
 
-    thread = threading.Thread(target=follow, name="sending", daemon=True)
-    thread.start()
     try:
-        yield
+        with beside("sending", follow):
+            yield
     except BaseException:
-        ended.set()
-        thread.join()
         with suppress(OSError):
             send()
         raise
-    ended.set()
-    thread.join()
     send()
 
 

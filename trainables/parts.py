@@ -26,15 +26,27 @@ from trainables.teacher.protocol import prompts, zero_shot_logits
 
 Report = Callable[[dict[str, Any]], None]
 Scores = dict[str, DomainScore]
+Gather = Callable[[], None]
+"""Brings the ledgers of workers together that share no disk."""
+
+
+def nothing_to_gather() -> None:
+    """All workers write into one folder."""
 
 
 class FoldParts:
     """Built once per fold; knows nothing of the order in which stages run."""
 
     def __init__(
-        self, job: FoldJob, source: ImageSource, teacher: MeteredTeacher | None, report: Report, workers: Workers
+        self,
+        job: FoldJob,
+        source: ImageSource,
+        teacher: MeteredTeacher | None,
+        report: Report,
+        workers: Workers,
+        gather: Gather = nothing_to_gather,
     ) -> None:
-        self.job, self.teacher, self.report, self.workers = job, teacher, report, workers
+        self.job, self.teacher, self.report, self.workers, self.gather = job, teacher, report, workers, gather
         self.source = cached(source, job.resources.decode_cache_mb)
         self.method: Method = method_recipe(job.spec.method)
         if self.method.stages and self.hyperparameters.speed.compile:

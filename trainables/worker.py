@@ -19,10 +19,10 @@ from search_spaces.methods import method_facts
 from trainables.data.images import ImageSource, cached
 from trainables.data.open import open_benchmark
 from trainables.fitting.workers import Workers
-from trainables.fold import Gather, metered, run_fold
+from trainables.fold import metered, run_fold
 from trainables.jobs import FoldJob, job_from_mapping
 from trainables.mirrored_jobs import answers_on_this_node, on_this_node
-from trainables.parts import FoldParts
+from trainables.parts import FoldParts, Gather
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher
 
@@ -132,7 +132,7 @@ def _preflight(fold_job: FoldJob) -> dict[str, Any]:
     return {"num_classes": logits.shape[1], "embedding_dim": parts.texts.shape[1]}
 
 
-def _run(job: FoldJob, report: Report, workers: Workers, gather: Gather | None) -> dict[str, Any]:
+def _run(job: FoldJob, report: Report, workers: Workers, gather: Gather) -> dict[str, Any]:
     torch.set_num_threads(job.resources.threads_per_worker)
     source, teacher = _inputs(job, workers)
     return run_fold(job, source=source, teacher=teacher, report=report, workers=workers, gather=gather)

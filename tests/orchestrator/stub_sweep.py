@@ -50,23 +50,24 @@ def run_stub(out: str | Path, sweep: Sweep | None = None, **arguments: Any) -> t
 
 
 commands: list[subprocess.Popen[bytes]] = []
-"""What `command` started; `conftest.py` ends what a test that fails leaves."""
+"""What `started` started; `conftest.py` ends what a test that fails leaves."""
 
 
 def command(
     out: Path, fields: dict[str, Any], *, shared: Path | None = None, **arguments: Any
 ) -> subprocess.Popen[bytes]:
     """The stub sweep as a process of its own, its log beside `out`; with its folds in `shared` where that is given."""
+    texts = [str(out), json.dumps(fields), json.dumps(arguments), *([] if shared is None else [str(shared)])]
+    return started(out.with_name(f"{out.name}.log"), sys.executable, "-m", "tests.orchestrator.stub_sweep", *texts)
+
+
+def started(log: Path, *words: str) -> subprocess.Popen[bytes]:
+    """A command as a process of its own, its output added to a log."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     environment.pop("RAY_ADDRESS", None)
-    texts = [str(out), json.dumps(fields), json.dumps(arguments), *([] if shared is None else [str(shared)])]
-    with out.with_name(f"{out.name}.log").open("ab") as log:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.orchestrator.stub_sweep", *texts],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
+            words, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
     commands.append(process)
     return process
