@@ -118,17 +118,14 @@ def failures_reported(
 
 def inline_trainable(resources: Resources) -> Any:
     """The trainable of one-worker folds, with what Ray reserves for each."""
-    from ray import tune
-
     reserved: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         reserved["GPU"] = resources.gpus_per_worker
-    return tune.with_resources(run_in_actor, reserved)
+    return _reserving(run_in_actor, reserved)
 
 
 def nested_trainable(driver_resources: Mapping[str, float]) -> Any:
     """The trainable of folds in a `TorchTrainer`; its `cleanup` ends a trainer that still runs."""
-    from ray import tune
     from ray.tune.trainable.function_trainable import wrap_function
 
     base: Any = wrap_function(drive_trainer)
@@ -138,7 +135,20 @@ def nested_trainable(driver_resources: Mapping[str, float]) -> Any:
             end_trainer()
             super().cleanup()
 
-    return tune.with_resources(DriveTrainer, dict(driver_resources))
+    return _reserving(DriveTrainer, driver_resources)
+
+
+def _reserving(trainable: Any, reserved: Mapping[str, float]) -> Any:
+    """A trainable with what Ray reserves for it, in an actor that is sent no credentials.
+
+    Tune copies the driver's AWS credentials into an actor's environment, and Ray writes that environment into the
+    command line that sets the actor up, where the whole machine can read it. Every machine has its own credentials.
+    """
+    from ray import tune
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+    return tune.with_resources(trainable, dict(reserved))
 
 
 _controllers: list[Any] = []
