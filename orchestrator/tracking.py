@@ -27,12 +27,13 @@ from orchestrator.tracking_client import (
     quoted,
     without_doubles,
 )
-from orchestrator.tracking_context import environment, git_state, redact, redacted
+from orchestrator.tracking_context import environment, git_state
 from orchestrator.tracking_metrics import SUMMARY, MetricPoint
 from orchestrator.tracking_records import RunRecord, sweep_records
 from search_spaces.errors import UserError
 from trainables.leases import Lease, this_process
 from trainables.record import write_json
+from trainables.redaction import redact, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from orchestrator.tracking_context import redact
 from search_spaces.errors import UserError
+from trainables.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,13 +1,11 @@
-"""What surrounds a sweep and is worth remembering: git state and environment; and what must not be: secrets."""
+"""What surrounds a sweep and is worth remembering: git state and environment, without secrets."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,35 +25,6 @@ RECORDED_PACKAGES = (
     "vl2v-orchestrate",
 )
 """Packages whose version can change a number."""
-
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-_SHORTEST_SECRET = 6
-_REDACTED = "***"
-
-
-def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replace credentials inside addresses, and values of environment variables that are named like a secret.
-
-    >>> redact("postgresql://me:pw@host/db", {})
-    'postgresql://***@host/db'
-    """
-    environment = os.environ if environment is None else environment
-    for name, value in environment.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, _REDACTED)
-    return _USER_INFO.sub(_REDACTED, text)
-
-
-def redacted(value: Any) -> Any:
-    """Redact every text inside nested plain values."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {redact(str(key)): redacted(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(item) for item in value]
-    return value
 
 
 def environment() -> dict[str, Any]:

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_client import TrackingError, default_uri
-from orchestrator.tracking_context import redact
 from search_spaces.errors import UserError
+from trainables.redaction import redact
 
 if TYPE_CHECKING:
     from orchestrator.store import Store

@@ -12,7 +12,6 @@ and moved. Loads neither torch nor, before it is used, pyarrow.
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from search_spaces.errors import UserError
+from trainables.redaction import SECRET_NAMES, redact
 
 T = TypeVar("T")
 
@@ -44,9 +44,6 @@ OPTIONS = {
     "gs": ("scheme", "endpoint_override"),
 }
 """What the query of an address may say, by scheme."""
-
-SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
-"""Names of environment variables whose values no message repeats."""
 
 
 def is_address(text: object) -> bool:
@@ -259,10 +256,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 def reason(error: BaseException) -> str:
     """Why a storage did not do what it was asked: one line, without a secret."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    for name, value in os.environ.items():
-        if value and len(value) > 5 and SECRET_NAMES.search(name):
-            text = text.replace(value, "***")
+    text = redact(" ".join(str(error).split()) or type(error).__name__)
     if any(word in text for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT", "HTTP status 403")):
         return "access is denied; check the credentials in the environment (for S3: AWS_ACCESS_KEY_ID and its secret)"
     if "NETWORK_CONNECTION" in text or "Could not connect" in text:

@@ -19,7 +19,7 @@ def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: Json
     from orchestrator.store import Store
     from orchestrator.tracking import Tracker
     from orchestrator.tracking_client import TrackingError
-    from orchestrator.tracking_context import redact
+    from trainables.redaction import redact
 
     store = Store(out)
     sweep, ran = store.existing_sweep(), last_run(store)
