@@ -6,12 +6,22 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from search_spaces.errors import UserError
+
+
+class TrackingAwayError(UserError):
+    """The tracking server does not answer now; its address may well be right."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+
 
 class Tracking(Protocol):
     """Projects the store somewhere else."""
 
     def preflight(self) -> None:
-        """Raises `UserError` where the tracking server cannot be reached."""
+        """Raises `TrackingAwayError` where the server cannot be reached, `UserError` where the address is none."""
 
     def sync(self) -> object:
         """Bring the projection up to date with the store; doing it twice adds nothing."""
@@ -24,7 +34,8 @@ class BackgroundSync:
         self._tracking, self._warn = tracking, warn
         self._asked, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._is_behind = False
+        self.behind = ""
+        """Why the projection is behind the store, in one line; empty where it is not."""
 
     def start(self) -> None:
         if self._tracking is not None:
@@ -34,6 +45,15 @@ class BackgroundSync:
     def ask(self) -> None:
         """Have the projection brought up to date soon."""
         self._asked.set()
+
+    def is_away(self, reason: str) -> None:
+        """Say once that the projection is behind, until it has caught up."""
+        if not self.behind:
+            self._warn(
+                f"tracking is behind ({reason}); the store is complete, and the next sync fills it in "
+                "(`vl2v-orchestrate sync`)"
+            )
+        self.behind = reason
 
     def finish(self) -> None:
         """Wait for the thread, then bring the projection up to date once more."""
@@ -58,11 +78,6 @@ class BackgroundSync:
         except Exception as error:
             # Training does not depend on tracking: the store is whole, and a later sync fills everything in.
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            if not self._is_behind:
-                self._warn(
-                    f"tracking is behind ({lines[0]}); the store is complete, and the next sync fills it in "
-                    "(`vl2v-orchestrate sync`)"
-                )
-            self._is_behind = True
+            self.is_away(lines[0])
         else:
-            self._is_behind = False
+            self.behind = ""

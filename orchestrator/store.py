@@ -186,6 +186,11 @@ class Store:
         if price_per_1000 is not None:
             self._write(self.price_file, {"price_per_1000": price_per_1000})
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a fold of the sweep was ever handed out, by whatever command."""
+        return any((self.out / "trials").glob("*/[0-9]*.json"))
+
     def trials(self, group: str) -> list[TrialRecord]:
         """The group's trials by number."""
         numbers = sorted(int(path.stem) for path in self._trials_folder(group).glob("[0-9]*.json"))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
-from orchestrator.background import BackgroundSync, Tracking
+from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
 from orchestrator.budget import remaining_need
 from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned
 from orchestrator.control import listening
@@ -61,6 +61,8 @@ class SweepOutcome:
     """No budget lets any fold start that is left."""
     refusals: tuple[str, ...] = ()
     """Which budgets do not, and what was used; one line each."""
+    tracking_behind: str = ""
+    """Why MLflow lacks some of what the store holds, in one line; empty where it has everything."""
     seconds: float
 
     @property
@@ -204,7 +206,8 @@ def run_sweep(
         if need is not None:
             need.unchecked = unchecked(agenda.groups)
         budgets.follow(agenda)
-        interrupted = _work(agenda, jobs, owner, settings, budgets)
+        sync = BackgroundSync(settings.tracking, settings.message)
+        interrupted = _work(agenda, jobs, owner, settings, budgets, sync)
     settings.progress(ProgressEvent(kind="sweep_finished", counts=agenda.counts()))
     return SweepOutcome(
         counts=agenda.counts(),
@@ -212,6 +215,7 @@ def run_sweep(
         interrupted=interrupted,
         out_of_budget=agenda.is_out_of_budget,
         refusals=tuple(agenda.refusals()) if agenda.is_out_of_budget else (),
+        tracking_behind=sync.behind,
         seconds=time.monotonic() - started,
     )
 
@@ -252,17 +256,18 @@ def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
         lease.release()
 
 
-def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings, budgets: Budgets) -> bool:
+def _work(
+    agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings, budgets: Budgets, sync: BackgroundSync
+) -> bool:
     """Run what is left; True where a signal ended it early."""
     settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
-    sync = BackgroundSync(settings.tracking, settings.message)
     # A command that was killed at its very end left these, and there may be nothing left to start Ray for.
     remove_abandoned()
     shutil.rmtree(jobs.store.ray_folder, ignore_errors=True)
     if agenda.is_finished or agenda.is_out_of_budget:
         sync.finish()
         return False
-    _check_tracking(settings)
+    _check_tracking(settings.tracking, sync, begun=jobs.store.is_begun)
     stop = StopRequest()
     jobs.store.mirrors.when_lost = stop.because
     # Twice: Ray sets handlers of its own when it connects.
@@ -292,13 +297,20 @@ def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings,
     return stop.closing and not agenda.is_finished
 
 
-def _check_tracking(settings: SweepSettings) -> None:
-    """Raises `UserError` where the tracking server cannot be reached before anything runs; later it may come and go."""
-    if settings.tracking is None:
-        return
+def _check_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: bool) -> None:
+    """Look for the tracking server; of a sweep that was begun before, it may be away for as long as it likes.
+
+    Raises:
+        UserError: nothing has run yet and the server does not answer, or the address is none.
+    """
     try:
-        settings.tracking.preflight()
-    except UserError as error:
+        if tracking is not None:
+            tracking.preflight()
+    except TrackingAwayError as error:
+        if begun:
+            # Whoever starts a lost machine again at night must not have to start the server first.
+            sync.is_away(error.reason)
+            return
         raise UserError(
             f"{error}; or train without it (--tracking later) and fill it in afterwards (vl2v-orchestrate sync)"
         ) from None

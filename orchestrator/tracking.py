@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
+from orchestrator.background import TrackingAwayError
 from orchestrator.tracking_client import (
+    ADVICE,
     VERSION_TAG,
     TrackingError,
     check_reachable,
@@ -23,6 +25,7 @@ from orchestrator.tracking_client import (
     find_runs,
     guarded,
     identity,
+    is_server,
     open_client,
     quoted,
     without_doubles,
@@ -95,14 +98,17 @@ class Tracker:
         """Open the store and its experiment (and migrate a new database) before anything expensive.
 
         Raises:
-            UserError: the server does not answer, or the address cannot be used.
+            TrackingAwayError: the server does not answer, or answers with an error.
+            UserError: the address cannot be used.
         """
         check_reachable(self.uri)
         try:
             with self._lock:
                 self._open()
         except TrackingError as error:
-            raise UserError(f"cannot use tracking address {redact(self.uri)}: {error}") from None
+            said = f"cannot use tracking address {redact(self.uri)}: {error}"
+            # A server that says what is wrong is one.
+            raise TrackingAwayError(said, ADVICE) if is_server(self.uri) else UserError(said) from None
 
     def sync(self) -> int:
         """Bring MLflow up to date with the store; unchanged runs are left alone. Returns how many runs were written.
@@ -119,6 +125,8 @@ class Tracker:
                 self._open()
                 records = sweep_records(self._store, self._sweep, self._documents)
                 return sum(guarded(partial(self._project, record)) for record in records)
+            except TrackingAwayError as away:
+                raise TrackingError(away.reason) from None
             except UserError as error:
                 raise TrackingError(str(error)) from None
             except TrackingError:
@@ -159,7 +167,7 @@ class Tracker:
             self._client = client
 
     def _artifact_location(self) -> str | None:
-        if urlsplit(self.uri).scheme in ("http", "https"):
+        if is_server(self.uri):
             return None
         # A server decides for itself; a database would choose the working folder.
         return self._store.tracking_artifacts.resolve().as_uri()

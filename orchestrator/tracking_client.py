@@ -5,6 +5,7 @@ With `orchestrator.tracking` the only file that imports mlflow, and only inside 
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import urllib.error
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from orchestrator.background import TrackingAwayError
 from search_spaces.errors import UserError
 from trainables.redaction import redact
 
@@ -27,6 +29,8 @@ VERSION_TAG = "record_version"
 """Tag written last: the run holds everything of the record with that version."""
 
 HEALTH_TIMEOUT_S = 5.0
+
+ADVICE = "start it, or unset MLFLOW_TRACKING_URI to use a local file"
 
 _QUIET_MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -55,23 +59,30 @@ def check_reachable(uri: str) -> None:
     """Fail early on a server that does not answer; any HTTP answer counts as life.
 
     Raises:
-        UserError: the server does not answer within `HEALTH_TIMEOUT_S`, or the address is not one.
+        TrackingAwayError: the server does not answer within `HEALTH_TIMEOUT_S`.
+        UserError: the address is not one.
     """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
+    if not is_server(uri):
         return
+    parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
     address = urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/health", "", ""))
     try:
+        if not parts.hostname:
+            raise ValueError("it names no host")
         urllib.request.urlopen(address, timeout=HEALTH_TIMEOUT_S).close()
     except urllib.error.HTTPError:
         return
-    except (OSError, ValueError) as error:
+    except (ValueError, http.client.InvalidURL) as error:
+        raise UserError(f"{redact(uri)} is no address of a tracking server ({error}); {ADVICE}") from None
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(
-            f"tracking server {redact(uri)} does not answer ({reason}); start it, or unset MLFLOW_TRACKING_URI "
-            "to use a local file"
-        ) from None
+        raise TrackingAwayError(f"tracking server {redact(uri)} does not answer ({reason})", ADVICE) from None
+
+
+def is_server(uri: str) -> bool:
+    """Whether an MLflow server is asked, and not a database or a file."""
+    return uri.partition(":")[0].lower() in ("http", "https")
 
 
 def open_client(uri: str) -> MlflowClient:

@@ -27,6 +27,7 @@ from orchestrator.cli.options import (
     check_choice,
     check_money,
 )
+from orchestrator.cli.syncing import say_where_tracking_stands
 from orchestrator.limits import Limits
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def retry(
         track_now=tracking == "now",
     )
     _show_retried(store, len(failed), outcome, as_json=as_json)
+    say_where_tracking_stands(store, outcome, track_now=tracking == "now")
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 

@@ -51,6 +51,7 @@ from orchestrator.cli.options import (
     check_choice,
     check_money,
 )
+from orchestrator.cli.syncing import say_where_tracking_stands
 from orchestrator.cli.viewing import check_error, show_budget, show_report
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -245,6 +246,7 @@ def run_and_report(
             max_failures=MAX_FAILURES if max_failures is None else max_failures,
         )
     if outcome.interrupted:
+        say_where_tracking_stands(store, outcome, track_now=track_now)
         print(f"interrupted; the same command goes on from here (--out {store.where})", file=sys.stderr)
         return INTERRUPTED
     show_report(store, error=error, selection=request.sweep.selection, price_per_1000=price_per_1000, as_json=as_json)
@@ -252,9 +254,9 @@ def run_and_report(
         print(f"failed: {failure.group} {failure.fold}: {failure.error}", file=sys.stderr)
     if outcome.out_of_budget:
         show_budget(store, outcome.refusals, price_per_1000=price_per_1000)
-    if not track_now:
-        print(f"MLflow was left for later:  {PROGRAM} sync --out {store.where}", file=sys.stderr)
-    print(f"compare the runs in MLflow:  {PROGRAM} ui --out {store.where}", file=sys.stderr)
+    say_where_tracking_stands(store, outcome, track_now=track_now)
+    if track_now and not outcome.tracking_behind:
+        print(f"compare the runs in MLflow:  {PROGRAM} ui --out {store.where}", file=sys.stderr)
     return int(outcome.exit_code)
 
 

@@ -1,14 +1,20 @@
-"""`sync`: MLflow brought up to date with the store."""
+"""`sync`: MLflow brought up to date with the store, and when it is named."""
 
 from __future__ import annotations
 
 import json
+import sys
+from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.app import app
+from orchestrator.cli.app import PROGRAM, app
 from orchestrator.cli.options import DataRootOption, ExistingOutOption, JsonOption
 from search_spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.store import Store
+    from orchestrator.sweep import SweepOutcome
 
 
 @app.command()
@@ -35,3 +41,12 @@ def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: Json
         typer.echo(json.dumps({"runs_written": written, "address": redact(tracker.uri)}))
     else:
         typer.echo(f"{written} runs written to {redact(tracker.uri)}; the others were up to date")
+
+
+def say_where_tracking_stands(store: Store, outcome: SweepOutcome, *, track_now: bool) -> None:
+    """Say on stderr that MLflow lacks something, and what fills it in; nothing where it has everything."""
+    command = f"{PROGRAM} sync --out {store.where}"
+    if not track_now:
+        print(f"MLflow was left for later:  {command}", file=sys.stderr)
+    elif outcome.tracking_behind:
+        print(f"MLflow is behind ({outcome.tracking_behind}); once it is back:  {command}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.background import TrackingAwayError
 from orchestrator.cluster import TEMPORARY_PREFIX
 from orchestrator.store import Store
 from orchestrator.sweep import run_sweep
@@ -31,11 +32,11 @@ class Tracked:
     def preflight(self) -> None:
         self.checked += 1
         if self.unreachable:
-            raise UserError("tracking server http://127.0.0.1:9 does not answer")
+            raise TrackingAwayError("tracking server http://127.0.0.1:9 does not answer", "start it")
 
     def sync(self) -> None:
         self.synced += 1
-        if self.down:
+        if self.down or self.unreachable:
             raise RuntimeError("503 Service Unavailable\nlong text")
 
 
@@ -152,8 +153,10 @@ def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypa
         run_stub(tmp_path, max_concurrent=0)
     with pytest.raises(UserError, match="PACS needs --data-root"):
         run_stub(tmp_path, stub_sweep(benchmarks=["PACS"]))
-    with pytest.raises(UserError, match=r"does not answer; or train without it \(--tracking later\)"):
-        run_stub(tmp_path, tracking=Tracked(unreachable=True))
+    for _ in range(2):
+        # Asking again is no beginning.
+        with pytest.raises(UserError, match=r"does not answer; start it; or train without it \(--tracking later\)"):
+            run_stub(tmp_path, tracking=Tracked(unreachable=True))
     with pytest.raises(UserError, match="belongs to another sweep"):
         run_stub(tmp_path, stub_sweep(trials=5))
 
@@ -162,11 +165,31 @@ def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypa
 def test_tracking_that_is_down_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
     outcome, events = run_stub(tmp_path, stub_sweep(trials=1, space="paper"), tracking=Tracked(down=True))
     assert outcome.exit_code == 0
+    assert outcome.tracking_behind == "503 Service Unavailable"
     texts = [event.text for event in events if "tracking" in event.text]
     assert texts == [
         "tracking is behind (503 Service Unavailable); the store is complete, and the next sync fills it in "
         "(`vl2v-orchestrate sync`)"
     ]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_begun_goes_on_while_the_tracking_server_is_away(tmp_path: Path) -> None:
+    sweep = stub_sweep(trials=1, space="paper")
+    write_json(tmp_path / "BEHAVIOUR", {"user": "flat/seed0"})
+    with pytest.raises(UserError, match="asks for what there is not"):
+        run_stub(tmp_path, sweep, max_concurrent=1)
+    (tmp_path / "BEHAVIOUR").unlink()
+    outcome, events = run_stub(tmp_path, sweep, tracking=Tracked(unreachable=True))
+    assert (outcome.exit_code, outcome.counts.waiting) == (0, 0)
+    (text,) = (event.text for event in events if "tracking" in event.text)
+    assert text.startswith("tracking is behind (tracking server http://127.0.0.1:9 does not answer); the store is")
+    assert outcome.tracking_behind
+    again, events = run_stub(tmp_path, sweep, tracking=Tracked(unreachable=True))
+    assert again.tracking_behind, "nothing is left to run, and MLflow is still behind"
+    back = Tracked()
+    assert run_stub(tmp_path, sweep, tracking=back)[0].tracking_behind == ""
+    assert (back.synced, back.checked) == (1, 0)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.attempts import Attempt, give_up, record_attempt
+from orchestrator.background import TrackingAwayError
 from orchestrator.records import ConfirmationRecord, PlannedFold
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker
@@ -254,8 +255,18 @@ def test_secrets_stay_out(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreachable_server_is_one_line(out: Path) -> None:
     store, sweep = finished_store(out)
     tracker = Tracker(store=store, sweep=sweep, uri=f"http://me:pw1234@127.0.0.1:{free_port()}")
-    with pytest.raises(UserError, match="does not answer") as caught:
+    with pytest.raises(TrackingAwayError, match="does not answer") as caught:
         tracker.preflight()
+    assert "\n" not in str(caught.value)
+    assert "pw1234" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["http://", "http://host:port", "http://me:pw1234@two words:1"])
+def test_what_cannot_be_a_servers_address_is_told_from_a_server_that_is_away(out: Path, uri: str) -> None:
+    store, sweep = finished_store(out)
+    with pytest.raises(UserError, match="is no address of a tracking server") as caught:
+        Tracker(store=store, sweep=sweep, uri=uri).preflight()
+    assert not isinstance(caught.value, TrackingAwayError)
     assert "\n" not in str(caught.value)
     assert "pw1234" not in str(caught.value)
 
