@@ -255,7 +255,8 @@ def at_work(store: Store, owner: Owner, *, sent: Sequence[Path] = ()) -> Iterato
             raise
         if follower.is_lost:
             return
-        mirrors.fetch_ledger(store.queries_folder)
+        # What the storage lost meanwhile is sent once more.
+        mirrors.refresh()
         mirrors.send_all()
 
 

@@ -4,7 +4,8 @@
     MIRRORS/DIGEST/.mirror/       what is known of each file (SQLite), and locks
 
 The storage is the truth. Of each file that was moved, the version here and the version there are kept, so that an
-unchanged file is moved once. A file that changed on both sides is taken from the storage, save where it was only
+unchanged file is moved once; of one that the storage lost they are forgotten, and the next push sends it again. A file
+that changed on both sides is taken from the storage, save where it was only
 appended to here. What belongs to one machine (leases, scratch, MLflow's copy, caches) is never sent. A folder's
 `result.json` is the last of its files to be sent, and the last to be fetched.
 """
@@ -115,9 +116,13 @@ class Mirror:
         known = self._known(prefix)
         listed = patiently(lambda: self.storage.list(prefix))
         found = {name: version for name, version in listed.items() if is_shared(name) and wanted(name)}
-        for name in known:
-            if _last(name) == MARK and name not in listed:
+        gone = [name for name in known if name not in listed]
+        for name in gone:
+            if _last(name) == MARK:
                 self._drop(name, known[name])
+        # Passing files were taken away; of all others, nobody ever takes one out of the storage.
+        lost = [name for name in gone if _last(name) not in PASSING]
+        self._side_by_side(lambda name: self._forget_lost(name, known[name]), lost)
         new = [name for name, version in found.items() if self._is_new(name, version, known.get(name))]
         # Of a fold that somebody still writes, the journal then holds every step up to the checkpoint.
         first = [name for name in new if _last(name) == CHECKPOINT]
@@ -249,6 +254,16 @@ class Mirror:
             path = self.folder / name
             if self._known(name).get(name) == known and path.exists() and known.here == _version_of(path):
                 path.unlink()
+                self._forget(name)
+
+    def _forget_lost(self, name: str, known: _Known) -> None:
+        """Forget a file that the storage has lost: the next push sends it again."""
+        with self._locked(name):
+            if self._known(name).get(name) != known:
+                # Another process of this machine has sent it meanwhile.
+                return
+            # A folder's listing may overlook what another node is just replacing.
+            if patiently(lambda: self.storage.look(name)) is None:
                 self._forget(name)
 
     def _local(self, prefix: str) -> Iterator[str]:

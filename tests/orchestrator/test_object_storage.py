@@ -117,6 +117,20 @@ def test_a_sweep_whose_head_is_lost_after_its_end_repeats_nothing(place: Place) 
 
 
 @pytest.mark.slow
+def test_a_storage_that_was_emptied_is_filled_again_from_the_mirror(place: Place) -> None:
+    assert run_stub(place.address, stub_sweep(**FIELDS))[0].exit_code == 0
+    before = {path.relative_to(place.storage) for path in place.storage.rglob("*.json*")}
+    assert len(place.results()) == 4
+    shutil.rmtree(place.storage)
+    outcome, events = run_stub(place.address, stub_sweep(**FIELDS))
+    assert outcome.exit_code == 0
+    assert [event.kind for event in events if event.fold] == []
+    assert {path.relative_to(place.storage) for path in place.storage.rglob("*.json*")} >= before
+    place.lose_the_head()
+    assert run_stub(place.address, stub_sweep(**FIELDS))[0].counts.done == 4
+
+
+@pytest.mark.slow
 def test_two_commands_at_one_address_and_a_kill(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(place.storage / "BEHAVIOUR", {"pause": 0.7})
     log = tmp_path / "log"

@@ -212,6 +212,49 @@ def test_an_upload_that_is_cut_short_leaves_nothing(node: Node) -> None:
     assert mirror.storage.list() == {}
 
 
+def test_what_the_storage_lost_is_sent_again(node: Node) -> None:
+    mirror = node("first")
+    write(mirror, spec_json="{}", journal_jsonl="1\n", student_safetensors="w", result_json="{}", checkpoint_pt="c")
+    (mirror.folder / "sweep.json").write_text("{}")
+    sent = sorted(mirror.push())
+    for name in mirror.storage.list():
+        mirror.storage.remove(name)
+    mirror = node("first")
+    assert mirror.pull(FOLD, wanted=is_small) == []
+    # A checkpoint is gone because its fold is over.
+    again = [name for name in sent if name.startswith(FOLD) and not name.endswith("checkpoint.pt")]
+    assert sorted(mirror.push()) == again
+    mirror.pull()
+    assert mirror.push() == ["sweep.json"]
+    assert mirror.pull() == []
+    assert mirror.push() == []
+    assert sorted(mirror.storage.list()) == sorted([*again, "sweep.json"])
+
+
+def test_what_a_listing_overlooked_is_not_forgotten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, beside, second = node("first"), node("first"), node("second")
+    write(first, spec_json="{}", journal_jsonl="1\n")
+    first.push()
+    second.pull()
+    original = Storage.list
+
+    def overlooks(storage: Storage, *prefix: str) -> Any:
+        listed = original(storage, *prefix)
+        # Meanwhile another process of this machine sends one file, and another node replaces one.
+        write(beside, result_json="{}")
+        beside.push()
+        write(second, journal_jsonl="1\n2\n")
+        second.push()
+        return {name: version for name, version in listed.items() if not name.endswith("journal.jsonl")}
+
+    monkeypatch.setattr(Storage, "list", overlooks)
+    first.pull()
+    monkeypatch.undo()
+    assert first.push() == []
+    first.pull()
+    assert read(first, "journal.jsonl") == "1\n2\n"
+
+
 def test_losing_the_records_costs_time_alone(node: Node) -> None:
     mirror = node("first")
     write(mirror, spec_json="{}")
