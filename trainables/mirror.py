@@ -5,15 +5,17 @@
 
 The storage is the truth. Of each file that was moved, the version here and the version there are kept, so that an
 unchanged file is moved once; of one that the storage lost they are forgotten, and the next push sends it again. A file
-that changed on both sides is taken from the storage, save where it was only
-appended to here. What belongs to one machine (leases, scratch, MLflow's copy, caches) is never sent. A folder's
-`result.json` is the last of its files to be sent, and the last to be fetched.
+that changed on both sides is taken from the storage, save where it was only appended to here. A JSON file that lost its
+bytes here (its machine lost its power) is fetched again and never sent. What belongs to one machine (leases, scratch,
+MLflow's copy, caches) is never sent. A folder's `result.json` is the last of its files to be sent, and the last to be
+fetched.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import threading
 import time
@@ -156,6 +158,9 @@ class Mirror:
         chosen = [name for name in dict.fromkeys(names) if is_shared(name)]
         known = self._known("") if len(chosen) > FEW else _joined(self._known(name) for name in chosen)
         changed = [name for name in chosen if _is_changed(known.get(name), self.folder / name)]
+        damaged = {name for name in changed if _is_damaged(self.folder / name)}
+        self._side_by_side(self._fetch_again, list(damaged))
+        changed = [name for name in changed if name not in damaged]
         checkpoints = [name for name in changed if _last(name) == CHECKPOINT]
         # Opened first: a checkpoint that is replaced meanwhile stays as it was, and its journal is at least as far.
         with _pinned(self.folder, checkpoints) as pinned:
@@ -196,11 +201,19 @@ class Mirror:
 
     def _is_new(self, name: str, version: Version, known: _Known | None) -> bool:
         path = self.folder / name
-        if not path.exists():
+        try:
+            here = _version_of(path)
+        except FileNotFoundError:
             return True
         if known is None or known.there != version:
             return True
-        return known.racy and known.here == _version_of(path)
+        return known.racy if known.here == here else _is_damaged(path)
+
+    def _fetch_again(self, name: str) -> None:
+        """Fetch a file that lost its bytes here, if the storage has it."""
+        version = patiently(lambda: self.storage.look(name))
+        if version is not None:
+            self._fetch(name, version, self._known(name).get(name))
 
     def _fetch(self, name: str, version: Version, known: _Known | None) -> None:
         path = self.folder / name
@@ -409,6 +422,19 @@ def _is_changed(known: _Known | None, path: Path) -> bool:
         return known is None or known.here != _version_of(path)
     except FileNotFoundError:
         return False
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a JSON file holds none: whoever writes one writes it whole, so its bytes were lost later."""
+    if path.suffix != ".json":
+        return False
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def _continues(path: Path, fetched: Path, known: _Known | None) -> bool:

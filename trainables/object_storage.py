@@ -171,6 +171,9 @@ class Storage:
             with self._filesystem.open_input_stream(self._path(name)) as stream, aside.open("wb") as file:
                 while piece := stream.read(PIECE_BYTES):
                     file.write(piece)
+                file.flush()
+                # What is known of the file would outlive its bytes if the machine lost its power.
+                os.fsync(file.fileno())
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)

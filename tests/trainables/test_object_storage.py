@@ -97,7 +97,7 @@ def test_what_belongs_to_one_machine_stays_there(node: Node) -> None:
     ):  # fmt: skip
         path = mirror.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
+        path.write_text("{}")
     assert mirror.push() == ["sweep.json"]
     assert list(mirror.storage.list()) == ["sweep.json"]
 
@@ -163,14 +163,14 @@ def test_a_checkpoint_goes_with_its_fold_and_nothing_else_ever_does(node: Node) 
 
 def test_the_storage_wins_where_both_sides_changed_save_lines_that_were_appended(node: Node) -> None:
     first, second = node("first"), node("second")
-    write(first, spec_json="old", journal_jsonl="1\n")
+    write(first, spec_json='"old"', journal_jsonl="1\n")
     first.push()
     second.pull()
-    write(second, spec_json="theirs", journal_jsonl="1\n2\n")
+    write(second, spec_json='"theirs"', journal_jsonl="1\n2\n")
     second.push()
-    write(first, spec_json="mine, and longer", journal_jsonl="1\n2\n3\n")
+    write(first, spec_json='"mine, and longer"', journal_jsonl="1\n2\n3\n")
     first.pull()
-    assert read(first, "spec.json") == "theirs"
+    assert read(first, "spec.json") == '"theirs"'
     assert read(first, "journal.jsonl") == "1\n2\n3\n"
     assert first.push() == [f"{FOLD}/journal.jsonl"]
     second.pull()
@@ -253,6 +253,39 @@ def test_what_a_listing_overlooked_is_not_forgotten(node: Node, monkeypatch: pyt
     assert first.push() == []
     first.pull()
     assert read(first, "journal.jsonl") == "1\n2\n"
+
+
+@pytest.mark.parametrize("left", ["", '{"accuracy": 0.', "\0\0\0\0"])
+def test_a_file_that_lost_its_bytes_never_takes_the_place_of_the_good_one(node: Node, left: str) -> None:
+    first, second = node("first"), node("second")
+    write(first, result_json='{"accuracy": 0.5}', journal_jsonl="1\n")
+    first.push()
+    second.pull()
+    for mirror, mend in ((first, first.push), (second, second.pull)):
+        write(mirror, result_json=left)
+        mend()
+        assert read(mirror, "result.json") == '{"accuracy": 0.5}'
+        assert mirror.push() == []
+    assert first.storage.read(f"{FOLD}/result.json") == b'{"accuracy": 0.5}'
+
+
+def test_a_damaged_file_that_was_never_sent_stays_here(node: Node) -> None:
+    mirror = node("first")
+    write(mirror, result_json="{", spec_json="{}")
+    assert mirror.push() == [f"{FOLD}/spec.json"]
+    assert read(mirror, "result.json") == "{"
+
+
+def test_what_is_fetched_is_on_the_disk_before_it_has_its_name(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = node("first"), node("second")
+    write(first, result_json="{}")
+    first.push()
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append("fsync"), fsync(descriptor))[1])
+    monkeypatch.setattr(Path, "replace", lambda path, target: (done.append("rename"), replace(path, target))[1])
+    second.pull()
+    assert done[:2] == ["fsync", "rename"]
 
 
 def test_losing_the_records_costs_time_alone(node: Node) -> None:
