@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.attempts import LOST_NODES_WITHOUT_PROGRESS, describe
 from orchestrator.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
@@ -91,17 +92,33 @@ def connect(*, address: str | None = None, dashboard: bool = False, cpus: int | 
     """Connect to `address`, to RAY_ADDRESS, or to a Ray started for this context alone.
 
     Raises:
-        UserError: no cluster answers at the address.
+        UserError: no cluster answers at the address, or Ray ended in the middle of the work.
     """
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     set_default_environment(fast_engine_environment(spot=wanted != "local"))
     if wanted == "local":
         set_default_environment(PATIENCE)
-        with _local(dashboard=dashboard, cpus=cpus) as cluster:
+        with engines_told(), _local(dashboard=dashboard, cpus=cpus) as cluster:
             yield cluster
         return
-    with _existing(wanted) as cluster:
+    with engines_told(), _existing(wanted) as cluster:
         yield cluster
+
+
+@contextmanager
+def engines_told() -> Iterator[None]:
+    """Say in one line why Ray or Tune ended; raises `UserError` then."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        from ray.exceptions import RayError
+        from ray.tune import TuneError
+
+        if not isinstance(error, RayError | TuneError):
+            raise
+        raise UserError(f"Ray ended: {describe(error).error}; the same command goes on") from None
 
 
 def check_resources(cluster: Cluster, resources: Resources) -> None:
@@ -120,17 +137,36 @@ def check_resources(cluster: Cluster, resources: Resources) -> None:
             )
 
 
-def call_on_cluster(function_path: str, arguments: list[Any], resources: Resources) -> list[dict[str, Any]]:
-    """Call a function in one Ray task per argument, side by side as far as they fit.
+def call_on_cluster(
+    function_path: str, arguments: list[Any], resources: Resources, *, doing: str
+) -> list[dict[str, Any]]:
+    """Call a function in one Ray task per argument, side by side as far as they fit; lost machines do not count.
+
+    Args:
+        doing: what the tasks do, for who reads that one of them failed.
 
     Raises:
-        UserError: the first mistake of the user's that a task found.
+        UserError: the first mistake of the user's that a task found, or a task that failed.
         BudgetReached: a task may not ask the teacher any more.
     """
     import ray
 
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=1)(_call)
-    answers: list[dict[str, Any]] = ray.get([task.remote(function_path, argument) for argument in arguments])
+    running = {task.remote(function_path, argument): place for place, argument in enumerate(arguments)}
+    found: dict[int, dict[str, Any]] = {}
+    lost = 0
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        place = running.pop(done)
+        try:
+            found[place] = ray.get(done)
+        except ray.exceptions.RayError as error:
+            failure = describe(error)
+            lost += 1
+            if failure.kind != "lost_node" or lost >= LOST_NODES_WITHOUT_PROGRESS:
+                raise UserError(f"{doing} failed: {failure.error}; the same command tries again") from None
+            running[task.remote(function_path, arguments[place])] = place
+    answers = [found[place] for place in range(len(arguments))]
     for answer in answers:
         if "user_error" in answer:
             raise UserError(answer["user_error"])

@@ -89,7 +89,7 @@ def fill_stores(
             check_resources(cluster, resources)
             mappings = [job.to_mapping() for job in missing for _ in range(workers)]
             with _watched(missing, told):
-                call_on_cluster("trainables.teacher.embedding:embed", mappings, resources)
+                call_on_cluster("trainables.teacher.embedding:embed", mappings, resources, doing="asking the teacher")
     return [embedding_status(job) for job in jobs]
 
 

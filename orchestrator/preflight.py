@@ -14,6 +14,8 @@ from search_spaces.benchmarks import Benchmark
 from trainables.data.open import check_readable, open_benchmark, resolve_benchmark
 from trainables.record import read_json, write_json
 
+CHECKING = "checking that teacher and student can be built and fit together"
+
 Caller = Callable[[list[dict[str, Any]]], object]
 """Runs the worker's own preflight for a list of jobs."""
 

@@ -21,7 +21,7 @@ from orchestrator.leases import FoldLeases
 from orchestrator.limits import Limits
 from orchestrator.mirrored import at_work, check_budget_can_be_kept
 from orchestrator.plan import make_plan
-from orchestrator.preflight import check_data, check_methods, resolve_benchmarks, unchecked
+from orchestrator.preflight import CHECKING, check_data, check_methods, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remembered import LastRun, remember_run
@@ -349,7 +349,7 @@ def _tune(
 
 def _preflight_caller(settings: SweepSettings) -> Callable[[list[dict[str, object]]], object]:
     def call(jobs: list[dict[str, object]]) -> object:
-        return call_on_cluster(settings.functions.preflight, jobs, settings.resources)
+        return call_on_cluster(settings.functions.preflight, jobs, settings.resources, doing=CHECKING)
 
     return call
 

@@ -26,7 +26,7 @@ from orchestrator.deaths import blamed_on_nodes, living_nodes
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
 from orchestrator.leases import FoldLeases
 from orchestrator.mirrored import StoreMirrors, check_budget_can_be_kept
-from orchestrator.preflight import check_data
+from orchestrator.preflight import CHECKING, check_data
 from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.query_forecast import preflight_need
 from orchestrator.specs import FoldJobs, absolute_data_root, fold_spec
@@ -118,7 +118,7 @@ def train_one(
     with _alone_with(folder), _aligning(job), connect(address=address) as cluster:
         check_resources(cluster, job.resources)
         check_budget_can_be_kept(job.query_budget, mirrors, cluster)
-        call_on_cluster(functions.preflight, [job.to_mapping()], job.resources)
+        call_on_cluster(functions.preflight, [job.to_mapping()], job.resources, doing=CHECKING)
         allow_again(folder)
         with scratch_folder(folder.path / "ray") as scratch, _followed(job, progress, mirrors):
             failure, again, before = None, True, read_attempts(folder).doublings

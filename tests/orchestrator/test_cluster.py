@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.cluster import TEMPORARY_PREFIX, Cluster, call_on_cluster, check_resources, connect
+from orchestrator.cluster import TEMPORARY_PREFIX, Cluster, call_on_cluster, check_resources, connect, engines_told
 from orchestrator.tuning import folds_at_once
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
@@ -100,7 +102,7 @@ def test_a_local_ray_leaves_nothing_and_sweeps_up_after_the_killed(
                 "Ray listens on the network: without a token anybody may run code"
             )
             assert not abandoned.exists()
-            assert call_on_cluster("os.path:basename", ["/a/b", "/a/c"], Resources()) == ["b", "c"]
+            assert call_on_cluster("os.path:basename", ["/a/b", "/a/c"], Resources(), doing="x") == ["b", "c"]
         assert not ray.is_initialized()
         assert [path.name for path in base.iterdir()] == [living.name]
         assert list(tmp_path.iterdir()) == []
@@ -108,6 +110,64 @@ def test_a_local_ray_leaves_nothing_and_sweeps_up_after_the_killed(
         os.close(lock)
         living.rmdir()
         base.rmdir()
+
+
+def out_of_gpu_memory(argument: str) -> str:
+    """What a preflight says on a GPU that others fill."""
+    raise RuntimeError(f"first line\nCUDA out of memory. Tried to allocate {argument}.")
+
+
+def dies(argument: str) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return argument
+
+
+@pytest.mark.slow
+def test_a_task_that_fails_is_one_line_and_a_lost_machine_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    with connect(address="local", cpus=1):
+        here = "tests.orchestrator.test_cluster"
+        with pytest.raises(
+            UserError, match=r"^checking failed: RuntimeError: CUDA out of memory. Tried .* 2 GiB\.; "
+        ) as told:
+            call_on_cluster(f"{here}:out_of_gpu_memory", ["2 GiB"], Resources(), doing="checking")
+        assert "\n" not in str(told.value)
+        with pytest.raises(UserError, match=r"^checking failed: the worker process died without a word"):
+            call_on_cluster(f"{here}:dies", ["x"], Resources(), doing="checking")
+        get, lost = ray.get, 0
+
+        def loses_nodes(reference: Any) -> Any:
+            nonlocal lost
+            lost += 1
+            if lost in (1, 2, 4):
+                raise ray.exceptions.NodeDiedError("its node has died")
+            return get(reference)
+
+        monkeypatch.setattr(ray, "get", loses_nodes)
+        assert call_on_cluster("os.path:basename", ["/a/b", "/a/c"], Resources(), doing="checking") == ["b", "c"]
+        monkeypatch.setattr(ray, "get", _node_died)
+        with pytest.raises(UserError, match="the worker's machine was lost, or preempted"):
+            call_on_cluster("os.path:basename", ["/a/b"], Resources(), doing="checking")
+
+
+def _node_died(reference: Any) -> Any:
+    import ray
+
+    raise ray.exceptions.NodeDiedError("its node has died")
+
+
+def test_what_ends_an_engine_is_one_line() -> None:
+    from ray.exceptions import OutOfDiskError
+    from ray.tune import TuneError
+
+    text = "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device"
+    for error in (TuneError(text), OutOfDiskError("the disk is full")):
+        with pytest.raises(UserError, match=r"^Ray ended: .*; the same command goes on$") as told, engines_told():
+            raise error
+        assert "\n" not in str(told.value)
+    with pytest.raises(KeyError), engines_told():
+        raise KeyError("ours")
 
 
 COLLECTED_WHILE_RAY_ENDS = """
