@@ -1,11 +1,12 @@
 """The typer app, its entry point, and how a mistake becomes one line.
 
-Exit codes: 0 done, 2 the user's mistake or a failed preflight, 3 finished with failed folds, 4 a query budget was
-reached, 130 interrupted.
+Exit codes: 0 done, 2 the user's mistake, a failed preflight, or a disk, storage or Ray that failed in the middle, 3
+finished with failed folds, 4 a query budget was reached, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ USER_MISTAKE = 2
 FAILED_FOLDS = 3
 BUDGET_REACHED = 4
 INTERRUPTED = 130
+
+GOES_ON = "what is done is kept, and the same command goes on once that is mended"
 
 
 class CommandGroup(TyperGroup):
@@ -84,12 +87,23 @@ def run(arguments: Sequence[str]) -> int:
         # The reader (`| head`) has gone: nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _mistake(f"{_os_line(error)}; {GOES_ON}")
+    except json.JSONDecodeError as error:
+        # What is written appears whole or not at all, so this is a file that lost its bytes later.
+        return _mistake(f"a JSON file is damaged ({error.msg}, {error.doc[:40]!r} is read); {GOES_ON}")
     return code if isinstance(code, int) else 0
 
 
 def _mistake(line: str) -> int:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     return USER_MISTAKE
+
+
+def _os_line(error: OSError) -> str:
+    """What the system refused, and for which file."""
+    said = error.strerror or str(error) or type(error).__name__
+    return said if error.filename is None else f"{error.filename}: {said}"
 
 
 def _usage_line(error: typer.TyperException) -> str:

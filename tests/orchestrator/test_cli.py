@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -16,8 +17,11 @@ from orchestrator.cli.options import SweepOptions, build_request
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
 from orchestrator.fold_groups import FoldGroup
 from orchestrator.progress import Counts, FoldEvent, ProgressEvent
+from orchestrator.records import TrialRecord
+from orchestrator.store import Store
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
+from tests.orchestrator.stub_sweep import run_stub
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENGINES = ("torch", "ray", "mlflow")
@@ -51,6 +55,47 @@ def test_help_loads_no_engine(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Usage: vl2v-orchestrate")
     assert done.stderr.strip() == "loaded:"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x.json"), "runs/x.json: No space left on device; "),
+        (OSError("the mirror is in use"), "the mirror is in use; "),
+        (PermissionError(), "PermissionError; "),
+        (json.JSONDecodeError("Expecting value", "", 0), "a JSON file is damaged (Expecting value, '' is read); "),
+    ],
+)
+def test_a_disk_that_fails_in_the_middle_of_the_work_is_one_line(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fails(store: object) -> None:
+        raise error
+
+    monkeypatch.setattr("orchestrator.status.sweep_status", fails)
+    assert run(["status", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {said}")
+    assert told.endswith("the same command goes on once that is mended\n")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_during_a_sweep_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = Store.write_trial, 0
+
+    def fills_up(store: Store, record: TrialRecord) -> None:
+        nonlocal written
+        written += 1
+        if written == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(store.out))
+        write(store, record)
+
+    with monkeypatch.context() as full:
+        full.setattr(Store, "write_trial", fills_up)
+        with pytest.raises(OSError, match="No space left"):
+            run_stub(tmp_path)
+    assert run_stub(tmp_path)[0].exit_code == 0
 
 
 def test_plan_of_the_five_benchmarks_loads_no_engine() -> None:
