@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,3 +47,21 @@ def gpu_share(results: Iterable[Mapping[str, Any]]) -> GpuShare | None:
         peak_bytes=max(memory["peak_bytes"] for memory in measured),
         total_bytes=min(memory["total_bytes"] for memory in measured),
     )
+
+
+class ShareTeller:
+    """Says how many folds fit on a GPU once it was measured, and again only where a later fold shows that fewer do."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._measured: list[Mapping[str, Any]] = []
+        self._told: int | None = None
+
+    def look(self, result: Mapping[str, Any]) -> None:
+        """Look at the result of a fold that is finished."""
+        if result.get("gpu_memory"):
+            self._measured.append(result)
+        share = gpu_share(self._measured)
+        if share is not None and (self._told is None or share.folds < self._told):
+            self._told = share.folds
+            self._say(share.line)

@@ -17,6 +17,7 @@ from orchestrator.budget import remaining_need
 from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
+from orchestrator.gpu_sharing import ShareTeller
 from orchestrator.leases import FoldLeases
 from orchestrator.limits import Limits
 from orchestrator.mirrored import at_work, check_budget_can_be_kept
@@ -33,6 +34,7 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Resources
+from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
 from trainables.leases import Lease, LeaseHeldError, Owner, this_process
 from trainables.teacher.ledger import BudgetReached
@@ -327,10 +329,15 @@ def _tune(
 ) -> None:
     from orchestrator.search import FoldSearch
 
+    sharing = ShareTeller(lambda text: settings.message(text, agenda.counts()))
+
     def watched(event: ProgressEvent) -> None:
         if event.kind in ("fold_done", "fold_failed", "fold_pruned"):
             sync.ask()
         settings.progress(event)
+        # What trains nothing holds little, and says little about the others.
+        if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
+            sharing.look(jobs.store.fold(event.fold.key).read_result() or {})
 
     with scratch_folder(jobs.store.ray_folder) as scratch:
         search = FoldSearch(

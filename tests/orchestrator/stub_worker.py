@@ -2,7 +2,8 @@
 
 It keeps the contract of `result.json` and of the fold's folder, logs every start to STARTS beside the folds, and does
 what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `memory`, `nan`,
-`user`, `preflight`; `pause` is the time in seconds between two evaluations of every fold.
+`user`, `preflight`; `pause` is the time in seconds between two evaluations of every fold, `gpu_memory` what every fold
+says that it held of a GPU.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | N
         "finished": time.time(),
         "student_sha256": "",
         "batch_pieces": fold_job.resources.batch_pieces,
+        "gpu_memory": (read_json(_out(fold_job) / "BEHAVIOUR") or {}).get("gpu_memory"),
     }
     write_json(folder.result, result)
     if report is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from orchestrator.gpu_sharing import GIB, GpuShare, gpu_share
+from orchestrator.gpu_sharing import GIB, GpuShare, ShareTeller, gpu_share
+from tests.orchestrator.stub_sweep import run_stub, stub_sweep
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
+from trainables.record import write_json
 
 
 def held(peak: float, total: float = 80) -> dict[str, Any]:
@@ -35,6 +38,27 @@ def test_a_tenth_of_the_gpu_is_left_and_each_process_has_its_context(peak: float
     assert folds * (share.peak_bytes + GIB) <= 0.9 * share.total_bytes or folds == 1
     if folds == 1:
         assert share.line.endswith("GPU: a second one does not fit")
+
+
+def test_a_share_is_told_once_and_again_only_where_fewer_fit() -> None:
+    told: list[str] = []
+    teller = ShareTeller(told.append)
+    for result in ({"gpu_memory": None}, held(7.5), held(7.4), held(7.6), held(35), held(7.5), held(35)):
+        teller.look(result)
+    assert [line.rpartition(": ")[2] for line in told] == [
+        "8 fit on one (--gpus-per-worker 0.125)",
+        "2 fit on one (--gpus-per-worker 0.5)",
+    ]
+
+
+@pytest.mark.slow
+def test_a_sweep_says_how_many_folds_fit_once_it_was_measured(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", held(35))
+    _, events = run_stub(tmp_path, stub_sweep(trials=1, seeds=1, space="paper"))
+    kinds = [event.kind if event.kind != "message" else event.text for event in events]
+    line = "a fold held up to 35.0 of 80.0 GiB of its GPU: 2 fit on one (--gpus-per-worker 0.5)"
+    assert kinds.count(line) == 1
+    assert kinds[kinds.index(line) - 1] == "fold_done"
 
 
 def test_what_torch_held_of_a_gpu_is_read_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
