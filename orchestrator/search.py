@@ -23,7 +23,7 @@ from orchestrator.deaths import death
 from orchestrator.progress import EventKind, FoldEvent, Progress, ProgressEvent
 from orchestrator.pruning import Decision
 from orchestrator.specs import FoldJobs
-from orchestrator.tuning import StopRequest
+from orchestrator.stopping import StopRequest
 from search_spaces.configuration import from_mapping
 from search_spaces.methods import method_facts
 from trainables.object_storage import reason

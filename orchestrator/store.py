@@ -24,7 +24,7 @@
     OUT/store.json                     where STORE is, when it is not OUT itself
 
 Folds, Aligns and answers are named by content, so any number of sweeps may share one STORE. OUT and STORE may be
-addresses of an object storage: then these are the folders that mirror them here (`orchestrator.mirrored`).
+addresses of an object storage: then these are the folders that mirror them here (`orchestrator.store_mirrors`).
 Nothing here reads test-domain numbers.
 """
 
@@ -39,8 +39,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.attempts import FoldAttempts, read_attempts
-from orchestrator.mirrored import StoreMirrors
 from orchestrator.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, TrialRecord
+from orchestrator.store_mirrors import StoreMirrors
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping

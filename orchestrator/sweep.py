@@ -27,9 +27,10 @@ from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remembered import LastRun, remember_run
 from orchestrator.specs import FoldJobs, FoldSpecs, absolute_data_root
+from orchestrator.stopping import StopRequest
 from orchestrator.store import Store
 from orchestrator.time_budget import Budgets
-from orchestrator.tuning import StopRequest, folds_at_once, run_tune, scratch_folder, signals_stop
+from orchestrator.tuning import folds_at_once, run_tune, scratch_folder, signals_stop
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold

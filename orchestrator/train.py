@@ -25,12 +25,13 @@ from orchestrator.cluster import call_on_cluster, check_resources, connect
 from orchestrator.deaths import blamed_on_nodes, living_nodes
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
 from orchestrator.leases import FoldLeases
-from orchestrator.mirrored import StoreMirrors, check_budget_can_be_kept
+from orchestrator.mirrored import check_budget_can_be_kept
 from orchestrator.preflight import CHECKING, check_data
 from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.query_forecast import preflight_need
 from orchestrator.specs import FoldJobs, absolute_data_root, fold_spec
 from orchestrator.store import Store
+from orchestrator.store_mirrors import StoreMirrors
 from orchestrator.tuning import run_one, scratch_folder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError

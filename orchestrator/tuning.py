@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from orchestrator.attempts import Attempt, describe
 from orchestrator.cluster import Cluster
 from orchestrator.deaths import death
 from orchestrator.executors import inline_trainable, nested_trainable
+from orchestrator.stopping import StopRequest
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
 
@@ -26,26 +26,6 @@ if TYPE_CHECKING:
     from orchestrator.search import FoldSearch
 
 LOOK_AGAIN_S = 5.0
-
-
-@dataclass(slots=True)
-class StopRequest:
-    """Whether to stop, and why; set by a signal, by a user's mistake that a worker found, or from another process."""
-
-    wanted: bool = False
-    """Stop now."""
-    draining: bool = False
-    """Start nothing new; what runs is finished."""
-    user_error: str = ""
-
-    def because(self, error: str) -> None:
-        """Stop now, for a reason that the user is told."""
-        self.wanted, self.user_error = True, error
-
-    @property
-    def closing(self) -> bool:
-        """Nothing new is started."""
-        return self.wanted or self.draining
 
 
 def run_tune(
