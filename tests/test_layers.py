@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,33 @@ def test_imports_go_one_way(package: str) -> None:
         if name in FORBIDDEN[package]
     }
     assert not wrong
+
+
+def imported_modules(path: Path, known: Collection[str]) -> set[str]:
+    """Our own modules that a file imports when it runs, inside functions too; what only types need is left out."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text(), str(path))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        waiting.extend(ast.iter_child_nodes(node))
+    return found & set(known)
+
+
+def test_no_two_files_import_each_other() -> None:
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for package in PACKAGES
+        for path in sources(package)
+    }
+    graph = {name: imported_modules(path, files) for name, path in files.items()}
+    # `CycleError` names the files.
+    tuple(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("engine", ONLY_IN)

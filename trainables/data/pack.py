@@ -27,14 +27,12 @@ from search_spaces.errors import UserError
 from trainables.data.folder import FolderSource
 from trainables.data.images import ImageSource, decode
 from trainables.data.manifest import ManifestRow, manifest_hash
+from trainables.data.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
+from trainables.data.packed import read_description
 from trainables.data.parquet import ParquetSource
 from trainables.record import write_json
 
 PACK_SUFFIX = ".pack"
-PACK_FORMAT = 1
-DESCRIPTION, INDEX = "pack.json", "index.arrow"
-POOLS = ("", "train", "test")
-"""A row's pool by its number in the index: serves every role, source domains only, the test domain only."""
 
 Encoding = Literal["stored", "pixels"]
 Progress = Callable[[int, int], None]
@@ -118,8 +116,6 @@ def _check_place(destination: Path, settings: PackSettings) -> None:
 
 
 def _is_as_wanted(destination: Path, wanted: dict[str, Any]) -> bool:
-    from trainables.data.packed import read_description
-
     present = read_description(destination)
     return all(present.get(name) == value for name, value in wanted.items())
 
@@ -209,11 +205,6 @@ def _images(
             digest = hashlib.sha256(data).hexdigest()
             row = ManifestRow(row.path, len(data), digest, row.class_name, row.domain, row.pool)
         yield _PackedImage(row, labels[domain][index], data, image.width, image.height, is_changed)
-
-
-def shard_name(number: int) -> str:
-    """File name of a shard."""
-    return f"shard-{number:05d}.arrow"
 
 
 def _write_shard(file: Path, images: list[bytes]) -> list[int]:

@@ -20,7 +20,7 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.images import Indices, Role, decode
 from trainables.data.manifest import ManifestRow
-from trainables.data.pack import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
+from trainables.data.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
 
 _POOL_OF_ROLE: dict[Role, int] = {"source": POOLS.index("train"), "test": POOLS.index("test")}
 
