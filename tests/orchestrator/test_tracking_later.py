@@ -22,7 +22,7 @@ from orchestrator.tracking import Tracker
 from search_spaces.folds import Fold
 from search_spaces.sweeps import Sweep
 from tests.chaos.tracking_server import TrackingServer
-from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.stub_sweep import started, stub_sweep
 from tests.orchestrator.stub_worker import starts
 from tests.orchestrator.tracked_store import GROUP, START, group, small_sweep, spec, write_fold, write_trial
 from trainables.record import write_json
@@ -249,5 +249,35 @@ def test_a_server_that_is_down_for_the_whole_sweep_is_filled_in_afterwards(out: 
         sweep = stub_sweep(**fields)
         assert Tracker(store=Store(out), sweep=sweep, uri=server.uri).sync() > 0
         assert_equal_to_store(server.uri, Store(out), sweep)
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_started_again_while_the_server_is_away_catches_up_once_it_is_back(
+    out: Path, tmp_path: Path
+) -> None:
+    fields = {"trials": 1, "seeds": 1, "space": "paper"}
+    server, log = TrackingServer(tmp_path / "server", _environment()), tmp_path / "log"
+    arguments = {"max_concurrent": 1, "address": "local", "tracking": server.uri}
+    words = ["-m", "tests.orchestrator.stub_sweep", str(out), json.dumps(fields), json.dumps(arguments)]
+    try:
+        server.wait_until_ready()
+        write_json(out / "BEHAVIOUR", {"user": "flat/seed0", "pause": 0.3})
+        begun = started(log, sys.executable, *words)
+        assert begun.wait(timeout=240) == 2, log.read_text()
+        assert starts(out)
+        server.kill()
+        write_json(out / "BEHAVIOUR", {"pause": 1.0})
+        before = len(starts(out))
+        again = started(log, sys.executable, *words)
+        while len(starts(out)) == before:
+            assert again.poll() is None, log.read_text()
+            time.sleep(0.05)
+        assert log.read_text().count("tracking is behind (tracking server http") == 1
+        server.restart()
+        server.wait_until_ready()
+        assert again.wait(timeout=240) == 0, log.read_text()
+        assert_equal_to_store(server.uri, Store(out), stub_sweep(**fields))
     finally:
         server.kill()
