@@ -1,7 +1,7 @@
 """A local folder that mirrors an address: processes work on local files, and whole files are moved there and back.
 
     MIRRORS/DIGEST/               the files, named as in the storage; DIGEST names the address, MIRRORS is a local disk
-    MIRRORS/DIGEST/.mirror/       what is known of each file (SQLite), and locks
+    MIRRORS/DIGEST/.mirror/       what is known of each file (`trainables.mirror_records`), and locks
 
 The storage is the truth. Of each file that was moved, the version here and the version there are kept, so that an
 unchanged file is moved once; of one that the storage lost they are forgotten, and the next push sends it again. A file
@@ -20,12 +20,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from search_spaces.errors import UserError
+from trainables.mirror_records import Known, Records
 from trainables.object_storage import Storage, Version, open_storage, parse_address, patiently
 
 MIRRORS_VARIABLE = "VL2V_MIRRORS"
@@ -81,17 +81,6 @@ def is_shared(name: str) -> bool:
     return parts[0] not in CACHES and not name.endswith(".part")
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A file when it was last moved."""
-
-    here: Version | None
-    """None where what lies here was never sent as it is."""
-    there: Version
-    racy: bool = False
-    """It was fetched so soon after it was written that a later version may look the same."""
-
-
 class MirrorLostError(OSError):
     """The mirror's folder was removed, or replaced, after it was opened."""
 
@@ -103,7 +92,7 @@ class Mirror:
         self.storage, self.folder = storage, folder
         self._own = folder / OWN_FOLDER
         self._mutex = threading.Lock()
-        self._records: _Records | None = None
+        self._records: Records | None = None
 
     @property
     def address(self) -> str:
@@ -199,7 +188,7 @@ class Mirror:
         """A local file's name in the storage."""
         return path.relative_to(self.folder).as_posix()
 
-    def _is_new(self, name: str, version: Version, known: _Known | None) -> bool:
+    def _is_new(self, name: str, version: Version, known: Known | None) -> bool:
         path = self.folder / name
         try:
             here = _version_of(path)
@@ -215,7 +204,7 @@ class Mirror:
         if version is not None:
             self._fetch(name, version, self._known(name).get(name))
 
-    def _fetch(self, name: str, version: Version, known: _Known | None) -> None:
+    def _fetch(self, name: str, version: Version, known: Known | None) -> None:
         path = self.folder / name
         with self._locked(name):
             if self._known(name).get(name) != known:
@@ -228,11 +217,11 @@ class Mirror:
                 return
             if _continues(path, aside, known):
                 aside.unlink()
-                self._keep(name, _Known(None, version))
+                self._keep(name, Known(None, version))
                 return
             aside.replace(path)
             racy = time.time_ns() - version.changed_ns < RACY_NS
-            self._keep(name, _Known(_version_of(path), version, racy))
+            self._keep(name, Known(_version_of(path), version, racy))
 
     def _send(self, name: str, file: IO[bytes] | None = None) -> None:
         path = self.folder / name
@@ -251,7 +240,7 @@ class Mirror:
                 return self.storage.send(name, opened, here.size)
 
             there = patiently(send)
-            self._keep(name, _Known(here, there))
+            self._keep(name, Known(here, there))
         if _last(name) in PASSING and not path.exists():
             self._remove(name)
 
@@ -261,7 +250,7 @@ class Mirror:
                 patiently(lambda: self.storage.remove(name))
                 self._forget(name)
 
-    def _drop(self, name: str, known: _Known) -> None:
+    def _drop(self, name: str, known: Known) -> None:
         """Take away a file that is gone from the storage, and that nobody has changed here."""
         with self._locked(name):
             path = self.folder / name
@@ -269,7 +258,7 @@ class Mirror:
                 path.unlink()
                 self._forget(name)
 
-    def _forget_lost(self, name: str, known: _Known) -> None:
+    def _forget_lost(self, name: str, known: Known) -> None:
         """Forget a file that the storage has lost: the next push sends it again."""
         with self._locked(name):
             if self._known(name).get(name) != known:
@@ -318,11 +307,11 @@ class Mirror:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
-    def _known(self, prefix: str) -> Mapping[str, _Known]:
+    def _known(self, prefix: str) -> Mapping[str, Known]:
         with self._opened() as records:
             return records.read(prefix)
 
-    def _keep(self, name: str, known: _Known) -> None:
+    def _keep(self, name: str, known: Known) -> None:
         with self._opened() as records:
             records.keep(name, known)
 
@@ -331,7 +320,7 @@ class Mirror:
             records.forget(name)
 
     @contextmanager
-    def _opened(self) -> Iterator[_Records]:
+    def _opened(self) -> Iterator[Records]:
         """The records, for one thread at a time; raises `OSError` where they cannot be used."""
         import sqlite3
 
@@ -341,55 +330,14 @@ class Mirror:
             except sqlite3.Error as error:
                 raise OSError(f"the records of the mirror {self.folder} cannot be used ({error}); remove it") from None
 
-    def _existing(self) -> _Records:
+    def _existing(self) -> Records:
         if self._records is None:
             self._own.mkdir(parents=True, exist_ok=True)
-            self._records = _Records(self._own / "files.sqlite")
+            self._records = Records(self._own / "files.sqlite")
         if not self._records.are_there:
             # What this process wrote is gone or not whole any more: none of it may take the place of what was sent.
             raise MirrorLostError(f"the mirror {self.folder} was taken away while a process worked in it")
         return self._records
-
-
-class _Records:
-    """What is known of each file, in a small database that any number of processes of one machine may write."""
-
-    def __init__(self, file: Path) -> None:
-        import sqlite3
-
-        self._file = file
-        self._connection = sqlite3.connect(file, timeout=60.0, isolation_level=None, check_same_thread=False)
-        for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _TABLE):
-            self._connection.execute(line)
-        self._inode = file.stat().st_ino
-
-    @property
-    def are_there(self) -> bool:
-        """Whether the database is still the one that was opened."""
-        try:
-            return self._file.stat().st_ino == self._inode
-        except FileNotFoundError:
-            return False
-
-    def read(self, prefix: str) -> dict[str, _Known]:
-        """The file, and the files below the folder, of this name."""
-        where, values = ("", ()) if not prefix else ("WHERE name = ? OR name BETWEEN ? AND ?", _between(prefix))
-        with closing(self._connection.execute(f"SELECT * FROM files {where}", values)) as rows:
-            return {name: _known(*row) for name, *row in rows}
-
-    def keep(self, name: str, known: _Known) -> None:
-        here = (None, None) if known.here is None else (known.here.size, known.here.changed_ns)
-        there = (known.there.size, known.there.changed_ns)
-        self._connection.execute("REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (name, *here, *there, known.racy))
-
-    def forget(self, name: str) -> None:
-        self._connection.execute("DELETE FROM files WHERE name = ?", (name,))
-
-
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS files "
-    "(name TEXT PRIMARY KEY, size INTEGER, changed INTEGER, size_there INTEGER, changed_there INTEGER, racy INTEGER)"
-)
 
 
 def open_mirror(address: str) -> Mirror:
@@ -402,22 +350,12 @@ def open_mirror(address: str) -> Mirror:
     return Mirror(storage, folder)
 
 
-def _between(prefix: str) -> tuple[str, str, str]:
-    # "0" follows "/" in ASCII.
-    return prefix, f"{prefix}/", f"{prefix}0"
-
-
-def _known(size: int | None, changed: int | None, size_there: int, changed_there: int, racy: int) -> _Known:
-    here = None if size is None or changed is None else Version(size, changed)
-    return _Known(here, Version(size_there, changed_there), bool(racy))
-
-
 def _version_of(place: Path | IO[bytes]) -> Version:
     status = place.stat() if isinstance(place, Path) else os.fstat(place.fileno())
     return Version(status.st_size, status.st_mtime_ns)
 
 
-def _is_changed(known: _Known | None, path: Path) -> bool:
+def _is_changed(known: Known | None, path: Path) -> bool:
     try:
         return known is None or known.here != _version_of(path)
     except FileNotFoundError:
@@ -437,14 +375,14 @@ def _is_damaged(path: Path) -> bool:
     return False
 
 
-def _continues(path: Path, fetched: Path, known: _Known | None) -> bool:
+def _continues(path: Path, fetched: Path, known: Known | None) -> bool:
     """Whether a file that lines are only ever added to goes on from what was fetched, and was not sent as it is."""
     if path.suffix != ".jsonl" or not path.exists() or (known is not None and known.here == _version_of(path)):
         return False
     return path.read_bytes().startswith(fetched.read_bytes())
 
 
-def _joined(parts: Iterable[Mapping[str, _Known]]) -> dict[str, _Known]:
+def _joined(parts: Iterable[Mapping[str, Known]]) -> dict[str, Known]:
     return {name: known for part in parts for name, known in part.items()}
 
 
