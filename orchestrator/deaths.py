@@ -1,12 +1,20 @@
-"""What ended a worker: Ray is asked, where its first word leaves open whether the process or the machine is gone."""
+"""What ended a worker, and what a dead one still holds.
+
+Ray is asked, where its first word leaves open whether the process or the machine is gone.
+"""
 
 from __future__ import annotations
 
 import re
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 from orchestrator.attempts import SAID, Attempt, FailureKind, kind_of_death
+from trainables.threads import beside
 
 VERDICT_S = 5.0
 """How long Ray is given to tell of a dead actor; the raylet beside a dead process does so within a second."""
@@ -15,6 +23,9 @@ NODE_VERDICT_S = 20.0
 """How long Ray is given to notice a dead machine (its health checks: five in a row, three seconds apart)."""
 
 LOOK_AGAIN_S = 0.25
+
+ORPHANS_S = 1.0
+"""Between two looks for what killed trainers still hold: the next attempt waits for it."""
 
 UNAVAILABLE = re.compile(r"[Tt]he actor ([0-9a-f]{32}) is unavailable")
 
@@ -73,6 +84,64 @@ def blamed_on_nodes(attempt: Attempt, before: frozenset[str]) -> Attempt:
             return attempt
         time.sleep(LOOK_AGAIN_S)
     return replace(attempt, kind="lost_node", error=f"{attempt.error} (a machine was lost)")
+
+
+@contextmanager
+def orphans_given_back() -> Iterator[None]:
+    """While the block runs, give back what nested trainers still hold whose controller was killed.
+
+    Ray ties a placement group to its creator and to the whole job: only the end of both frees it, and the next attempt
+    at the fold would wait for its predecessor's workers for ever. Ray's own cleaner needs the dashboard (ray#65443).
+    """
+
+    def follow(ended: threading.Event) -> None:
+        while not ended.wait(ORPHANS_S):
+            # A Ray that is slow to answer is asked again.
+            with suppress(Exception):
+                remove_orphans()
+
+    with beside("orphaned placement groups", follow):
+        yield
+
+
+def remove_orphans() -> int:
+    """Remove this job's placement groups whose creator is a dead actor; returns how many there were."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    orphans = [group for group in orphaned_groups() if group.creator_job_id.hex() == job]
+    for group in orphans:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    return len(orphans)
+
+
+def orphaned_groups() -> list[Any]:
+    """Ray's raw entries of all placement groups whose creator is a dead actor; Tune's own have no actor for a creator.
+
+    A private table of Ray 2.60 (pinned): the public one does not tell who made a group.
+    """
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    kind: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
+    table = state._connect_and_get_accessor().get_placement_group_table()
+    entries = [kind.FromString(entry) for entry in table]
+    return [entry for entry in entries if entry.state != kind.REMOVED and _is_orphaned(entry)]
+
+
+def _is_orphaned(group: Any) -> bool:
+    # Without an actor the creator is all 0xff, and counts as dead from the start.
+    if group.is_detached or not group.creator_actor_id.strip(b"\xff"):
+        return False
+    return bool(group.creator_actor_dead) or _is_dead(group.creator_actor_id.hex())
+
+
+def _is_dead(actor: str) -> bool:
+    """A group that was on its way when its creator died is not marked."""
+    from ray._private.state import actors
+
+    return bool(actors(actor).get("State") == "DEAD")
 
 
 def _verdict(actor: str) -> FailureKind | None:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.attempts import Attempt, describe
 from orchestrator.cluster import Cluster
-from orchestrator.deaths import death
+from orchestrator.deaths import death, orphans_given_back
 from orchestrator.executors import inline_trainable, nested_trainable
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
@@ -80,7 +80,8 @@ def run_tune(
             callbacks=[Deaths(search)],
         ),
     )
-    tuner.fit()
+    with nullcontext() if inline else orphans_given_back():
+        tuner.fit()
     search.drop_running()
 
 

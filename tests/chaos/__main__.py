@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if not victims or hunt.problems:
                     break
             killed = hunt.number
+            if hunt.drivers and not hunt.retried:
+                hunt.problems.append(f"none of {hunt.drivers} kills of a driver struck a running fold")
             problems += [f"{scenario.name}/{text}" for text in (*hunt.problems, *_leaks(made))]
         problems += [f"{scenario.name}: left over: {text}" for text in _left_over(temporary)]
     for folder in (temporary, temporary.with_suffix(".torch")):
