@@ -163,9 +163,8 @@ class FoldSearch(Searcher):
             self._tell("fold_pruned", ticket, error=running.pruned.line)
         elif self._stop.wanted:
             self._agenda.dropped(ticket)
-        elif self._store.mirrors and not error:
-            what = "the worker ended, and left no result in the storage"
-            self._fail(ticket, Attempt(time=time.time(), kind="crash", error=what))
+        elif not error:
+            self._fail(ticket, Attempt(time=time.time(), kind="crash", error=self._no_result(ticket)))
         else:
             self._died[trial_id] = running
 
@@ -239,6 +238,16 @@ class FoldSearch(Searcher):
                 self._told_of.add(owner.identity)
                 text = f"process {owner.process} on {owner.host} is at work on folds of this sweep; waiting for them"
                 self._progress(ProgressEvent(kind="message", counts=self._agenda.counts(), text=text))
+
+    def _no_result(self, ticket: Ticket) -> str:
+        """What is said of a fold whose worker is content, and which has no result here."""
+        folder = self._store.fold(ticket.planned.key).path
+        if any(folder.is_relative_to(place) for place in self._store.mirrors.addresses):
+            return "the worker ended, and left no result in the storage; look at the worker's log on its machine"
+        return (
+            f"the worker ended, and this machine sees no result in {folder}; if the worker ran on another one, give "
+            "--out (and --store) on a disk that all machines share, or an address (s3://BUCKET/FOLDER)"
+        )
 
     def _finish(self, running: _Running) -> None:
         ticket = running.ticket

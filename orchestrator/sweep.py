@@ -21,7 +21,7 @@ from orchestrator.leases import FoldLeases
 from orchestrator.limits import Limits
 from orchestrator.mirrored import at_work, check_budget_can_be_kept
 from orchestrator.plan import make_plan
-from orchestrator.preflight import check_data, check_methods, resolve_benchmarks, unchecked
+from orchestrator.preflight import check_data, check_methods, check_shared, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remembered import LastRun, remember_run
@@ -274,6 +274,8 @@ def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings,
         signals_stop(stop),
     ):
         check_resources(cluster, settings.resources)
+        if not cluster.is_local:
+            check_shared(jobs.store.shared, mirrored=jobs.store.mirrors.addresses)
         check_budget_can_be_kept(jobs.query_budget, jobs.store.mirrors, cluster)
         budgets.forecast.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
         try:

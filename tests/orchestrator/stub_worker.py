@@ -2,7 +2,8 @@
 
 It keeps the contract of `result.json` and of the fold's folder, logs every start to STARTS beside the folds, and does
 what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `memory`, `nan`,
-`user`, `preflight`; `pause` is the time in seconds between two evaluations of every fold.
+`nothing` (leaves no result, as on another machine's disk), `user`, `preflight`; `pause` is the time in seconds between
+two evaluations of every fold.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | N
     write_json(folder.spec, fold_job.spec.to_mapping())
     started, accuracy = time.time(), surface(fold_job)
     _behave(fold_job)
+    if _behaviour(fold_job, "nothing"):
+        return {}
     if _behaviour(fold_job, "nan"):
         accuracy = float("nan")
     _align(fold_job)
