@@ -281,7 +281,7 @@ def _temporary_folder() -> Iterator[Path]:
     A lock on the folder tells the living from the dead: the system drops it with the process.
     """
     base = _temporary_base()
-    remove_abandoned()
+    remove_abandoned_rays()
     hidden = Path(tempfile.mkdtemp(prefix=f".{TEMPORARY_PREFIX}", dir=base))
     lock = os.open(hidden, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -308,7 +308,7 @@ def _remove(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def remove_abandoned() -> None:
+def remove_abandoned_rays() -> None:
     """Remove the folders of local Rays whose process was killed."""
     for folder in _temporary_base().glob(f"{TEMPORARY_PREFIX}*"):
         try:

@@ -14,7 +14,7 @@ from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking
 from orchestrator.budget import remaining_need
-from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned
+from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned_rays
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.leases import FoldLeases
@@ -34,6 +34,7 @@ from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
+from trainables.half_files import remove_abandoned
 from trainables.leases import Lease, LeaseHeldError, Owner, this_process
 from trainables.teacher.ledger import BudgetReached
 
@@ -237,7 +238,14 @@ def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
     Raises:
         UserError: another one is, and lives.
     """
-    lease = Lease(store.lease_file, this_process())
+
+    def tell(other: Owner) -> None:
+        store.mirrors.when_lost(
+            f"process {other.process} on {other.host} has taken over {store.where}: this command gave no sign of life "
+            "for too long"
+        )
+
+    lease = Lease(store.lease_file, this_process(), when_lost=tell)
     try:
         lease.take()
     except LeaseHeldError as held:
@@ -246,6 +254,8 @@ def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
             "it, stop it, or give another --out"
         ) from None
     try:
+        for folder in {store.out, store.shared}:
+            remove_abandoned(folder)
         with at_work(store, lease.owner, sent=sent):
             yield lease.owner
     finally:
@@ -257,7 +267,7 @@ def _work(agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings,
     settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
     sync = BackgroundSync(settings.tracking, settings.message)
     # A command that was killed at its very end left these, and there may be nothing left to start Ray for.
-    remove_abandoned()
+    remove_abandoned_rays()
     shutil.rmtree(jobs.store.ray_folder, ignore_errors=True)
     if agenda.is_finished or agenda.is_out_of_budget:
         sync.finish()
