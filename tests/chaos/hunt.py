@@ -21,13 +21,13 @@ from tests.chaos.processes import Process, bury, descendants, kill, kill_tree, w
 from tests.chaos.sweeps import Command, Scenario, Victim
 from tests.chaos.tracking_server import TrackingServer
 
-DELAY: dict[Victim, float] = {"command": 0.4, "actor": 0.1, "worker": 0.2, "raylet": 0.2, "mlflow": 0.3}
+DELAY: dict[Victim, float] = {"command": 0.4, "actor": 0.1, "driver": 0.1, "worker": 0.2, "raylet": 0.2, "mlflow": 0.3}
 """A kill comes at a random moment within this time after its victim is there (for the command: after its start), as a
 share of what the undisturbed sweep takes: a slow machine is disturbed at the same places."""
 
 BUSY_DRIVER = "ray::ResourceTrainable.train"
 """`tune.with_resources` makes a class of this name of the trainable that drives nested folds."""
-TITLES = {"actor": ("ray::ImplicitFunc", BUSY_DRIVER), "worker": ("ray::RayTrainWorker",)}
+TITLES = {"actor": "ray::ImplicitFunc", "driver": BUSY_DRIVER, "worker": "ray::RayTrainWorker"}
 ORPHANS_TIMEOUT_S = 60.0
 GCS_ADDRESS = re.compile(r"--gcs[-_]address=(\S+)")
 """Every raylet's command line tells where its Ray answers."""
@@ -149,7 +149,7 @@ class Hunt:
         self._strike(victim, target)
         if victim == "command":
             command.process.wait()
-        if victim == "actor" and self.scenario.executor == "train":
+        if victim == "driver":
             self.drivers += 1
             self.problems += self._driver_differences(command, self._pending[1])
         return True
@@ -187,11 +187,9 @@ class Hunt:
             assert self.engines.nodes is not None
             return [process for process in descendants() if process.number == self.engines.nodes.raylet]
         found = descendants()
-        if victim == "actor" and self.scenario.executor == "train":
-            # In mid-fold: with workers of its own.
-            if not any(process.title.startswith(TITLES["worker"]) for process in found):
-                return []
-            return [process for process in found if process.title.startswith(BUSY_DRIVER)]
+        if victim == "driver" and not any(process.title.startswith(TITLES["worker"]) for process in found):
+            # No fold has begun.
+            return []
         return [process for process in found if process.title.startswith(TITLES[victim])]
 
     def _strike(self, victim: Victim, target: Process) -> None:
