@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator.attempts import SAID, Attempt, FailureKind, kind_of_death
@@ -29,6 +30,12 @@ ORPHANS_S = 1.0
 
 UNAVAILABLE = re.compile(r"[Tt]he actor ([0-9a-f]{32}) is unavailable")
 
+PROCESS_AND_ADDRESS = re.compile(r"\bpid: (\d+)\n(?:.*\n)*?\s*ip: (\S+)")
+"""Of a dead actor, in Ray's words."""
+
+LAST_WORDS = 4000
+"""Characters of a dead worker's stderr that are kept: a traceback of C code and what came before."""
+
 PROCESS_DIED = "its worker process has died"
 
 BROKEN_CONNECTION = re.compile(r"gloo|NCCL|ProcessGroup|Dist\w*Error|[Cc]onnection (closed|reset|refused)|Broken pipe")
@@ -37,8 +44,26 @@ BROKEN_CONNECTION = re.compile(r"gloo|NCCL|ProcessGroup|Dist\w*Error|[Cc]onnecti
 
 def death(text: str) -> Attempt:
     """The attempt of a worker that died without a word of its own, by what Ray said of it."""
-    kind = why_it_died(text)
-    return Attempt(time=time.time(), kind=kind, error=SAID[kind], details=text)
+    kind, heard = why_it_died(text), last_words(text)
+    details = f"{text}\n\nthe last lines of its stderr:\n{heard}" if heard else text
+    return Attempt(time=time.time(), kind=kind, error=SAID[kind], details=details)
+
+
+def last_words(text: str) -> str:
+    """The end of the stderr of a dead worker that Ray tells of, where it ran beside this process; else nothing.
+
+    A local Ray's folder goes with it, and the worker's log with that.
+    """
+    import ray
+    from ray._private.worker import global_worker
+
+    told, node = PROCESS_AND_ADDRESS.search(text), global_worker.node if ray.is_initialized() else None
+    if told is None or node is None or told.group(2) != node.node_ip_address:
+        return ""
+    logs = Path(node.get_logs_dir_path())
+    # Of several processes with one number the last one died.
+    files = sorted(logs.glob(f"worker-*-{told.group(1)}.err"), key=lambda file: file.stat().st_mtime)
+    return files[-1].read_text(errors="replace")[-LAST_WORDS:].strip() if files else ""
 
 
 def living_nodes() -> frozenset[str]:

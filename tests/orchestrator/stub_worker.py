@@ -13,6 +13,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -174,6 +175,7 @@ def _behave(job: FoldJob) -> None:
     if _behaviour(job, "memory") and job.resources.batch_pieces < 2:
         raise MemoryError("no room for the whole batch")
     if _behaviour(job, "die"):
+        print("what the worker said last", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster import Cluster, connect
-from tests.chaos.hunt import TITLES
+from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
@@ -47,7 +47,7 @@ def test_the_next_attempt_finds_the_workers_of_a_killed_driver_gone(tmp_path: Pa
     )
     assert eventually(lambda: len(starts(out)) == 1, START_S), (tmp_path / "out.log").read_text()[-3000:]
     time.sleep(1.0)
-    (driver,) = (process for process in descendants() if process.title.startswith(TITLES["actor"]))
+    (driver,) = (process for process in descendants() if process.title.startswith(BUSY_DRIVER))
     os.kill(driver.number, signal.SIGKILL)
     write_json(out / "BEHAVIOUR", {})
     assert eventually(lambda: len(starts(out)) == 2, START_S), (tmp_path / "out.log").read_text()[-3000:]

@@ -111,6 +111,7 @@ def test_failures_are_told_apart_and_do_not_stop_the_sweep(tmp_path: Path) -> No
     assert [attempt.kind for attempt in attempts["icons/flat/seed0"].attempts] == ["crash", "crash"]
     assert "RuntimeError: first line" in attempts["icons/flat/seed0"].attempts[0].details
     assert [attempt.kind for attempt in attempts["icons/line/seed1"].attempts] == ["lost", "lost"]
+    assert all("what the worker said last" in attempt.details for attempt in attempts["icons/line/seed1"].attempts)
     assert [attempt.kind for attempt in attempts["icons/render3d/seed1"].attempts] == ["no_metric"]
     counted = Counter(start["fold"] for start in starts(tmp_path))
     assert counted["icons/clipart/seed0"] == 2
@@ -275,3 +276,12 @@ def test_half_files_of_killed_commands_go_when_the_next_one_begins(tmp_path: Pat
     os.utime(half, (1.0, 1.0))
     with alone_in(store):
         assert not half.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_folds_that_all_crash_in_one_way_do_not_all_burn(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", {"crash": "erm"})
+    with pytest.raises(UserError, match=r"attempts at 3 folds crashed in a row with the same error.* on fire; mend it"):
+        run_stub(tmp_path, stub_sweep(trials=3, seeds=1), max_concurrent=1)
+    assert len(starts(tmp_path)) == 5
