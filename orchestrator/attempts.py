@@ -189,6 +189,11 @@ LOST = frozenset({"ActorDiedError", "ActorUnavailableError", "RayActorError", "W
 
 LOST_NODE = frozenset({"NodeDiedError", "LocalRayletDiedError", "PreemptionError"})
 
+NO_ROOM = "WorkerGroupStartupTimeoutError"
+"""Ray Train's: the machines that a fold's workers wait for did not come, or are taken by others."""
+
+NO_ROOM_SAID = "the cluster had no room for the fold's workers for too long; its machines are gone, or others hold them"
+
 NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 """Of a `RuntimeError`: not every allocation of torch raises `torch.OutOfMemoryError`."""
 
@@ -205,7 +210,7 @@ def _kind(error: BaseException) -> FailureKind:
         return "out_of_memory"
     if isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY):
         return "out_of_memory"
-    if name in LOST_NODE or getattr(error, "preempted", False) is True:
+    if name in LOST_NODE or name == NO_ROOM or getattr(error, "preempted", False) is True:
         return "lost_node"
     if name in LOST:
         return kind_of_death(text)
@@ -226,6 +231,8 @@ def _in_vain(attempts: Iterable[Attempt]) -> int:
 
 def _said(error: BaseException, kind: FailureKind) -> str:
     """The last line, or what is said of a death that Ray tells of at length."""
+    if type(error).__name__ == NO_ROOM:
+        return NO_ROOM_SAID
     by_ray = type(error).__name__ in LOST | LOST_NODE or kind_of_death(str(error)) != "lost"
     return SAID[kind] if by_ray and kind in SAID else _last_line(error)
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ LOCAL_DRIVERS = 16.0
 """Drivers of nested trainers that a local Ray may run at a time; they take no CPU from the workers."""
 
 ANSWER_TIMEOUT_S = 10.0
+
+MACHINE_TIMEOUT_S = 120.0
+"""How long a machine of the cluster may take to start a process and answer."""
 
 LAST_WRITES_S = 5.0
 
@@ -175,6 +178,34 @@ def call_on_cluster(
     return [answer["value"] for answer in answers]
 
 
+def call_on_every_machine(function_path: str, argument: Any, *, of: str = "CPU") -> list[dict[str, Any]]:
+    """Call a function once on every living machine that has some of a resource; one that is lost meanwhile is left out.
+
+    Raises:
+        UserError: the first mistake of the user's that a machine found.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    places = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get(of)]
+    task = ray.remote(num_cpus=0, max_retries=1)(_call)
+    asked = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(place, soft=False)).remote(
+            function_path, argument
+        )
+        for place in places
+    ]
+    answers: list[dict[str, Any]] = []
+    for one in asked:
+        with suppress(ray.exceptions.RayError):
+            answers.append(ray.get(one, timeout=MACHINE_TIMEOUT_S))
+    for answer in answers:
+        if "user_error" in answer:
+            raise UserError(answer["user_error"])
+    return [answer["value"] for answer in answers]
+
+
 def _call(function_path: str, argument: Any) -> dict[str, Any]:
     from orchestrator.executors import imported
 
@@ -286,7 +317,7 @@ def _temporary_folder() -> Iterator[Path]:
     A lock on the folder tells the living from the dead: the system drops it with the process.
     """
     base = _temporary_base()
-    remove_abandoned()
+    remove_abandoned_rays()
     hidden = Path(tempfile.mkdtemp(prefix=f".{TEMPORARY_PREFIX}", dir=base))
     lock = os.open(hidden, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -313,7 +344,7 @@ def _remove(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def remove_abandoned() -> None:
+def remove_abandoned_rays() -> None:
     """Remove the folders of local Rays whose process was killed."""
     for folder in _temporary_base().glob(f"{TEMPORARY_PREFIX}*"):
         try:

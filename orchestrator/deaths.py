@@ -1,12 +1,21 @@
-"""What ended a worker: Ray is asked, where its first word leaves open whether the process or the machine is gone."""
+"""What ended a worker, and what a dead one still holds.
+
+Ray is asked, where its first word leaves open whether the process or the machine is gone.
+"""
 
 from __future__ import annotations
 
 import re
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from orchestrator.attempts import SAID, Attempt, FailureKind, kind_of_death
+from trainables.threads import beside
 
 VERDICT_S = 5.0
 """How long Ray is given to tell of a dead actor; the raylet beside a dead process does so within a second."""
@@ -16,7 +25,16 @@ NODE_VERDICT_S = 20.0
 
 LOOK_AGAIN_S = 0.25
 
+ORPHANS_S = 1.0
+"""Between two looks for what killed trainers still hold: the next attempt waits for it."""
+
 UNAVAILABLE = re.compile(r"[Tt]he actor ([0-9a-f]{32}) is unavailable")
+
+PROCESS_AND_ADDRESS = re.compile(r"\bpid: (\d+)\n(?:.*\n)*?\s*ip: (\S+)")
+"""Of a dead actor, in Ray's words."""
+
+LAST_WORDS = 4000
+"""Characters of a dead worker's stderr that are kept: a traceback of C code and what came before."""
 
 PROCESS_DIED = "its worker process has died"
 
@@ -26,8 +44,26 @@ BROKEN_CONNECTION = re.compile(r"gloo|NCCL|ProcessGroup|Dist\w*Error|[Cc]onnecti
 
 def death(text: str) -> Attempt:
     """The attempt of a worker that died without a word of its own, by what Ray said of it."""
-    kind = why_it_died(text)
-    return Attempt(time=time.time(), kind=kind, error=SAID[kind], details=text)
+    kind, heard = why_it_died(text), last_words(text)
+    details = f"{text}\n\nthe last lines of its stderr:\n{heard}" if heard else text
+    return Attempt(time=time.time(), kind=kind, error=SAID[kind], details=details)
+
+
+def last_words(text: str) -> str:
+    """The end of the stderr of a dead worker that Ray tells of, where it ran beside this process; else nothing.
+
+    A local Ray's folder goes with it, and the worker's log with that.
+    """
+    import ray
+    from ray._private.worker import global_worker
+
+    told, node = PROCESS_AND_ADDRESS.search(text), global_worker.node if ray.is_initialized() else None
+    if told is None or node is None or told.group(2) != node.node_ip_address:
+        return ""
+    logs = Path(node.get_logs_dir_path())
+    # Of several processes with one number the last one died.
+    files = sorted(logs.glob(f"worker-*-{told.group(1)}.err"), key=lambda file: file.stat().st_mtime)
+    return files[-1].read_text(errors="replace")[-LAST_WORDS:].strip() if files else ""
 
 
 def living_nodes() -> frozenset[str]:
@@ -73,6 +109,64 @@ def blamed_on_nodes(attempt: Attempt, before: frozenset[str]) -> Attempt:
             return attempt
         time.sleep(LOOK_AGAIN_S)
     return replace(attempt, kind="lost_node", error=f"{attempt.error} (a machine was lost)")
+
+
+@contextmanager
+def orphans_given_back() -> Iterator[None]:
+    """While the block runs, give back what nested trainers still hold whose controller was killed.
+
+    Ray ties a placement group to its creator and to the whole job: only the end of both frees it, and the next attempt
+    at the fold would wait for its predecessor's workers for ever. Ray's own cleaner needs the dashboard (ray#65443).
+    """
+
+    def follow(ended: threading.Event) -> None:
+        while not ended.wait(ORPHANS_S):
+            # A Ray that is slow to answer is asked again.
+            with suppress(Exception):
+                remove_orphans()
+
+    with beside("orphaned placement groups", follow):
+        yield
+
+
+def remove_orphans() -> int:
+    """Remove this job's placement groups whose creator is a dead actor; returns how many there were."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    orphans = [group for group in orphaned_groups() if group.creator_job_id.hex() == job]
+    for group in orphans:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    return len(orphans)
+
+
+def orphaned_groups() -> list[Any]:
+    """Ray's raw entries of all placement groups whose creator is a dead actor; Tune's own have no actor for a creator.
+
+    A private table of Ray 2.60 (pinned): the public one does not tell who made a group.
+    """
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    kind: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
+    table = state._connect_and_get_accessor().get_placement_group_table()
+    entries = [kind.FromString(entry) for entry in table]
+    return [entry for entry in entries if entry.state != kind.REMOVED and _is_orphaned(entry)]
+
+
+def _is_orphaned(group: Any) -> bool:
+    # Without an actor the creator is all 0xff, and counts as dead from the start.
+    if group.is_detached or not group.creator_actor_id.strip(b"\xff"):
+        return False
+    return bool(group.creator_actor_dead) or _is_dead(group.creator_actor_id.hex())
+
+
+def _is_dead(actor: str) -> bool:
+    """A group that was on its way when its creator died is not marked."""
+    from ray._private.state import actors
+
+    return bool(actors(actor).get("State") == "DEAD")
 
 
 def _verdict(actor: str) -> FailureKind | None:

@@ -1,7 +1,8 @@
 """How a fold gets into a process: directly in a (reused) Tune actor, or through a `TorchTrainer` driven from one.
 
 The second is for folds with several workers. A nested trainer that is stopped early leaks its placement group
-(ray-project/ray#65443), so the actor that drives it ends it in `cleanup`.
+(ray-project/ray#65443), so the actor that drives it ends it in `cleanup`; where that actor is killed, the sweep gives
+the group back (`orchestrator.deaths`).
 """
 
 from __future__ import annotations
@@ -163,6 +164,7 @@ def stoppable_trainer() -> type[TorchTrainer]:
     import ray
     from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.constants import get_env_vars_to_propagate
     from ray.train.v2._internal.execution.controller import TrainController
 
@@ -171,7 +173,9 @@ def stoppable_trainer() -> type[TorchTrainer]:
             node: Any = {RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
             environment = {"env_vars": get_env_vars_to_propagate()}
             actor: Any = ray.remote(num_cpus=0, label_selector=node, runtime_env=environment)(TrainController)
-            controller = actor.remote(**arguments)
+            # Ray's own cleaner outlives a killed driver, and without a dashboard finds nothing to clean.
+            callbacks = [one for one in arguments["callbacks"] if not isinstance(one, PlacementGroupCleanerCallback)]
+            controller = actor.remote(**{**arguments, "callbacks": callbacks})
             _controllers[:] = [controller]
             ray.get(controller.run.remote())
             result = ray.get(controller.get_result.remote())

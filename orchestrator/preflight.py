@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agenda import Agenda
+from orchestrator.cluster import call_on_every_machine
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.specs import FoldJobs
 from orchestrator.store import Store
 from search_spaces.benchmarks import Benchmark
+from search_spaces.errors import UserError
 from trainables.data.open import check_readable, open_benchmark, resolve_benchmark
+from trainables.half_files import aside_of
 from trainables.record import read_json, write_json
 
 CHECKING = "checking that teacher and student can be built and fit together"
@@ -71,3 +75,40 @@ def check_methods(agenda: Agenda, jobs: FoldJobs, call: Caller) -> None:
     new = unchecked(agenda.groups)
     first = {(item.group.benchmark, item.group.method): item for item in reversed(list(agenda.to_check()))}
     call([jobs.job(next(item.first_specs())).to_mapping() for pair, item in first.items() if pair in new])
+
+
+def check_shared(
+    folder: Path,
+    *,
+    mirrored: Iterable[str],
+    call: Callable[[str, Any], list[dict[str, Any]]] = call_on_every_machine,
+) -> None:
+    """Look for a folder that folds are kept in on every machine that runs them.
+
+    Args:
+        folder: on a disk of this machine.
+        mirrored: folders that every machine has of its own, because they mirror an address.
+        call: runs a function on every machine of the cluster.
+
+    Raises:
+        UserError: a machine does not see what this one writes there.
+    """
+    if any(folder.is_relative_to(place) for place in mirrored):
+        return
+    marker = aside_of(folder.absolute() / "probe")
+    marker.touch()
+    try:
+        answers = call("orchestrator.preflight:sees", str(marker))
+    finally:
+        marker.unlink(missing_ok=True)
+    blind = sorted(str(answer["host"]) for answer in answers if not answer["seen"])
+    if blind:
+        raise UserError(
+            f"{len(blind)} of the cluster's {len(answers)} machines do not see {folder} ({', '.join(blind[:3])}): give "
+            "--out (and --store) on a disk that all machines share, or an address (s3://BUCKET/FOLDER)"
+        )
+
+
+def sees(marker: str) -> dict[str, Any]:
+    """Whether a file is there, on the machine that this runs on."""
+    return {"host": socket.gethostname(), "seen": Path(marker).exists()}

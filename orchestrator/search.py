@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.agenda import Agenda, Ticket
 from orchestrator.attempts import Attempt
+from orchestrator.crashes import CrashesInARow
 from orchestrator.deaths import death
 from orchestrator.progress import EventKind, FoldEvent, Progress, ProgressEvent
 from orchestrator.pruning import Decision
@@ -97,6 +98,7 @@ class FoldSearch(Searcher):
         self._settings = dict(settings)
         self._running: dict[str, _Running] = {}
         self._died: dict[str, _Running] = {}
+        self._crashes = CrashesInARow()
         self._told_of: set[str] = set()
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
@@ -159,13 +161,13 @@ class FoldSearch(Searcher):
         elif self._store.fold(ticket.planned.key).is_done:
             self._finish(running)
         elif running.pruned is not None:
+            self._crashes.went_well()
             self._agenda.pruned(ticket)
             self._tell("fold_pruned", ticket, error=running.pruned.line)
         elif self._stop.wanted:
             self._agenda.dropped(ticket)
-        elif self._store.mirrors and not error:
-            what = "the worker ended, and left no result in the storage"
-            self._fail(ticket, Attempt(time=time.time(), kind="crash", error=what))
+        elif not error:
+            self._fail(ticket, Attempt(time=time.time(), kind="crash", error=self._no_result(ticket)))
         else:
             self._died[trial_id] = running
 
@@ -240,11 +242,22 @@ class FoldSearch(Searcher):
                 text = f"process {owner.process} on {owner.host} is at work on folds of this sweep; waiting for them"
                 self._progress(ProgressEvent(kind="message", counts=self._agenda.counts(), text=text))
 
+    def _no_result(self, ticket: Ticket) -> str:
+        """What is said of a fold whose worker is content, and which has no result here."""
+        folder = self._store.fold(ticket.planned.key).path.parent
+        if any(folder.is_relative_to(place) for place in self._store.mirrors.addresses):
+            return "the worker ended, and left no result in the storage; look at the worker's log on its machine"
+        return (
+            f"the worker ended, and this machine sees no result in {folder}; if the worker ran on another one, give "
+            "--out (and --store) on a disk that all machines share, or an address (s3://BUCKET/FOLDER)"
+        )
+
     def _finish(self, running: _Running) -> None:
         ticket = running.ticket
         if not self._agenda.finished(ticket):
             self._tell("fold_failed", ticket, error=self._store.attempts(ticket.planned.key).error)
             return
+        self._crashes.went_well()
         result = self._store.fold(ticket.planned.key).read_result() or {}
         accuracy = float(result["source_validation"]["accuracy"])
         self._tell("fold_done", ticket, accuracy=accuracy, seconds=time.time() - running.started)
@@ -252,6 +265,10 @@ class FoldSearch(Searcher):
     def _fail(self, ticket: Ticket, attempt: Attempt) -> None:
         again = self._agenda.failed(ticket, attempt)
         self._tell("fold_retried" if again else "fold_failed", ticket, error=attempt.error)
+        enough = self._crashes.crashed(ticket.planned.key, attempt)
+        if enough and not self._stop.closing:
+            self._progress(ProgressEvent(kind="message", counts=self._agenda.counts(), text=enough))
+            self._stop.after_running(enough)
 
     def _tell(self, kind: EventKind, ticket: Ticket, *, metrics: Mapping[str, Any] | None = None, **about: Any) -> None:
         event = FoldEvent(

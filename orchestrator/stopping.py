@@ -19,6 +19,10 @@ class StopRequest:
         """Stop now, for a reason that the user is told."""
         self.wanted, self.user_error = True, error
 
+    def after_running(self, error: str) -> None:
+        """Start nothing new, for a reason that the user is told once what runs is finished."""
+        self.draining, self.user_error = True, self.user_error or error
+
     @property
     def closing(self) -> bool:
         """Nothing new is started."""

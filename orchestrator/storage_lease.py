@@ -12,6 +12,7 @@ storage's own clock.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -21,6 +22,7 @@ from dataclasses import asdict
 from search_spaces.configuration import from_mapping
 from trainables.leases import STALE_S, LeaseHeldError, Owner, is_of_this_machine, runs_here
 from trainables.object_storage import Storage
+from trainables.processes import this_machine
 
 LEASE_NAME = ".owner.json"
 HEARTBEAT_S = 10.0
@@ -108,7 +110,8 @@ def _age(storage: Storage) -> float:
     beat = storage.look(LEASE_NAME)
     if beat is None:
         return float("inf")
-    probe = f".clock.{threading.get_ident()}.{time.time_ns()}"
+    # One name per machine: what a process leaves that is killed in this moment, the next one removes.
+    probe = f".clock.{hashlib.sha256(this_machine().encode()).hexdigest()[:8]}"
     try:
         now = storage.write(probe, b".").changed_ns
         storage.remove(probe)

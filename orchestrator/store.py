@@ -45,6 +45,7 @@ from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping
 from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
+from trainables.half_files import aside_of
 from trainables.leases import living_owner_of
 from trainables.object_storage import is_address, parse_address
 from trainables.record import FoldFolder, read_json, write_json
@@ -140,7 +141,7 @@ class Store:
     def check_writable(self) -> None:
         """Make the folders, and note where STORE is; raises `UserError` where one cannot be made or written."""
         for folder, kind in ((self.out, "output folder"), (self.shared, "store")):
-            probe = folder / f".probe.{os.getpid()}"
+            probe = aside_of(folder / "probe")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 probe.touch()

@@ -14,7 +14,7 @@ from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
 from orchestrator.budget import remaining_need
-from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned
+from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned_rays
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.gpu_sharing import ShareTeller
@@ -22,7 +22,7 @@ from orchestrator.leases import FoldLeases
 from orchestrator.limits import Limits
 from orchestrator.mirrored import at_work, check_budget_can_be_kept
 from orchestrator.plan import make_plan
-from orchestrator.preflight import CHECKING, check_data, check_methods, resolve_benchmarks, unchecked
+from orchestrator.preflight import CHECKING, check_data, check_methods, check_shared, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remembered import LastRun, remember_run
@@ -37,6 +37,7 @@ from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Resources
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
+from trainables.half_files import remove_abandoned
 from trainables.leases import Lease, LeaseHeldError, Owner, this_process
 from trainables.teacher.ledger import BudgetReached
 
@@ -244,7 +245,14 @@ def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
     Raises:
         UserError: another one is, and lives.
     """
-    lease = Lease(store.lease_file, this_process())
+
+    def tell(other: Owner) -> None:
+        store.mirrors.when_lost(
+            f"process {other.process} on {other.host} has taken over {store.where}: this command gave no sign of life "
+            "for too long"
+        )
+
+    lease = Lease(store.lease_file, this_process(), when_lost=tell)
     try:
         lease.take()
     except LeaseHeldError as held:
@@ -253,6 +261,8 @@ def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
             "it, stop it, or give another --out"
         ) from None
     try:
+        for folder in {store.out, store.shared}:
+            remove_abandoned(folder)
         with at_work(store, lease.owner, sent=sent):
             yield lease.owner
     finally:
@@ -265,7 +275,7 @@ def _work(
     """Run what is left; True where a signal ended it early."""
     settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
     # A command that was killed at its very end left these, and there may be nothing left to start Ray for.
-    remove_abandoned()
+    remove_abandoned_rays()
     shutil.rmtree(jobs.store.ray_folder, ignore_errors=True)
     if agenda.is_finished or agenda.is_out_of_budget:
         sync.finish()
@@ -282,6 +292,8 @@ def _work(
         signals_stop(stop),
     ):
         check_resources(cluster, settings.resources)
+        if not cluster.is_local:
+            check_shared(jobs.store.shared, mirrored=jobs.store.mirrors.addresses)
         check_budget_can_be_kept(jobs.query_budget, jobs.store.mirrors, cluster)
         budgets.forecast.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
         try:

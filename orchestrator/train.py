@@ -22,11 +22,11 @@ from orchestrator.attempts import (
 )
 from orchestrator.budget import fold_need
 from orchestrator.cluster import call_on_cluster, check_resources, connect
-from orchestrator.deaths import blamed_on_nodes, living_nodes
+from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
 from orchestrator.leases import FoldLeases
 from orchestrator.mirrored import check_budget_can_be_kept
-from orchestrator.preflight import CHECKING, check_data
+from orchestrator.preflight import CHECKING, check_data, check_shared
 from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.query_forecast import preflight_need
 from orchestrator.specs import FoldJobs, absolute_data_root, fold_spec
@@ -118,6 +118,8 @@ def train_one(
     check_budget(job)
     with _alone_with(folder), _aligning(job), connect(address=address) as cluster:
         check_resources(cluster, job.resources)
+        if not cluster.is_local:
+            check_shared(folder.path, mirrored=mirrors.addresses)
         check_budget_can_be_kept(job.query_budget, mirrors, cluster)
         call_on_cluster(functions.preflight, [job.to_mapping()], job.resources, doing=CHECKING)
         allow_again(folder)
@@ -188,7 +190,8 @@ def _budget_reached(job: FoldJob, *, wanted: int) -> BudgetReached:
 
 def _through_trainer(job: dict[str, Any], functions: WorkerFunctions, scratch: Path) -> Attempt | None:
     try:
-        imported(functions.torch_trainer)(job, name="fold", storage_path=str(scratch)).fit()
+        with orphans_given_back():
+            imported(functions.torch_trainer)(job, name="fold", storage_path=str(scratch)).fit()
     except Exception as error:
         return describe(error)
     return None

@@ -9,14 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.attempts import Attempt, describe
 from orchestrator.cluster import Cluster
-from orchestrator.deaths import death
+from orchestrator.deaths import death, orphans_given_back
 from orchestrator.executors import inline_trainable, nested_trainable
 from orchestrator.stopping import StopRequest
 from search_spaces.configuration import from_mapping
@@ -60,7 +60,8 @@ def run_tune(
             callbacks=[Deaths(search)],
         ),
     )
-    tuner.fit()
+    with nullcontext() if inline else orphans_given_back():
+        tuner.fit()
     search.drop_running()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save
 
@@ -14,7 +15,7 @@ from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
 from trainables.leases import Lease, this_process
 from trainables.methods.recipes import Stage
-from trainables.parts import FoldParts
+from trainables.parts import FoldParts, Report
 from trainables.record import FoldFolder, write_atomically, write_json
 from trainables.student.model import Student
 
@@ -35,12 +36,14 @@ def align(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
     The authors choose the last of equally good evaluations here (their saved file is rewritten at ties).
     """
     shared = FoldFolder(parts.job.align_folder)
-    with only_one_at_a_time(shared.path, parts.workers):
+    with only_one_at_a_time(shared.path, parts.workers) as lease:
         done = parts.workers.agree(_read(shared))
         if done is None:
             if parts.workers.is_first:
                 shared.remove_half_files()
-            fit = StageFit(stage, parts.align_inputs(stage, student), folder=shared, averager=None, later_ties=True)
+            inputs = parts.align_inputs(stage, student)
+            inputs = replace(inputs, report=while_held(lease, inputs.report))
+            fit = StageFit(stage, inputs, folder=shared, averager=None, later_ties=True)
             outcome = fit.run()
             if parts.workers.is_first:
                 _write(shared, outcome)
@@ -65,13 +68,14 @@ def _read(shared: FoldFolder) -> StageOutcome | None:
 
 
 @contextmanager
-def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[None]:
+def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[Lease | None]:
     """Processes that want the same folder take turns, on one machine and between those that share a file system.
 
-    The last guard only: who hands folds out (`orchestrator.leases`) does not let anybody wait here for long.
+    Yields the lease, to the first worker of a group. The last guard only: who hands folds out (`orchestrator.leases`)
+    does not let anybody wait here for long.
     """
     if not workers.is_first:
-        yield
+        yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -81,6 +85,25 @@ def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[None]:
         lease = Lease(FoldFolder(folder).worker, this_process())
         lease.take_when_free()
         try:
-            yield
+            yield lease
         finally:
             lease.release()
+
+
+class LeaseLostError(RuntimeError):
+    """Another process took this one for dead, and is at work in its folder."""
+
+
+def while_held(lease: Lease | None, report: Report) -> Report:
+    """A report that raises `LeaseLostError` once somebody else has the folder: a journal has one writer at a time."""
+
+    def reported(metrics: dict[str, Any]) -> None:
+        other = None if lease is None else lease.lost_to
+        if other is not None:
+            raise LeaseLostError(
+                f"process {other.process} on {other.host} has taken over this fold: this process gave no sign of life "
+                "for too long"
+            )
+        report(metrics)
+
+    return reported

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainables.align import StageRecord, align, only_one_at_a_time
+from trainables.align import StageRecord, align, only_one_at_a_time, while_held
 from trainables.data.images import ImageSource
 from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
@@ -50,9 +50,11 @@ def run_fold(
         TrainingDivergedError: a loss is not finite.
     """
     workers = workers or Workers()
-    with only_one_at_a_time(Path(job.folder), workers):
+    with only_one_at_a_time(Path(job.folder), workers) as lease:
         done: dict[str, Any] | None = workers.agree(FoldFolder(job.folder).read_result())
-        return done if done is not None else _make_fold(job, source, teacher, report, workers, gather)
+        if done is not None:
+            return done
+        return _make_fold(job, source, teacher, while_held(lease, report), workers, gather)
 
 
 def _make_fold(

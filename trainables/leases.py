@@ -1,6 +1,7 @@
 """Who is at work in a folder: a lease with a heartbeat, taken over when its owner is dead. Needs no `flock`.
 
     FOLDER/lease.json                   the owner; its modification time is the heartbeat
+    FOLDER/.lease.json.IDENTITY         for a moment: the owner that wants it; of a dead one, whoever has it removes it
     FOLDER/.lease.json.heir-IDENTITY    for a moment: who takes over from that dead owner
 
 A lease is made, and a dead owner's is taken over, by a hard link: who comes second finds the name taken, on NFS too.
@@ -16,18 +17,23 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from search_spaces.configuration import from_mapping
+from trainables.half_files import aside_of
+from trainables.processes import process_started, this_machine
 from trainables.record import read_json
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
 """A heartbeat older than this belongs to a dead owner; twelve heartbeats, so that a busy disk does not kill anybody."""
 LOOK_AGAIN_S = 0.5
+HEIR = ".heir-"
+UNREADABLE = "unreadable"
+"""Identity of an owner whose lease file was cut short."""
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems without hard links answer; there, creating a file that must be new decides."""
 
@@ -51,7 +57,7 @@ def this_process() -> Owner:
         identity=uuid.uuid4().hex,
         host=socket.gethostname(),
         process=os.getpid(),
-        process_started=_process_started(os.getpid()),
+        process_started=process_started(os.getpid()),
         machine=this_machine(),
     )
 
@@ -67,8 +73,12 @@ class LeaseHeldError(Exception):
 class Lease:
     """A lease file that is refreshed while it is held."""
 
-    def __init__(self, path: Path, owner: Owner) -> None:
+    def __init__(self, path: Path, owner: Owner, *, when_lost: Callable[[Owner], None] = lambda other: None) -> None:
+        """Remember who wants to hold which file; `when_lost` is called at every heartbeat after the loss."""
         self.path, self.owner = path, owner
+        self.lost_to: Owner | None = None
+        """Who took the lease over while this owner held it and gave no sign of life."""
+        self._when_lost, self._is_held = when_lost, False
 
     def take(self) -> Owner | None:
         """Hold the lease from now on; returns the dead owner that was replaced, if any.
@@ -83,6 +93,8 @@ class Lease:
             before = self._take(own)
         finally:
             own.unlink(missing_ok=True)
+        self.lost_to, self._is_held = None, True
+        self._forget_dead()
         _heart.beat_for(self)
         return before
 
@@ -96,16 +108,22 @@ class Lease:
 
     def release(self) -> None:
         """Let go; a lease that somebody else took meanwhile is theirs."""
+        self._is_held = False
         _heart.stop_for(self)
         owner = read_owner(self.path)
         if owner is not None and owner.identity == self.owner.identity:
             self.path.unlink(missing_ok=True)
 
     def refresh(self) -> None:
-        """One heartbeat, for a lease that is still this owner's."""
+        """One heartbeat, for a lease that is still this owner's; says so where it is somebody else's."""
         owner = read_owner(self.path)
-        if owner is not None and owner.identity == self.owner.identity:
+        if owner is None or owner.identity == UNREADABLE:
+            return
+        if owner.identity == self.owner.identity:
             os.utime(self.path)
+        elif self._is_held:
+            self.lost_to = owner
+            self._when_lost(owner)
 
     def _take(self, own: Path) -> Owner | None:
         while True:
@@ -150,10 +168,19 @@ class Lease:
         return None
 
     def _heir(self, owner: Owner) -> Path:
-        return self.path.with_name(f".{self.path.name}.heir-{owner.identity}")
+        return self.path.with_name(f".{self.path.name}{HEIR}{owner.identity}")
+
+    def _forget_dead(self) -> None:
+        """Remove what owners left that were killed while they took the lease."""
+        # A disk that does not answer now is asked again by whoever takes the lease next.
+        with suppress(OSError):
+            for path in self.path.parent.glob(f".{self.path.name}.*"):
+                owner = None if path.suffix.startswith(HEIR) else read_owner(path)
+                if owner is not None and not is_alive(path, owner):
+                    path.unlink(missing_ok=True)
 
     def _forget_heirs(self) -> None:
-        for path in self.path.parent.glob(f".{self.path.name}.heir-*"):
+        for path in self.path.parent.glob(f".{self.path.name}{HEIR}*"):
             if path != self._heir(self.owner):
                 path.unlink(missing_ok=True)
 
@@ -164,7 +191,7 @@ def read_owner(path: Path) -> Owner | None:
         content = read_json(path)
     except ValueError:
         # Cut short by a crash of the machine; nobody waits for the disk at every lease.
-        return Owner(identity="unreadable", host="an unknown machine", process=0, process_started=-1)
+        return Owner(identity=UNREADABLE, host="an unknown machine", process=0, process_started=-1)
     return None if content is None else from_mapping(Owner, content)
 
 
@@ -191,7 +218,7 @@ def is_of_this_machine(owner: Owner) -> bool:
 
 def runs_here(owner: Owner) -> bool:
     """Whether a process of this machine still runs."""
-    return _process_started(owner.process) == owner.process_started
+    return process_started(owner.process) == owner.process_started
 
 
 def clear_dead(path: Path) -> None:
@@ -202,16 +229,6 @@ def clear_dead(path: Path) -> None:
     with suppress(LeaseHeldError):
         lease.take()
         lease.release()
-
-
-@lru_cache(maxsize=1)
-def this_machine() -> str:
-    """Boot and PID namespace of this process; the host's name where the system tells neither."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
 
 
 class _Heart:
@@ -254,7 +271,7 @@ _heart = _Heart()
 
 def _now(folder: Path) -> float:
     """The file system's own time: another machine's clock may differ from this one's."""
-    probe = folder / f".now.{os.getpid()}.{threading.get_ident()}"
+    probe = aside_of(folder / "now")
     try:
         probe.touch()
         now = probe.stat().st_mtime
@@ -279,20 +296,3 @@ def _linked(content: Path, path: Path) -> bool:
         except FileExistsError:
             return False
     return True
-
-
-def _process_started(process: int) -> int:
-    """Start time from /proc, 0 where the system has none but the process runs, -1 where it does not run."""
-    try:
-        # The command name in field 2 may hold spaces and brackets; field 22 counts from after its last bracket.
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return -1 if fields[0] in "ZX" else int(fields[19])
-    except OSError:
-        pass
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return -1
-    except PermissionError:
-        return 0
-    return 0

@@ -24,6 +24,7 @@ from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from search_spaces.errors import UserError
+from trainables.half_files import aside_of
 from trainables.redaction import SECRET_NAMES, redact
 
 T = TypeVar("T")
@@ -166,7 +167,7 @@ class Storage:
             FileNotFoundError: there is no such object.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        aside = aside_of(path)
         try:
             with self._filesystem.open_input_stream(self._path(name)) as stream, aside.open("wb") as file:
                 while piece := stream.read(PIECE_BYTES):

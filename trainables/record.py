@@ -22,11 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.half_files import aside_of
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, flush to disk, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     with aside.open("wb") as file:
         file.write(data)
         file.flush()
@@ -100,7 +102,10 @@ class FoldFolder:
             path.unlink(missing_ok=True)
 
     def append_journal(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Append lines in one write; a torn last line (a crash) is closed off first."""
+        """Append lines in one write, flushed to disk; a torn last line (a crash) is closed off first.
+
+        A machine that goes down hard then has every line up to the checkpoint that is written next.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
         with self.journal.open("ab+") as file:
@@ -109,6 +114,8 @@ class FoldFolder:
                 if file.read(1) != b"\n":
                     text = "\n" + text
             file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def read_journal(self) -> Iterator[dict[str, Any]]:
         """Yield every (kind, stage, step) once, in order of writing.

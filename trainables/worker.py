@@ -35,6 +35,10 @@ Report = Callable[[dict[str, Any]], None]
 PREFLIGHT = "preflight"
 """What the ledger files the queries of checks under."""
 
+MOST_STARTS = 30
+"""Times that Ray Train tries to start a fold's workers, a minute each where a machine is waited for; then it gives up,
+and whoever asked for the fold is told."""
+
 
 def run_job(job: Mapping[str, Any], report: Report | None = None) -> dict[str, Any]:
     """Run one fold with one worker in this process; returns the content of its `result.json`."""
@@ -99,7 +103,9 @@ def torch_trainer(
             storage_path=storage_path,
             callbacks=list(callbacks),
             # A lost machine is told to whoever asked for the fold, as every other failure is: there it is counted.
-            failure_config=failure_config(max_failures=max_failures, max_preemption_failures=0),
+            failure_config=failure_config(
+                max_failures=max_failures, max_preemption_failures=0, controller_failure_limit=MOST_STARTS
+            ),
             logging_config=ray.train.LoggingConfig("WARNING"),
         ),
     )

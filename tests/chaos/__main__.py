@@ -1,6 +1,6 @@
 """Small real sweeps, killed with -9 at random moments and started again until they are done; then checked.
 
-python -m tests.chaos --kills 50 --seed 0 --scratch DIR [--victims command,actor,worker,raylet,mlflow]
+python -m tests.chaos --kills 50 --seed 0 --scratch DIR [--victims command,actor,driver,worker,raylet,mlflow]
 
 Prints a line for each kill and a verdict; exit code 1 where a check failed. DIR keeps all sweeps and their logs.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from difflib import unified_diff
 from pathlib import Path
 
-from tests.chaos.checks import store_differences, table_differences, tracking_differences
+from tests.chaos.checks import query_differences, store_differences, table_differences, tracking_differences
 from tests.chaos.hunt import Engines, Hunt, base_environment, cluster_leaks, engines
 from tests.chaos.processes import adopt_orphans, bury, descendants, kill, wait_for
 from tests.chaos.sweeps import SCENARIOS, VICTIMS, Command, Scenario, Victim
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if not victims or hunt.problems:
                     break
             killed = hunt.number
+            if hunt.drivers and not hunt.retried:
+                hunt.problems.append(f"none of {hunt.drivers} kills of a driver struck a running fold")
             problems += [f"{scenario.name}/{text}" for text in (*hunt.problems, *_leaks(made))]
         problems += [f"{scenario.name}: left over: {text}" for text in _left_over(temporary)]
     for folder in (temporary, temporary.with_suffix(".torch")):
@@ -94,6 +96,7 @@ def _check(hunt: Hunt, out: Path, reference: Path) -> Iterator[str]:
     """Everything about one finished sweep, and that the same command has nothing left to do."""
     yield from _second_run(hunt, out)
     yield from store_differences(out, reference)
+    yield from query_differences(out, reference)
     yield from table_differences(out, reference)
     server = hunt.engines.server
     yield from tracking_differences(out, server.database if server else f"sqlite:///{out / 'mlflow.db'}", reference)

@@ -11,13 +11,18 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from orchestrator.queries import sweep_queries
 from orchestrator.store import Store
 from trainables.record import FoldFolder, read_json
 
 TIMES = frozenset({"time", "seconds", "started", "finished"})
 ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "price")
 """A killed fold asks the teacher again: what it asked is counted, and is not what an undisturbed run asks."""
-HALF_FILES = (".*.part", "*.tmp", ".probe.*", ".*.heir-*")
+ASKED_ONCE = ("unique_images", "unique_views")
+"""What it asks again is what it asked before: different images and views are those of an undisturbed run."""
+HALF_FILES = (".*", "*.part", "*.tmp")
+KEPT = (".lock", ".mirror")
+"""The dot-files that may stay: a file that is locked, and a mirror's memory of what it has seen."""
 WHILE_RUNNING = ("running.json", "lease.json", "worker.json", "request.json", "checkpoint*", "ray")
 
 
@@ -40,7 +45,16 @@ def store_differences(out: Path, reference: Path) -> Iterator[str]:
         if store.confirmation(group.name) != whole.confirmation(group.name):
             yield f"{group.name}: another choice"
     for pattern in (*HALF_FILES, *WHILE_RUNNING):
-        yield from (f"left over: {path.relative_to(out)}" for path in out.rglob(pattern))
+        left = (path for path in out.rglob(pattern) if path.name not in KEPT)
+        yield from (f"left over: {path.relative_to(out)}" for path in left)
+
+
+def query_differences(out: Path, reference: Path) -> Iterator[str]:
+    """Different images and views that the ledgers have too many or too few of."""
+    asked, whole = sweep_queries(Store(out)), sweep_queries(Store(reference))
+    for name in ASKED_ONCE:
+        if getattr(asked, name) != getattr(whole, name):
+            yield f"the teacher was asked {getattr(asked, name)} {name}, not {getattr(whole, name)}"
 
 
 def fold_differences(fold: FoldFolder, whole: FoldFolder) -> Iterator[str]:

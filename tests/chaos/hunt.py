@@ -5,25 +5,35 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.nodes import TwoNodes
 from tests.chaos.processes import Process, bury, descendants, kill, kill_tree, wait_for
 from tests.chaos.sweeps import Command, Scenario, Victim
 from tests.chaos.tracking_server import TrackingServer
 
-DELAY: dict[Victim, float] = {"command": 0.4, "actor": 0.1, "worker": 0.2, "raylet": 0.2, "mlflow": 0.3}
+DELAY: dict[Victim, float] = {"command": 0.4, "actor": 0.1, "driver": 0.1, "worker": 0.2, "raylet": 0.2, "mlflow": 0.3}
 """A kill comes at a random moment within this time after its victim is there (for the command: after its start), as a
 share of what the undisturbed sweep takes: a slow machine is disturbed at the same places."""
 
-TITLES = {"actor": ("ray::ImplicitFunc", "ray::DriveTrainer"), "worker": ("ray::RayTrainWorker",)}
+BUSY_DRIVER = "ray::ResourceTrainable.train"
+"""`tune.with_resources` makes a class of this name of the trainable that drives nested folds."""
+TITLES = {"actor": "ray::ImplicitFunc", "driver": BUSY_DRIVER, "worker": "ray::RayTrainWorker"}
+ORPHANS_TIMEOUT_S = 60.0
+GCS_ADDRESS = re.compile(r"--gcs[-_]address=(\S+)")
+"""Every raylet's command line tells where its Ray answers."""
+RETRIED = "trying again"
+"""What the command says of a fold whose driver was killed, unless its result was there already."""
+RETRIED_TIMEOUT_S = 60.0
 HUNG_S = 300.0
 """A command that writes nothing for so long, neither into its log nor into any fold, hangs."""
 MOST_SURPRISES = 4
@@ -56,6 +66,10 @@ class Hunt:
     """What the undisturbed sweep took."""
     number: int = 0
     problems: list[str] = field(default_factory=list)
+    drivers: int = 0
+    """Drivers of nested folds that were killed."""
+    retried: int = 0
+    """Those whose fold was then tried again: they were struck in its middle."""
     _pending: tuple[str, int] | None = None
     """The last kill's words, and where the log was then."""
 
@@ -135,7 +149,33 @@ class Hunt:
         self._strike(victim, target)
         if victim == "command":
             command.process.wait()
+        if victim == "driver":
+            self.drivers += 1
+            self.problems += self._driver_differences(command, self._pending[1])
         return True
+
+    def _driver_differences(self, command: Command, since: int) -> Iterator[str]:
+        """What a killed driver of a running nested fold has left after a while; counts whose fold is tried again."""
+
+        def is_retried() -> bool:
+            return any(RETRIED in line for line in command.said(since))
+
+        wait_for(lambda: is_retried() or not command.is_running, timeout_s=RETRIED_TIMEOUT_S)
+        self.retried += is_retried()
+        if orphans := self._orphans(command):
+            yield f"{command.out.name}: {orphans} placement groups of killed drivers are left"
+
+    def _orphans(self, command: Command) -> int:
+        """Placement groups of dead actors in the command's own Ray, asked from outside until there are none."""
+        until, orphans = time.monotonic() + ORPHANS_TIMEOUT_S, 0
+        while command.is_running and time.monotonic() < until:
+            raylets = descendants(command.process.pid)
+            addresses = [found.group(1) for process in raylets if (found := GCS_ADDRESS.search(process.title))]
+            held = holdings(addresses[0], self.engines.environment)[0] if addresses else None
+            orphans = 0 if held is None else int(held["orphans"])
+            if held is not None and not orphans:
+                return 0
+        return orphans
 
     def _targets(self, victim: Victim, command: Command) -> list[Process]:
         if victim == "command":
@@ -146,7 +186,11 @@ class Hunt:
         if victim == "raylet":
             assert self.engines.nodes is not None
             return [process for process in descendants() if process.number == self.engines.nodes.raylet]
-        return [process for process in descendants() if process.title.startswith(TITLES[victim])]
+        found = descendants()
+        if victim == "driver" and not any(process.title.startswith(TITLES["worker"]) for process in found):
+            # No fold has begun.
+            return []
+        return [process for process in found if process.title.startswith(TITLES[victim])]
 
     def _strike(self, victim: Victim, target: Process) -> None:
         if victim == "mlflow":
@@ -202,18 +246,26 @@ def engines(scenario: Scenario, environment: dict[str, str], folder: Path) -> It
 def cluster_leaks(made: Engines, *, timeout_s: float = 60.0) -> str:
     """What a cluster still holds after its last sweep, in words; nothing where all was given back."""
     assert made.nodes is not None
-    until, last = time.monotonic() + timeout_s, ""
+    until = time.monotonic() + timeout_s
     while True:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.chaos.nodes", made.nodes.address],
-            capture_output=True, text=True, env=made.environment, check=False, timeout=120,
-        )  # fmt: skip
-        last = done.stdout.strip().splitlines()[-1] if done.returncode == 0 else done.stderr[-300:]
-        if done.returncode == 0 and not any(json.loads(last).values()):
+        held, words = holdings(made.nodes.address, made.environment)
+        if held is not None and not any(held.values()):
             return ""
         if time.monotonic() > until:
-            return last
+            return words
         time.sleep(2.0)
+
+
+def holdings(address: str, environment: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
+    """What a Ray holds, and the same in words; None, and why, where it does not answer."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.nodes", address],
+        capture_output=True, text=True, env=dict(environment), check=False, timeout=120,
+    )  # fmt: skip
+    if done.returncode != 0:
+        return None, done.stderr[-300:]
+    words = done.stdout.strip().splitlines()[-1]
+    return json.loads(words), words
 
 
 def base_environment(temporary: Path) -> dict[str, str]:

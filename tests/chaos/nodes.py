@@ -57,16 +57,25 @@ class TwoNodes:
 
 
 def leaks(address: str) -> dict[str, Any]:
-    """Placement groups that nobody removed, and resources that nobody gave back. Connects a driver."""
+    """Placement groups that nobody removed, those of dead actors among them, and resources that nobody gave back.
+
+    Connects a driver.
+    """
     import ray
     from ray.util import placement_group_table
+
+    from orchestrator.deaths import orphaned_groups
 
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
         groups = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]  # type: ignore[no-untyped-call]
         there, free = ray.cluster_resources(), ray.available_resources()
         held = {name: there[name] - free.get(name, 0.0) for name in ("CPU", "driver") if name in there}
-        return {"placement_groups": len(groups), "held": {name: value for name, value in held.items() if value > 1e-6}}
+        return {
+            "placement_groups": len(groups),
+            "orphans": len(orphaned_groups()),
+            "held": {name: value for name, value in held.items() if value > 1e-6},
+        }
     finally:
         ray.shutdown()
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Victim = Literal["command", "actor", "worker", "raylet", "mlflow"]
+Victim = Literal["command", "actor", "driver", "worker", "raylet", "mlflow"]
 
 VICTIMS: dict[Victim, str] = {
     "command": "the command itself",
     "actor": "the Tune actor of a trial",
+    "driver": "the Tune actor that drives a TorchTrainer, in mid-fold",
     "worker": "a worker of Ray Train",
     "raylet": "the raylet of the second node of a cluster",
     "mlflow": "the MLflow server",
@@ -71,8 +72,8 @@ SCENARIOS = (
     Scenario(
         name="train",
         arguments=ONE_TRIAL,
-        victims=("worker", "command", "actor"),
-        own=frozenset[Victim]({"worker"}),
+        victims=("worker", "command", "driver"),
+        own=frozenset[Victim]({"worker", "driver"}),
         executor="train",
     ),
     Scenario(

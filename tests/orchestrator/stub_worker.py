@@ -2,8 +2,8 @@
 
 It keeps the contract of `result.json` and of the fold's folder, logs every start to STARTS beside the folds, and does
 what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `memory`, `nan`,
-`user`, `preflight`; `pause` is the time in seconds between two evaluations of every fold, `gpu_memory` what every fold
-says that it held of a GPU.
+`nothing` (leaves no result, as on another machine's disk), `user`, `preflight`; `pause` is the time in seconds between
+two evaluations of every fold, `gpu_memory` what every fold says that it held of a GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | N
     write_json(folder.spec, fold_job.spec.to_mapping())
     started, accuracy = time.time(), surface(fold_job)
     _behave(fold_job)
+    if _behaviour(fold_job, "nothing"):
+        return {}
     if _behaviour(fold_job, "nan"):
         accuracy = float("nan")
     _align(fold_job)
@@ -173,6 +176,7 @@ def _behave(job: FoldJob) -> None:
     if _behaviour(job, "memory") and job.resources.batch_pieces < 2:
         raise MemoryError("no room for the whole batch")
     if _behaviour(job, "die"):
+        print("what the worker said last", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.attempts import (
     LOST_NODES_WITHOUT_PROGRESS,
+    NO_ROOM_SAID,
     SAID,
     Attempt,
     FailureKind,
@@ -44,6 +45,18 @@ class TuneError(RuntimeError):
 
 class ActorDiedError(RuntimeError):
     """As Ray's."""
+
+
+class WorkerGroupStartupTimeoutError(RuntimeError):
+    """As Ray Train's."""
+
+
+class ControllerError(RuntimeError):
+    """As Ray Train's error about what kept its workers from starting."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__("Training failed due to controller error.")
+        self.controller_failure = failure
 
 
 class Preempted(RuntimeError):
@@ -99,6 +112,7 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
         (TuneError(f"Failure # 1\n{LOW_MEMORY}"), "out_of_memory", SAID["out_of_memory"]),
         (TuneError("Failure # 1\nno GPU"), "crash", "TuneError: no GPU"),
         (Preempted("spot"), "lost_node", "Preempted: spot"),
+        (ControllerError(WorkerGroupStartupTimeoutError("after 60 seconds")), "lost_node", NO_ROOM_SAID),
         (
             WorkerGroupError(
                 {0: RuntimeError("gloo: Connection closed by peer"), 1: Unhealthy(ActorDiedError(NODE_GONE))}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ import pytest
 from orchestrator.background import TrackingAwayError
 from orchestrator.cluster import TEMPORARY_PREFIX
 from orchestrator.store import Store
-from orchestrator.sweep import run_sweep
+from orchestrator.sweep import alone_in, run_sweep
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.orchestrator.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts
+from trainables.leases import read_owner, this_process
 from trainables.record import write_json
+from trainables.threads import beside
 
 
 class Tracked:
@@ -107,6 +112,7 @@ def test_failures_are_told_apart_and_do_not_stop_the_sweep(tmp_path: Path) -> No
     assert [attempt.kind for attempt in attempts["icons/flat/seed0"].attempts] == ["crash", "crash"]
     assert "RuntimeError: first line" in attempts["icons/flat/seed0"].attempts[0].details
     assert [attempt.kind for attempt in attempts["icons/line/seed1"].attempts] == ["lost", "lost"]
+    assert all("what the worker said last" in attempt.details for attempt in attempts["icons/line/seed1"].attempts)
     assert [attempt.kind for attempt in attempts["icons/render3d/seed1"].attempts] == ["no_metric"]
     counted = Counter(start["fold"] for start in starts(tmp_path))
     assert counted["icons/clipart/seed0"] == 2
@@ -260,3 +266,45 @@ def _wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "the command ended early"
         assert time.monotonic() < until, "waited too long"
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_sweep_that_was_taken_for_dead_and_taken_over_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.2)
+    write_json(tmp_path / "BEHAVIOUR", {"pause": 3})
+    store, other = Store(tmp_path), this_process()
+
+    def take_over(ended: threading.Event) -> None:
+        while not starts(tmp_path) and not ended.wait(0.1):
+            pass
+        write_json(store.lease_file, asdict(other))
+
+    with (
+        beside("another command", take_over),
+        pytest.raises(UserError, match=f"^process {other.process} on {other.host} has taken over {tmp_path}"),
+    ):
+        run_stub(tmp_path, stub_sweep(trials=1, space="paper"))
+    assert read_owner(store.lease_file) == other
+    assert not list(tmp_path.rglob("error.json"))
+
+
+def test_half_files_of_killed_commands_go_when_the_next_one_begins(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    half = tmp_path / "trials" / "icons" / ".0.json.00000000-1-1-1.part"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    os.utime(half, (1.0, 1.0))
+    with alone_in(store):
+        assert not half.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_folds_that_all_crash_in_one_way_do_not_all_burn(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", {"crash": "erm"})
+    with pytest.raises(UserError, match=r"attempts at 3 folds crashed in a row with the same error.* on fire; mend it"):
+        run_stub(tmp_path, stub_sweep(trials=3, seeds=1), max_concurrent=1)
+    assert len(starts(tmp_path)) == 5

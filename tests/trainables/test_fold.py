@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from search_spaces.hyperparameters import StageHyperparameters, Swad
+from trainables.align import LeaseLostError
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
 from trainables.fitting.stage import TrainingDivergedError
 from trainables.fold import run_fold
 from trainables.jobs import FoldJob
-from trainables.record import FoldFolder
+from trainables.leases import read_owner, this_process
+from trainables.record import FoldFolder, write_json
 from trainables.worker import run_job
 
 MakeJob = Callable[..., FoldJob]
@@ -215,3 +218,22 @@ def test_nothing_of_the_fold_stays_half_written(make_job: MakeJob) -> None:
         (Path(folder) / ".checkpoint.pt.1.part").write_bytes(b"half")
     _run(job)
     assert not list(Path(job.folder).parent.parent.rglob("*.part"))
+
+
+def test_a_worker_whose_folder_somebody_else_took_stops_at_its_next_report(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.02)
+    job, other, reports = make_job("erm"), this_process(), 0
+
+    def report(metrics: dict[str, Any]) -> None:
+        nonlocal reports
+        reports += 1
+        write_json(FoldFolder(job.folder).worker, asdict(other))
+        time.sleep(0.3)
+
+    with pytest.raises(LeaseLostError, match=f"^process {other.process} on {other.host} has taken over this fold"):
+        run_fold(job, source=open_benchmark(job.benchmark, job.data_root), teacher=None, report=report)
+    assert reports == 1
+    assert not FoldFolder(job.folder).is_done
+    assert read_owner(FoldFolder(job.folder).worker) == other

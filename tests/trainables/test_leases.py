@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import subprocess
@@ -17,12 +18,13 @@ from trainables.leases import (
     STALE_S,
     Lease,
     LeaseHeldError,
+    Owner,
     is_alive,
     living_owner_of,
     read_owner,
-    this_machine,
     this_process,
 )
+from trainables.processes import this_machine
 from trainables.record import write_json
 
 
@@ -74,7 +76,8 @@ def test_from_another_machine_the_heartbeat_decides(tmp_path: Path) -> None:
 CONTENDER = """
 import os, random, sys, time
 from pathlib import Path
-from trainables.leases import Lease, LeaseHeldError, _process_started, this_process
+from trainables.leases import Lease, LeaseHeldError, this_process
+from trainables.processes import process_started
 
 folder, chance = Path(sys.argv[1]), random.Random(os.getpid())
 print("ready", flush=True)
@@ -86,7 +89,7 @@ while not (folder / "END").exists():
         time.sleep(chance.uniform(0, 0.002))
         continue
     for inside in folder.glob("inside.*"):
-        if _process_started(int(inside.suffix[1:])) != -1:
+        if process_started(int(inside.suffix[1:])) != -1:
             (folder / "VIOLATION").touch()
         inside.unlink(missing_ok=True)
     inside = folder / f"inside.{os.getpid()}"
@@ -212,3 +215,45 @@ def test_release_leaves_a_lease_that_somebody_else_took(tmp_path: Path) -> None:
     write_json(lease.path, asdict(other))
     lease.release()
     assert read_owner(lease.path) == other
+
+
+def test_who_lost_the_lease_learns_it_at_the_next_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.02)
+    told: list[Owner] = []
+    lease, other = Lease(tmp_path / "lease.json", this_process(), when_lost=told.append), this_process()
+    lease.take()
+    time.sleep(0.1)
+    assert lease.lost_to is None
+    write_json(lease.path, asdict(other))
+    until = time.monotonic() + 10
+    while not told:
+        assert time.monotonic() < until, "nobody is told"
+        time.sleep(0.01)
+    assert lease.lost_to == told[0] == other
+    lease.release()
+    assert read_owner(lease.path) == other
+    lease.path.unlink()
+    lease.take()
+    assert lease.lost_to is None
+    lease.release()
+
+
+def test_a_lease_that_is_let_go_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.001)
+    told: list[Owner] = []
+    leases = [Lease(tmp_path / "lease.json", this_process(), when_lost=told.append) for _ in range(2)]
+    for lease in leases * 20:
+        lease.take()
+        time.sleep(0.002)
+        lease.release()
+    assert told == []
+
+
+def test_what_was_left_by_who_died_while_taking_the_lease_goes(tmp_path: Path) -> None:
+    dead, living = replace(this_process(), process_started=1), this_process()
+    for owner in (dead, living):
+        (tmp_path / f".lease.json.{owner.identity}").write_text(json.dumps(asdict(owner)))
+    lease = Lease(tmp_path / "lease.json", this_process())
+    lease.take()
+    assert {item.name for item in tmp_path.iterdir()} == {"lease.json", f".lease.json.{living.identity}"}
+    lease.release()

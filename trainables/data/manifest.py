@@ -16,6 +16,7 @@ from pathlib import Path
 
 from search_spaces.errors import UserError
 from trainables.data.images import problem_of
+from trainables.half_files import aside_of
 
 CHUNK = 256
 """Files handed to a thread at a time."""
@@ -108,7 +109,7 @@ def write_scan_cache(root: Path, cache: Path, paths: Sequence[str], found: Seque
         }
     )
     file = _cache_file(root, cache)
-    aside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    aside = aside_of(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, aside)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from trainables.half_files import aside_of
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values; the file appears whole or not at all.
@@ -15,7 +17,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Straight to disk: a copy in memory would double what SWAD saves.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     with aside.open("wb") as file:
         torch.save(state, file)
         file.flush()

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from search_spaces.errors import UserError
+from trainables.half_files import aside_of
 
 SEPARATOR = "--"
 TAIL_BYTES = 4096
@@ -175,7 +176,7 @@ class QueryLedger:
         with self._mutex:
             if not self.path.exists():
                 return
-            aside = self.path.with_name(f".{self.path.name}.part")
+            aside = aside_of(self.path)
             images, views = sorted(self._seen.images), sorted(self._seen.views)
             aside.write_bytes(_line(self._totals, {"new_images": images, "new_views": views}))
             aside.replace(self.path)
