@@ -168,20 +168,18 @@ def _parquet(step: Step, files: Mapping[str, Path], target: Path, benchmark: Ben
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.ParquetFile(files[step.source])
-        names = table.schema_arrow.names
-        absent = [name for name in ("image", "domain", "label") if name not in names]
-        if absent:
-            message = f"{step.source} lacks the column {', '.join(absent)}; it has {', '.join(names)}"
-            raise StepError(step.source, message)
-        value_names = {column: _value_names(table.schema_arrow, column) for column in ("label", "domain")}
-        row_number = 0
-        for batch in table.iter_batches(batch_size=256):
-            for row in batch.to_pylist():
+        with parquet.ParquetFile(files[step.source]) as table:
+            names = table.schema_arrow.names
+            absent = [name for name in ("image", "domain", "label") if name not in names]
+            if absent:
+                message = f"{step.source} lacks the column {', '.join(absent)}; it has {', '.join(names)}"
+                raise StepError(step.source, message)
+            value_names = {column: _value_names(table.schema_arrow, column) for column in ("label", "domain")}
+            rows = (row for batch in table.iter_batches(batch_size=256) for row in batch.to_pylist())
+            for row_number, row in enumerate(rows):
                 stages(f"assembling {benchmark.name}", row_number, table.metadata.num_rows)
                 place, image = _placed(row, row_number, step, value_names, benchmark)
                 _write_whole(target / place, image)
-                row_number += 1
     except (pa.ArrowException, UnicodeDecodeError) as error:
         kind = "is no Parquet file, or is damaged"
         raise StepError(step.source, f"{step.source} {kind}: {' '.join(str(error).split())}") from None
