@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.benchmarks import BENCHMARKS, HEADLINE, PACS
+from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from tests.trainables.data.archives import downloads, hub_parquet, local_sources, tarred
 from tests.trainables.data.server import FileServer
 from trainables.data.fetch import FetchSettings, fetch
 from trainables.data.open import open_benchmark
-from trainables.data.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step, read_sources, sources_of
+from trainables.data.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
 from trainables.data.verify import Verification
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -63,26 +63,6 @@ def _http(server: FileServer, content: bytes, name: str = "PACS.zip") -> tuple[M
 
 def _nothing_half_written(root: Path) -> bool:
     return not root.exists() or all(entry.name.startswith(".fetch-") for entry in root.iterdir())
-
-
-def test_the_registry_reads_and_covers_the_headline_benchmarks() -> None:
-    sources = read_sources()
-    assert set(sources) == set(HEADLINE)
-    for entry in sources.values():
-        assert entry.licence
-        assert entry.citation
-        assert entry.manual
-        assert all(file.mirrors for route in entry.routes for file in route.files)
-        names = {file.name for route in entry.routes for file in route.files}
-        assert {step.source.partition("/")[0] for route in entry.routes for step in route.steps} <= names
-    with pytest.raises(UserError, match="nearest: PACS"):
-        sources_of("PACSS")
-
-
-def test_a_wrong_key_in_a_registry_is_named(tmp_path: Path) -> None:
-    (tmp_path / "sources.yaml").write_text("PACS: {licence: x, cite: y}")
-    with pytest.raises(UserError, match=r"unknown key 'PACS.cite'; nearest: PACS.citation"):
-        read_sources(tmp_path / "sources.yaml")
 
 
 @pytest.mark.parametrize(
