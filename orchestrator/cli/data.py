@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ app.add_typer(data, name="data")
 
 @data.command("list")
 def list_benchmarks(as_json: JsonOption = False) -> None:
-    """List the registered benchmarks: domains, classes, images, and where they can be fetched from."""
+    """List the registered benchmarks: domains, classes, images, routes to fetch them by, licences and citations."""
     from trainables.data.sources import read_sources
 
     sources = read_sources()
@@ -48,13 +49,15 @@ def list_benchmarks(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(rows, indent=1))
         return
     _print_table(
-        ("benchmark", "folder", "domains", "classes", "images", "GB unpacked", "routes", "licence"),
+        ("benchmark", "folder", "domains", "classes", "images", "GB unpacked", "routes"),
         [
             (row["benchmark"], row["folder"], ", ".join(row["domains"]), str(row["classes"]), _count(row["images"]),
-             f"{row['unpacked_bytes'] / 1e9:.1f}", ", ".join(row["routes"]), row["licence"])
+             f"{row['unpacked_bytes'] / 1e9:.1f}", ", ".join(row["routes"]))
             for row in rows
         ],
     )  # fmt: skip
+    for row in rows:
+        typer.echo("; ".join(filter(None, (f"{row['benchmark']}: {row['licence']}", row["citation"]))))
 
 
 @data.command()
@@ -93,12 +96,17 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every image, name the known variant and list what is wrong; exit code 2 for no copy that papers use."""
+    from trainables.data.receipt import receipt_notes
     from trainables.data.verify import verify as look
     from trainables.data.verify import write_manifest
 
     if not benchmark:
         raise UserError("name what to verify with --benchmark")
-    found = [look(_folder(one, data_root), one) for one in resolve_names(benchmark, data_root).values()]
+    refuse_address("--manifest", manifest, "manifests are written to a folder")
+    found = []
+    for one in resolve_names(benchmark, data_root).values():
+        seen = look(folder := _folder(one, data_root), one)
+        found.append(replace(seen, notes=(*seen.notes, *receipt_notes(folder))))
     for item in found:
         if manifest is not None and not item.errors:
             write_manifest(item, Path(manifest) / f"{item.benchmark}.manifest.tsv")
@@ -128,6 +136,7 @@ def sample(
     from search_spaces.benchmarks import parse_benchmarks
     from trainables.data.sample import write_sample
 
+    refuse_address("DIR", folder, "look-alikes are written to a folder")
     counts = write_sample(
         folder,
         images_per_class=images_per_class,
@@ -159,6 +168,18 @@ def show_verifications(found: list[Verification], *, as_json: bool) -> None:
         for kind, lines in (("wrong", item.errors), ("note", item.notes)):
             for line in lines:
                 typer.echo(f"{item.benchmark}: {kind}: {line}")
+
+
+def refuse_address(option: str, place: str | None, instead: str) -> None:
+    """Refuse an address of object storage where only a folder will do: it would become a folder of that name.
+
+    Raises:
+        UserError: `place` is an address; `instead` says what to do.
+    """
+    from trainables.object_storage import is_address
+
+    if place is not None and is_address(place):
+        raise UserError(f"{option} is a folder of this machine here, not an address of object storage: {instead}")
 
 
 def what_is_wrong(found: Verification) -> str:

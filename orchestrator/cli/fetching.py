@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.data import data, show_verifications
+from orchestrator.cli.app import USER_MISTAKE
+from orchestrator.cli.data import data, refuse_address, show_verifications
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption, resolve_names
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, parse_benchmarks
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -35,30 +36,52 @@ def fetch(
             "--own-files", metavar="DIR", help="Folder with files that you have already, by the names in the registry."
         ),
     ] = None,
-    attempts: Annotated[int, typer.Option("--attempts", metavar="N", help="Times that a mirror is asked.")] = 5,
+    attempts: Annotated[
+        int, typer.Option("--attempts", metavar="N", help="Failures in a row after which a mirror is given up.")
+    ] = 5,
     sources: Annotated[
         str | None,
         typer.Option("--sources", metavar="FILE.yaml", help="Another registry of sources (mirrors, checksums)."),
     ] = None,
+    accept_unknown: Annotated[
+        bool,
+        typer.Option("--accept-unknown", help="Keep a whole copy that is none of the variants that papers use."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch benchmarks below --data-root and verify them; an interrupted fetch goes on where it stopped."""
     from trainables.data.fetch import FetchSettings
     from trainables.data.fetch import fetch as bring
-    from trainables.data.sources import SOURCES_FILE, sources_of
+    from trainables.data.sources import SOURCES_FILE, read_sources
 
     if not benchmark or data_root is None:
         raise UserError("fetch wants --benchmark NAME (or all) and --data-root DIR")
+    refuse_address("--data-root", data_root, "fetch writes files; pack what came and copy the pack there")
     if attempts < 1:
         raise UserError(f"--attempts is 1 or more, got {attempts}")
-    root, found = Path(data_root).expanduser(), []
-    settings = FetchSettings(attempts=attempts, own_files=Path(own_files).expanduser() if own_files else None)
-    registry = Path(sources).expanduser() if sources else SOURCES_FILE
-    with bars(unit="bytes") as told:
-        for name in parse_benchmarks(",".join(benchmark)):
-            known = sources_of(name, registry)
-            found.append(bring(BENCHMARKS[name], root, sources=known, settings=settings, progress=told))
-    show_verifications(found, as_json=as_json)
+    root, names = Path(data_root).expanduser(), parse_benchmarks(",".join(benchmark))
+    settings = FetchSettings(
+        attempts=attempts,
+        own_files=Path(own_files).expanduser() if own_files else None,
+        accept_unknown=accept_unknown,
+    )
+    known = read_sources(Path(sources).expanduser() if sources else SOURCES_FILE)
+    found, failed = [], []
+    with counters() as counting:
+        for name in names:
+            told = {"progress": counting("bytes"), "stages": counting("")}
+            try:
+                if name not in known:
+                    raise unknown_name("benchmark with a source", name, known)
+                found.append(bring(BENCHMARKS[name], root, sources=known[name], settings=settings, **told))
+            except UserError as error:
+                failed.append(error)
+    if found:
+        show_verifications(found, as_json=as_json)
+    for mistake in failed:
+        typer.echo(f"error: {' '.join(str(mistake).split())}", err=True)
+    if failed:
+        raise typer.Exit(USER_MISTAKE)
 
 
 @data.command()
@@ -90,6 +113,9 @@ def pack(
 
     if not benchmark:
         raise UserError("name what to pack with --benchmark")
+    refuse_address(
+        "--to", to, "write the pack to a folder and copy it there: its files are read from there as they are"
+    )
     if not 1 <= jpeg_quality <= 95:
         raise UserError(f"--jpeg-quality is 1 to 95, got {jpeg_quality}")
     if shard_mb < 1:
@@ -134,31 +160,72 @@ def unpacked(benchmark: Benchmark, data_root: str | None) -> ImageSource:
 
 @contextmanager
 def bars(*, unit: str) -> Iterator[Told]:
-    """Progress bars on a terminal; elsewhere one line on stderr for each thing that is done."""
+    """`counters`, for a command that counts one unit alone."""
+    with counters() as counting:
+        yield counting(unit)
+
+
+@contextmanager
+def counters() -> Iterator[Callable[[str], Told]]:
+    """Progress bars on a terminal; elsewhere one line on stderr for each thing that is done.
+
+    Gives a function from a unit (`bytes`, `images`) to what is told the progress. No unit (an empty one) is for stages:
+    each is shown until the next one begins, and only on a terminal.
+    """
     if not sys.stderr.isatty():
-        finished: set[str] = set()
-
-        def tell(name: str, done: int, total: int | None) -> None:
-            if done == total and name not in finished:
-                finished.add(name)
-                print(f"{name}: {done:,} {unit}", file=sys.stderr, flush=True)
-
-        yield tell
+        yield _lines
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    amounts = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), amounts, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[str, TaskID] = {}
+        stages: list[str] = []
 
-        def show(name: str, done: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done, total=total)
+        def counting(unit: str) -> Told:
+            def show(name: str, done: int, total: int | None) -> None:
+                if not unit and stages != [name]:
+                    forget_stages()
+                    stages.append(name)
+                if name not in tasks:
+                    tasks[name] = progress.add_task(name, total=total, amount="")
+                progress.update(tasks[name], completed=done, total=total, amount=_amount(done, total, unit))
 
-        yield show
+            return show
+
+        def forget_stages() -> None:
+            while stages:
+                progress.remove_task(tasks.pop(stages.pop()))
+
+        try:
+            yield counting
+        finally:
+            forget_stages()
+
+
+def _lines(unit: str) -> Told:
+    """One line for each thing that is done; nothing about stages."""
+    finished: set[str] = set()
+
+    def tell(name: str, done: int, total: int | None) -> None:
+        if unit and done == total and name not in finished:
+            finished.add(name)
+            print(f"{name}: {done:,} {unit}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _amount(done: int, total: int | None, unit: str) -> str:
+    if unit == "bytes":
+        return f"{done / 1e6:,.1f}" + (f" of {total / 1e6:,.1f} MB" if total is not None else " MB")
+    return f"{done:,} of {total:,}" if total is not None else f"{done:,}" if done else ""
 
 
 def _pack_root(benchmark: Benchmark, target: str | None) -> Path:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from orchestrator.cli import run
+from orchestrator.cli.fetching import counters
 from tests.trainables.data.archives import downloads, local_sources
 from tests.trainables.data.server import FileServer
 from trainables.data.sample import write_sample
+from trainables.data.sources import BenchmarkSources
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -29,7 +32,9 @@ def test_list_names_every_benchmark_and_its_routes(capsys: pytest.CaptureFixture
     assert by_name["PACS"]["images"] == 9991
     assert by_name["PACS"]["routes"][0] == "archive"
     assert run(["data", "list"]) == 0
-    assert "9,991" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "9,991" in printed
+    assert "PACS: none stated; research use; Li et al., Deeper, Broader and Artier Domain Generalization" in printed
 
 
 def test_where_prefers_the_pack_that_pack_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,12 +83,76 @@ def test_fetch_ends_in_a_verified_benchmark_or_in_one_line(
         assert "By hand:" in line
         assert not (root / "PACS").exists()
         monkeypatch.setattr("trainables.data.verify.known_variants", lambda name: [])
+        shutil.rmtree(root)
+        capsys.readouterr()
         assert run(arguments) == 0
     (found,), told = said(capsys)  # type: ignore[misc]
     assert (found["accepted"], found["num_images"]) == (True, 56)
-    assert "PACS.zip: " in told
+    assert [line.split(": ")[0] for line in told.splitlines()] == ["PACS.zip"], "nothing about stages off a terminal"
     assert (root / "PACS" / ".fetch.json").exists()
     assert run(arguments) == 0, "what is there and whole is only verified"
+
+
+def _registry(file: Path, **benchmarks: BenchmarkSources) -> str:
+    file.write_text(yaml.safe_dump({name: json.loads(json.dumps(asdict(one))) for name, one in benchmarks.items()}))
+    return str(file)
+
+
+def test_a_benchmark_that_cannot_be_fetched_does_not_keep_the_others_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.data.verify.known_variants", lambda name: [])
+    with FileServer().running() as server:
+        known = {name: local_sources(name, server, downloads(name, tmp_path / name)) for name in ("PACS", "VLCS")}
+        for path in [path for path in server.files if "acs" in path.lower()]:
+            server.files.pop(path)
+        registry = _registry(tmp_path / "sources.yaml", **known)
+        arguments = ["data", "fetch", "--data-root", str(tmp_path / "root"), "--sources", registry, "--attempts", "1"]
+        assert run([*arguments, "--benchmark", "PACS,DomainNet,VLCS", "--json"]) == 2
+    (found,), told = said(capsys)  # type: ignore[misc]
+    assert found["benchmark"] == "VLCS"
+    last = told.splitlines()[-2:]
+    assert last[0].startswith("error: PACS could not be fetched: [archive] ")
+    assert last[1].startswith("error: unknown benchmark with a source 'DomainNet'")
+    assert (tmp_path / "root" / "VLCS" / ".fetch.json").exists()
+
+
+def test_another_route_and_an_unknown_copy_are_told_by_fetch_and_verify(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--benchmark", "PACS", "--data-root", str(tmp_path / "root")]
+    with FileServer().running() as server:
+        sources = local_sources("PACS", server, downloads("PACS", tmp_path / "scratch"))
+        sources = replace(sources, routes=(sources.routes[0], replace(sources.routes[1], note="splits differ")))
+        server.files.pop("/google_drive/PACS.zip")
+        fetch = ["data", "fetch", *arguments, "--sources", _registry(tmp_path / "sources.yaml", PACS=sources)]
+        assert run(fetch) == 2
+        assert "--accept-unknown takes it as it is" in capsys.readouterr().err
+        assert run([*fetch, "--accept-unknown"]) == 0
+    fetched = capsys.readouterr().out
+    assert run(["data", "verify", *arguments]) == 2, "it is still no copy that papers use"
+    for printed in (fetched, capsys.readouterr().out):
+        assert "PACS: note: fetched by the route 'Hugging Face' from hugging_face flwrlabs/pacs" in printed
+        assert "PACS: note: splits differ" in printed
+        assert "PACS: note: kept on --accept-unknown" in printed
+
+
+def test_on_a_terminal_every_stage_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with counters() as counting:
+        downloading, stages = counting("bytes"), counting("")
+        downloading("PACS.zip", 1_000_000, 2_000_000)
+        stages("unpacking PACS.zip", 0, None)
+        stages("assembling PACS", 3, 10)
+        stages("verifying PACS", 0, None)
+        time.sleep(0.3)
+    shown = capsys.readouterr().err
+    assert "PACS.zip" in shown
+    assert "1.0 of 2.0 MB" in shown
+    assert "verifying PACS" in shown
 
 
 @pytest.mark.parametrize(
@@ -92,6 +161,9 @@ def test_fetch_ends_in_a_verified_benchmark_or_in_one_line(
         (["fetch", "--benchmark", "PACS"], "--data-root"),
         (["fetch", "--benchmark", "PACSS", "--data-root", "new"], "nearest: PACS"),
         (["fetch", "--benchmark", "PACS", "--data-root", "new", "--attempts", "0"], "--attempts is 1 or more"),
+        (["fetch", "--benchmark", "PACS", "--data-root", "s3://bucket/data"], "not an address of object storage"),
+        (["pack", "--benchmark", "icons", "--to", "s3://bucket/packs"], "not an address of object storage"),
+        (["sample", "s3://bucket/data"], "not an address of object storage"),
         (["verify"], "--benchmark"),
         (["verify", "--benchmark", "PACS"], "--data-root"),
         (["pack"], "--benchmark"),

@@ -1,11 +1,10 @@
 """Fetch a benchmark: mirrors, resume, unpacking, DomainBed's folders, verification; the folder appears last and whole.
 
-    ROOT/.fetch-FOLDER/ROUTE/downloads/    files and their .part
-    ROOT/.fetch-FOLDER/ROUTE/unpacked/     one folder per archive; there once it is whole
-    ROOT/.fetch-FOLDER/ROUTE/assembled/    becomes ROOT/FOLDER by one rename
-    ROOT/FOLDER/.fetch.json                the receipt: which mirrors gave which bytes
+    ROOT/.fetch-FOLDER/ROUTE/   what has arrived along a route, and what was made of it (`arrivals.py`)
+    ROOT/FOLDER/.fetch.json     the receipt: which route and mirrors gave which bytes (`receipt.py`)
 
-Running the same command again goes on where it stopped.
+Running the same command again goes on where it stopped. What turns out to be wrong is let go, and its next mirror is
+asked, then the next route; a whole copy that is no known variant is kept until the user has decided.
 """
 
 from __future__ import annotations
@@ -14,23 +13,21 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.archives import ArchiveError, is_archive, unpack
-from trainables.data.assemble import run_step
-from trainables.data.http_transport import MirrorError, Progress
-from trainables.data.sources import BenchmarkSources, RemoteFile, Route, sources_of
-from trainables.data.transports import check_arrived, download, sha256_of
+from trainables.data.arrivals import Arrivals, NoOriginError
+from trainables.data.assemble import StepError, run_step
+from trainables.data.http_transport import Progress, quiet
+from trainables.data.receipt import receipt_notes, was_accepted, write_receipt
+from trainables.data.sources import BenchmarkSources, Route, sources_of
 from trainables.data.variants import Variant
 from trainables.data.verify import Verification, verify
-from trainables.record import read_json, write_json
-
-RECEIPT = ".fetch.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +35,13 @@ class FetchSettings:
     """How a fetch goes about it."""
 
     attempts: int = 5
-    """Times a mirror is asked when its fault may pass."""
+    """Failures in a row, without a new byte, after which a mirror is given up."""
     first_wait_s: float = 1.0
     """Seconds before the second attempt; doubled each time, a server's Retry-After goes before."""
     own_files: Path | None = None
     """Folder with files that the user has already, by the names in the registry."""
+    accept_unknown: bool = False
+    """Whether a whole copy that is none of the variants that papers use is kept, with its own manifest."""
     variants: Sequence[Variant] | None = None
     """The variants that count as whole; those of the registry unless given."""
     cache: Path | None = None
@@ -55,43 +54,92 @@ def fetch(
     *,
     sources: BenchmarkSources | None = None,
     settings: FetchSettings | None = None,
-    progress: Progress | None = None,
+    progress: Progress = quiet,
+    stages: Progress = quiet,
 ) -> Verification:
     """Bring a benchmark below `data_root` and verify it; one that is there and whole is only verified.
 
+    `progress` is told the bytes of each file that arrives, `stages` what is done with them. The verification's notes
+    say which route and mirrors it came by.
+
     Raises `UserError`: every mirror tried with what it said and the manual steps; a folder that is there and is not
-    whole (it is never touched); too little space; a root that cannot be written.
+    whole (it is never touched); too little space; a root that cannot be read or written.
     """
     sources = sources or sources_of(benchmark.name)
     settings = settings or FetchSettings()
+    if settings.own_files is not None and not os.path.isdir(settings.own_files):
+        raise UserError(f"there is no folder {settings.own_files} with files of your own")
+    try:
+        return _fetch(benchmark, data_root, sources, settings, progress, stages)
+    except OSError as error:
+        place = error.filename or data_root
+        raise UserError(
+            f"cannot fetch {benchmark.name}: {place}: {error.strerror or error}; what has arrived is kept"
+        ) from None
+
+
+def _fetch(
+    benchmark: Benchmark,
+    data_root: Path,
+    sources: BenchmarkSources,
+    settings: FetchSettings,
+    progress: Progress,
+    stages: Progress,
+) -> Verification:
     target = data_root / benchmark.folder
     work = data_root / f".fetch-{benchmark.folder}"
-    if target.exists():
-        present = _check_present(benchmark, target, settings)
-        shutil.rmtree(work, ignore_errors=True)
-        return present
+    found = None
+    if not target.exists():
+        with _locked(work):
+            # Another fetch may have ended between the look and the lock.
+            if not target.exists():
+                found = _bring(benchmark, target, work, sources, settings, progress, stages)
+    if found is None:
+        found = _check_present(benchmark, target, settings, stages)
+    shutil.rmtree(work, ignore_errors=True)
+    return replace(found, folder=str(target), notes=(*found.notes, *receipt_notes(target)))
+
+
+def _bring(
+    benchmark: Benchmark,
+    target: Path,
+    work: Path,
+    sources: BenchmarkSources,
+    settings: FetchSettings,
+    progress: Progress,
+    stages: Progress,
+) -> Verification:
+    """Follow one route after the other until the benchmark is in place."""
+    _check_space(benchmark, target.parent, sources, work)
     said: list[str] = []
-    with _locked(work):
-        _check_space(benchmark, data_root, sources, work)
-        for route in sources.routes:
-            try:
-                found = _follow(benchmark, route, sources, work / _slug(route.name), settings, progress)
-            except _RouteError as error:
-                said.append(f"[{route.name}] {error}")
-                continue
-            _move_into_place(work / _slug(route.name) / "assembled", target)
-            shutil.rmtree(work, ignore_errors=True)
-            return found
+    for route in sources.routes:
+        arrivals = Arrivals(
+            work=work / _slug(route.name),
+            max_bytes=sources.unpacked_bytes * 2,
+            attempts=settings.attempts,
+            first_wait_s=settings.first_wait_s,
+            own_files=settings.own_files,
+            progress=progress,
+            stages=stages,
+        )
+        try:
+            found = _follow(benchmark, route, arrivals, settings, stages)
+        except (NoOriginError, _UnknownCopyError) as error:
+            said.append(f"[{route.name}] {error}")
+            continue
+        _move_into_place(arrivals.assembled, target)
+        return found
     raise UserError(f"{benchmark.name} could not be fetched: {'; '.join(said)}. By hand: {sources.manual}")
 
 
-class _RouteError(Exception):
-    """Why a route does not lead to the benchmark."""
+class _UnknownCopyError(Exception):
+    """A whole copy that is none that papers use; it is kept where it is."""
 
 
-def _check_present(benchmark: Benchmark, target: Path, settings: FetchSettings) -> Verification:
+def _check_present(benchmark: Benchmark, target: Path, settings: FetchSettings, stages: Progress) -> Verification:
+    stages(f"verifying {benchmark.name}", 0, None)
     found = verify(target, benchmark, cache=settings.cache, variants=settings.variants)
-    if not found.accepted:
+    if not found.accepted and not was_accepted(target, found.manifest):
         raise UserError(
             f"{target} is there, but {_what_is_wrong(found)}; it is left as it is: move it away to fetch it again"
         )
@@ -103,76 +151,35 @@ def _what_is_wrong(found: Verification) -> str:
 
 
 def _follow(
-    benchmark: Benchmark,
-    route: Route,
-    sources: BenchmarkSources,
-    work: Path,
-    settings: FetchSettings,
-    progress: Progress | None,
+    benchmark: Benchmark, route: Route, arrivals: Arrivals, settings: FetchSettings, stages: Progress
 ) -> Verification:
-    """Fetch, unpack and assemble along one route, and verify the result."""
-    files = {file.name: _obtain(file, work, sources.unpacked_bytes * 2, settings, progress) for file in route.files}
-    assembled = work / "assembled"
-    try:
-        for number, step in enumerate(route.steps):
-            run_step(step, number, files, assembled, benchmark)
-    except UserError as error:
-        raise _RouteError(str(error)) from None
-    found = verify(assembled, benchmark, variants=settings.variants)
-    if not found.accepted:
-        shutil.rmtree(assembled)
-        assembled.with_name("steps.json").unlink(missing_ok=True)
-        assembled.with_name("removing.json").unlink(missing_ok=True)
-        shutil.rmtree(work / "unpacked", ignore_errors=True)
-        raise _RouteError(f"what came is not the benchmark: {_what_is_wrong(found)}")
-    receipt = {"route": route.name, "files": (read_json(work / "files.json") or {}), "manifest": found.manifest}
-    write_json(assembled / RECEIPT, receipt)
-    return found
+    """Fetch, unpack and assemble along one route, and verify the result; again while a file's next mirror may help.
 
-
-def _obtain(file: RemoteFile, work: Path, max_bytes: int, settings: FetchSettings, progress: Progress | None) -> Path:
-    """The file, or the folder it was unpacked into; the mirrors are asked in order."""
-    arrived, unpacked = work / "downloads" / file.name, work / "unpacked" / file.name
-    wanted = unpacked if is_archive(file.name) else arrived
-    if wanted.exists():
-        return wanted
-    arrived.parent.mkdir(parents=True, exist_ok=True)
-    said = []
-    if settings.own_files is not None and (own := settings.own_files / file.name).is_file():
+    Raises `NoOriginError` when none does, and `_UnknownCopyError`.
+    """
+    while True:
+        files = {file.name: arrivals.obtain(file) for file in route.files}
+        stages(f"assembling {benchmark.name}", 0, None)
         try:
-            shutil.copyfile(own, arrived)
-            check_arrived(file, arrived)
-            return _accept(file, arrived, wanted, f"own file {own.name}", max_bytes)
-        except (MirrorError, ArchiveError) as error:
-            said.append(f"own file {own}: {error}")
-    for mirror in file.mirrors:
-        try:
-            if not arrived.exists():
-                download(
-                    file,
-                    mirror,
-                    arrived,
-                    attempts=settings.attempts,
-                    first_wait_s=settings.first_wait_s,
-                    progress=progress,
-                )
-            return _accept(file, arrived, wanted, str(mirror), max_bytes)
-        except (MirrorError, ArchiveError) as error:
-            arrived.unlink(missing_ok=True)
-            said.append(f"{mirror}: {error}")
-    raise _RouteError(f"{file.name}: {'; '.join(said) or 'no mirror is known'}")
-
-
-def _accept(file: RemoteFile, arrived: Path, wanted: Path, origin: str, max_bytes: int) -> Path:
-    """Note what came from where, and unpack it."""
-    facts = {"from": origin, "size": arrived.stat().st_size, "sha256": sha256_of(arrived)}
-    if wanted != arrived:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        unpack(arrived, wanted, max_bytes=max_bytes)
-        arrived.unlink()
-    notes = arrived.parent.parent / "files.json"
-    write_json(notes, {**(read_json(notes) or {}), file.name: facts})
-    return wanted
+            for number, step in enumerate(route.steps):
+                run_step(step, number, files, arrivals.assembled, benchmark, stages=stages)
+        except StepError as error:
+            arrivals.reject(route.files, error.file, str(error))
+            continue
+        stages(f"verifying {benchmark.name}", 0, None)
+        found = verify(arrivals.assembled, benchmark, variants=settings.variants)
+        wrong = f"what came is not the benchmark: {_what_is_wrong(found)}"
+        if found.errors:
+            arrivals.reject(route.files, "", wrong)
+        elif found.accepted or settings.accept_unknown:
+            write_receipt(arrivals.assembled, route, arrivals.facts(), found)
+            return found
+        else:
+            # The mirrors of a file hold the same bytes: another would be asked for gigabytes in vain.
+            raise _UnknownCopyError(
+                f"{wrong}; it is whole and kept in {arrivals.work}: --accept-unknown takes it as it is, and removing "
+                "that folder fetches it again"
+            )
 
 
 def _check_space(benchmark: Benchmark, data_root: Path, sources: BenchmarkSources, work: Path) -> None:
@@ -180,8 +187,9 @@ def _check_space(benchmark: Benchmark, data_root: Path, sources: BenchmarkSource
         raise UserError(f"no source is known for {benchmark.name}; by hand: {sources.manual}")
     sizes = [file.size for file in sources.routes[0].files]
     downloads = sum(size or 0 for size in sizes) if all(sizes) else sources.unpacked_bytes
-    here = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-    needed = max(0, downloads + sources.unpacked_bytes - here)
+    # One file may stand in several class folders by hard links: its bytes are there once.
+    here = {state.st_ino: state.st_size for path in work.rglob("*") if stat.S_ISREG((state := path.lstat()).st_mode)}
+    needed = max(0, downloads + sources.unpacked_bytes - sum(here.values()))
     free = shutil.disk_usage(data_root).free
     if free < needed:
         raise UserError(

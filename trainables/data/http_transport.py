@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30.0
 Progress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes it has and the bytes it will have (None where unknown)."""
+"""Called with what is worked on (a file's name), how much of it is done and how much there is (None where unknown)."""
 
 _UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
 _CURL_CODE = re.compile(r"curl(?:code: | error \[)(\d+)", re.IGNORECASE)
@@ -51,50 +51,79 @@ def part_of(destination: Path) -> Path:
     return destination.with_name(f"{destination.name}.part")
 
 
-def fetch_http(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress | None) -> Path:
+def quiet(what: str, done: int, total: int | None) -> None:
+    """A `Progress` that nobody looks at."""
+
+
+def fetch_http(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
     """Bring a file by HTTP to its `.part`; what an earlier attempt brought is asked for no more.
 
     Raises `MirrorError`, or `TemporaryError` for what may pass.
     """
+    return fetch_url(mirror.address, file, mirror, destination, progress)
+
+
+def fetch_url(
+    url: str, file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress, *, version: str = ""
+) -> Path:
+    """`fetch_http` from an address that stands for the mirror.
+
+    `version` names the file's content where the mirror says so apart from the answer (a hub that redirects to
+    another server); otherwise the answer's own ETag or date does.
+    """
     import httpx
 
     part = part_of(destination)
-    have, validator = resume_point(part, mirror)
+    have, validator, is_whole = resume_point(part, mirror)
+    if version and version != validator:
+        have, is_whole = 0, False
+    if is_whole:
+        return part
     headers = {"Accept-Encoding": "identity"}
     if have and (validator or file.sha256):
-        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator and not version else {})
     try:
-        with httpx.stream("GET", mirror.address, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as response:
+        with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as response:
             if response.status_code == 416 and have:
                 part.unlink()
                 raise TemporaryError("refused to resume")
             check_status(response.status_code, response.headers.get("retry-after"))
             if "text/html" in response.headers.get("content-type", "") and not file.name.endswith((".html", ".htm")):
                 raise MirrorError("sent a web page instead of the file (a quota or log-in page)")
-            _save(response, file, mirror, part, have if response.status_code == 206 else 0, progress)
+            have = have if response.status_code == 206 else 0
+            _save(response, file, mirror, part, have, version or _validator(response.headers), progress)
     except httpx.TransportError as error:
         raise connection_fault(error) from None
     except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise MirrorError(words(error)) from None
-    state_of(part).unlink(missing_ok=True)
     return part
 
 
 def _save(
-    response: httpx.Response, file: RemoteFile, mirror: Mirror, part: Path, have: int, progress: Progress | None
+    response: httpx.Response,
+    file: RemoteFile,
+    mirror: Mirror,
+    part: Path,
+    have: int,
+    validator: str,
+    progress: Progress,
 ) -> None:
     length = response.headers.get("content-length")
     total = have + int(length) if length and length.isdecimal() else None
     if file.size is not None and total is not None and total != file.size:
         raise MirrorError(f"offers {total:,} bytes instead of {file.size:,}")
-    write_state(part, mirror, _validator(response.headers), total)
-    with part.open("ab" if have else "wb") as stream:
+    if not have:
+        # A kill between the next two lines must not leave old bytes under a new name.
+        part.unlink(missing_ok=True)
+    write_state(part, mirror, validator, total)
+    with part.open("ab") as stream:
         for chunk in response.iter_raw():
             stream.write(chunk)
             have += len(chunk)
-            if progress is not None:
-                progress(file.name, have, total)
-    if total is not None and have != total:
+            progress(file.name, have, total)
+    if total is None:
+        write_state(part, mirror, validator, have)
+    elif have != total:
         raise TemporaryError(f"stopped after {have:,} of {total:,} bytes")
 
 
@@ -104,22 +133,21 @@ def state_of(part: Path) -> Path:
 
 
 def write_state(part: Path, mirror: Mirror, validator: str, total: int | None) -> None:
-    """Note which version of which address a `.part` holds."""
+    """Note which version of which address a `.part` holds, and how many bytes it will have (None: not known)."""
     state_of(part).write_text(json.dumps({"address": mirror.address, "validator": validator, "total": total}))
 
 
-def resume_point(part: Path, mirror: Mirror) -> tuple[int, str]:
-    """Bytes of an earlier attempt that can be kept, and the validator that names their version."""
+def resume_point(part: Path, mirror: Mirror) -> tuple[int, str, bool]:
+    """Bytes of an earlier attempt that can be kept, the validator that names their version, whether they are all."""
     try:
         known = json.loads(state_of(part).read_text())
         size = part.stat().st_size
     except (OSError, ValueError):
-        return 0, ""
-    if known.get("address") != mirror.address:
-        return 0, ""
-    if known.get("total") is not None and size > known["total"]:
-        return 0, ""
-    return size, known.get("validator", "")
+        return 0, "", False
+    total = known.get("total")
+    if known.get("address") != mirror.address or (total is not None and size > total):
+        return 0, "", False
+    return size, known.get("validator", ""), 0 < size == total
 
 
 def _validator(headers: Mapping[str, str]) -> str:

@@ -27,9 +27,17 @@ class Mirror:
     `bucket`: an `s3://` or `gs://` URI that is read without credentials."""
     endpoint: str = ""
     """Another server for `hugging_face` (a URL) or `bucket` (HOST:PORT over plain http); empty for the usual one."""
+    revision: str = ""
+    """`hugging_face`: the commit, tag or branch to take; empty for the newest of `main`, which may change."""
+
+    def __post_init__(self) -> None:
+        if self.transport == "hugging_face" and self.address.count("/") < 2:
+            raise UserError(f"a hugging_face mirror is OWNER/NAME/path of a file, got {self.address!r}")
+        if self.revision and self.transport != "hugging_face":
+            raise UserError(f"a revision belongs to a hugging_face mirror, not to {self.transport} {self.address}")
 
     def __str__(self) -> str:
-        return f"{self.transport} {self.address}"
+        return f"{self.transport} {self.address}" + (f" at {self.revision}" if self.revision else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +79,14 @@ class Route:
     files: tuple[RemoteFile, ...]
     steps: tuple[Step, ...]
     note: str = ""
-    """How what comes this way differs from the first route."""
+    """How what comes this way differs from the first route; `fetch` and `verify` show it."""
+
+    def __post_init__(self) -> None:
+        known = [file.name for file in self.files]
+        for step in self.steps:
+            for name in filter(None, (step.source.partition("/")[0], step.annotations)):
+                if name not in known:
+                    raise UserError(f"the route {self.name!r} has a step for {name}, which is none of its files")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +106,17 @@ class BenchmarkSources:
 def read_sources(file: Path = SOURCES_FILE) -> dict[str, BenchmarkSources]:
     """Read a registry of sources, by benchmark; raises `UserError` naming a wrong key."""
     try:
-        content: dict[str, Any] = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        content: Any = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the registry of sources {file}: {' '.join(str(error).split())}") from None
-    return {name: from_mapping(BenchmarkSources, entry, where=name) for name, entry in content.items()}
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else type(content).__name__
+        raise UserError(f"the registry of sources {file} wants a mapping from benchmark to sources, got {found}")
+    try:
+        return {str(name): from_mapping(BenchmarkSources, entry, where=str(name)) for name, entry in content.items()}
+    except TypeError as error:
+        # A key without a default is absent; Python names it.
+        raise UserError(f"the registry of sources {file} is incomplete: {error}") from None
 
 
 def sources_of(benchmark: str, file: Path = SOURCES_FILE) -> BenchmarkSources:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
-import os
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,9 @@ from trainables.data.http_transport import (
     check_status,
     connection_fault,
     fetch_http,
+    fetch_url,
     part_of,
+    quiet,
     resume_point,
     state_of,
     unreachable,
@@ -31,6 +35,7 @@ from trainables.data.http_transport import (
 )
 from trainables.data.sources import Mirror, RemoteFile
 
+_BUCKET_STATUS = re.compile(r"HTTP status (\d+)")
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 MAX_WAIT_S = 60.0
 UNREACHABLE_ATTEMPTS = 2
@@ -46,32 +51,50 @@ def download(
     *,
     attempts: int = 5,
     first_wait_s: float = 1.0,
-    progress: Progress | None = None,
-) -> None:
-    """Bring `file` to `destination`; raises `MirrorError` when this mirror cannot give it, `UserError` on a full disk.
+    progress: Progress = quiet,
+    stages: Progress = quiet,
+) -> str:
+    """Bring `file` to `destination` and return its SHA-256.
 
-    What has arrived stays beside it as `.part`, and a later call asks only for the rest. A host that cannot be reached
-    is given up after one quick retry, unless it had answered in this call: then it is an outage that may pass.
+    Raises `MirrorError` when this mirror cannot give it, `UserError` on a full disk.
+
+    What has arrived stays beside it as `.part`, and a later call asks only for the rest. A mirror is given up after
+    `attempts` failures without a new byte in between. A host that cannot be reached is given up after one quick retry,
+    unless it had answered in this call: then it is an outage that may pass.
     """
-    answered = False
-    for attempt in range(attempts):
+    answered, failures, most = False, 0, _bytes_here(destination)
+    while True:
         try:
             with _disk_faults(destination):
                 arrived = _TRANSPORTS[mirror.transport](file, mirror, destination, progress)
-                check_arrived(file, arrived)
+                stages(f"checking {file.name}", 0, None)
+                digest = check_arrived(file, arrived)
                 arrived.replace(destination)
-            return
+                state_of(arrived).unlink(missing_ok=True)
+            return digest
         except TemporaryError as error:
             answered = answered or not isinstance(error, UnreachableError)
-            if attempt + 1 >= (attempts if answered else min(attempts, UNREACHABLE_ATTEMPTS)):
-                raise MirrorError(f"{error} ({attempt + 1} attempts)") from None
-            wait = first_wait_s * 2**attempt if error.retry_after_s is None else error.retry_after_s
+            have = _bytes_here(destination)
+            failures = 0 if have > most else failures + 1
+            most = max(most, have)
+            if failures >= (attempts if answered else min(attempts, UNREACHABLE_ATTEMPTS)):
+                raise MirrorError(f"{error} ({failures} attempts)") from None
+            wait = first_wait_s * 2 ** max(0, failures - 1) if error.retry_after_s is None else error.retry_after_s
             time.sleep(min(wait, MAX_WAIT_S))
 
 
-def check_arrived(file: RemoteFile, path: Path) -> None:
-    """Check size, checksum and kind of a file; a wrong one is deleted and `MirrorError` says what it is."""
-    size = path.stat().st_size
+def _bytes_here(destination: Path) -> int:
+    """Bytes of a file that have arrived so far, by whatever name its transport keeps them."""
+    beside = [path for path in destination.parent.iterdir() if path.name.startswith(f"{destination.name}.")]
+    return sum(path.stat().st_size for path in beside if path.suffix != ".json")
+
+
+def check_arrived(file: RemoteFile, path: Path) -> str:
+    """Check size, checksum and kind of a file and return its SHA-256.
+
+    A wrong one is deleted, and `MirrorError` says what it is.
+    """
+    size, found = path.stat().st_size, ""
     with path.open("rb") as stream:
         head = stream.read(512).lstrip().lower()
     problem = ""
@@ -79,14 +102,15 @@ def check_arrived(file: RemoteFile, path: Path) -> None:
         problem = "sent a web page instead of the file (a quota or log-in page)"
     elif file.size is not None and size != file.size:
         problem = f"sent {size:,} bytes instead of {file.size:,}"
-    elif file.sha256 is not None and (found := sha256_of(path)) != file.sha256:
-        problem = f"wrong checksum: SHA-256 {found[:16]}... instead of {file.sha256[:16]}..."
     elif size == 0:
         problem = "sent an empty file"
+    elif (found := sha256_of(path)) != (wanted := file.sha256 or found):
+        problem = f"wrong checksum: SHA-256 {found[:16]}... instead of {wanted[:16]}..."
     if problem:
         path.unlink()
-        path.with_name(f"{path.name}.json").unlink(missing_ok=True)
+        state_of(path).unlink(missing_ok=True)
         raise MirrorError(problem)
+    return found
 
 
 def sha256_of(path: Path) -> str:
@@ -107,19 +131,21 @@ def _disk_faults(destination: Path) -> Iterator[None]:
         ) from None
 
 
-def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress | None) -> Path:
+def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
     import gdown
     import requests
     from gdown.exceptions import DownloadError, FileURLRetrievalError
 
     arrived = destination.with_name(f"{destination.name}.drive")
-    arrived.unlink(missing_ok=True)
+    if not _holds(arrived, mirror):
+        # gdown goes on with whatever partial file lies there. (It cannot tell whether the file has changed since; the
+        # checksum, or the archive's own, then does.)
+        for other in destination.parent.glob(f"{glob.escape(arrived.name)}*"):
+            other.unlink()
+        write_state(arrived, mirror, "", None)
+    if arrived.exists():
+        return arrived
     is_url = "://" in mirror.address
-
-    def report(have: int, total: int | None) -> None:
-        if progress is not None:
-            progress(file.name, have, total)
-
     try:
         gdown.download(
             url=mirror.address if is_url else None,
@@ -129,7 +155,7 @@ def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, pro
             resume=True,
             use_cookies=False,
             timeout=TIMEOUT_S,
-            progress=report,
+            progress=lambda have, total: progress(file.name, have, total),
         )
     except FileURLRetrievalError as error:
         raise MirrorError(f"Google Drive gives no file: {words(error)}") from None
@@ -142,47 +168,43 @@ def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, pro
     return arrived
 
 
-def _fetch_hugging_face(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress | None) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+def _holds(arrived: Path, mirror: Mirror) -> bool:
+    """Whether what lies here, whole or in part, is from this mirror."""
+    try:
+        known = json.loads(state_of(arrived).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(known.get("address") == mirror.address)
+
+
+def _fetch_hugging_face(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
+    """Ask the hub which version it has, and bring that by HTTP (the hub's own download cannot resume after a kill)."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of the HTTP library that it uses
         EntryNotFoundError,
         HfHubHTTPError,
         HTTPError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     owner, name, path = mirror.address.split("/", 2)
     endpoint = mirror.endpoint or None
-    folder = destination.with_name(f"{destination.name}.hub")
+    revision = mirror.revision or None
+    url = hf_hub_url(f"{owner}/{name}", path, repo_type="dataset", revision=revision, endpoint=endpoint)
     try:
-        # A download would ask a hub that cannot be reached seven times; this asks once.
-        url = hf_hub_url(f"{owner}/{name}", path, repo_type="dataset", endpoint=endpoint)
-        get_hf_file_metadata(url, token=False, timeout=TIMEOUT_S, endpoint=endpoint)
-        found = hf_hub_download(
-            f"{owner}/{name}",
-            path,
-            repo_type="dataset",
-            local_dir=folder,
-            endpoint=endpoint,
-            token=False,
-        )
-    except LocalEntryNotFoundError as error:
-        raise connection_fault(error) from None
-    except (EntryNotFoundError, RepositoryNotFoundError) as error:
+        found = get_hf_file_metadata(url, token=False, timeout=TIMEOUT_S, endpoint=endpoint)
+    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise MirrorError(f"not found: {words(error)}") from None
     except HfHubHTTPError as error:
         check_status(error.response.status_code, error.response.headers.get("retry-after"))
         raise MirrorError(words(error)) from None
     except HTTPError as error:
         raise connection_fault(error) from None
-    if progress is not None:
-        size = os.path.getsize(found)
-        progress(file.name, size, size)
-    return Path(found)
+    return fetch_url(url, file, mirror, destination, progress, version=found.etag or "")
 
 
-def _fetch_bucket(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress | None) -> Path:
+def _fetch_bucket(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
     part = part_of(destination)
     filesystem, path = _bucket(mirror)
     try:
@@ -192,24 +214,36 @@ def _fetch_bucket(file: RemoteFile, mirror: Mirror, destination: Path, progress:
         if file.size is not None and info.size != file.size:
             raise MirrorError(f"offers {info.size:,} bytes instead of {file.size:,}")
         version = f"{info.size} {info.mtime_ns}"
-        have, known_version = resume_point(part, mirror)
-        have = have if known_version == version else 0
+        have, known_version, _ = resume_point(part, mirror)
+        if known_version != version:
+            have = 0
+            part.unlink(missing_ok=True)
         write_state(part, mirror, version, info.size)
-        with filesystem.open_input_file(path) as remote, part.open("ab" if have else "wb") as stream:
+        with filesystem.open_input_file(path) as remote, part.open("ab") as stream:
             while have < info.size:
                 chunk = remote.read_at(min(2**23, info.size - have), have)
                 if not chunk:
                     raise TemporaryError(f"stopped after {have:,} of {info.size:,} bytes")
                 stream.write(chunk)
                 have += len(chunk)
-                if progress is not None:
-                    progress(file.name, have, info.size)
+                progress(file.name, have, info.size)
     except OSError as error:
         if error.errno in _DISK_FAULTS:
             raise
-        raise (unreachable(error) or TemporaryError(words(error))) from None
-    state_of(part).unlink(missing_ok=True)
+        raise _bucket_fault(error) from None
     return part
+
+
+def _bucket_fault(error: OSError) -> MirrorError:
+    """What a bucket's client says in one long sentence: an answer's status, a host not reached, or else its words."""
+    said = str(error)
+    answered = _BUCKET_STATUS.search(said)
+    status = 404 if "NOT_FOUND" in said else 403 if "ACCESS_DENIED" in said else int(answered[1]) if answered else 200
+    try:
+        check_status(status, None)
+    except MirrorError as fault:
+        return fault
+    return unreachable(error) or TemporaryError(words(error))
 
 
 def _bucket(mirror: Mirror) -> tuple[Any, str]:
@@ -230,7 +264,7 @@ def _bucket(mirror: Mirror) -> tuple[Any, str]:
     raise MirrorError(f"a bucket's address begins with s3:// or gs://, got {mirror.address}")
 
 
-_TRANSPORTS: dict[str, Callable[[RemoteFile, Mirror, Path, Progress | None], Path]] = {
+_TRANSPORTS: dict[str, Callable[[RemoteFile, Mirror, Path, Progress], Path]] = {
     "http": fetch_http,
     "google_drive": _fetch_google_drive,
     "hugging_face": _fetch_hugging_face,

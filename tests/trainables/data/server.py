@@ -20,7 +20,9 @@ class FileServer:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = defaultdict(list)
-        """Faults to show at the next requests for a path, one each; a last `...` repeats the one before for ever."""
+        """Faults to show at the next requests for a path, one each; a last `...` repeats the one before for ever.
+
+        `drop after N` sends N bytes at most and closes the connection."""
         self.sent: dict[str, int] = defaultdict(int)
         """Body bytes sent, by path."""
         self.asked: dict[str, int] = defaultdict(int)
@@ -50,6 +52,11 @@ class FileServer:
             return waiting[0]
         return waiting.pop(0)
 
+    def lasting_refusal(self, path: str) -> int:
+        """The status that every request for a path is refused with, questions about it too; 0 for none."""
+        waiting = self.faults[path]
+        return int(waiting[0]) if len(waiting) == 2 and waiting[1] == "..." and waiting[0].isdecimal() else 0
+
     @contextmanager
     def running(self) -> Iterator[FileServer]:
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -75,6 +82,9 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
 
         def do_HEAD(self) -> None:
             content = server.files.get(self._path())
+            if status := server.lasting_refusal(self._path()):
+                self._refuse(status)
+                return
             self.send_response(200 if content is not None else 404)
             self._describe(content or b"")
             self.send_header("Content-Length", str(len(content or b"")))
@@ -99,8 +109,9 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             body = content[start:stop]
             if fault == "wrong length":
                 return self._send(status, body, declared=len(body) + 1000, fault=fault)
-            if fault == "stop half way":
-                return self._send(status, body[: len(body) // 2], declared=len(body), fault=fault, content=content)
+            if fault == "stop half way" or fault.startswith("drop after "):
+                sent = body[: len(body) // 2 if fault == "stop half way" else int(fault.split()[-1])]
+                return self._send(status, sent, declared=len(body), fault=fault, content=content, start=start)
             return self._send(status, body, content=content, start=start)
 
         def _path(self) -> str:
@@ -147,14 +158,15 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             if content is not None:
                 self._describe(content)
             if status == 206 and content is not None:
-                self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(content)}")
+                last = start + (len(body) if declared is None else declared) - 1
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
             self.end_headers()
             self._write(body)
             if fault:
                 self.close_connection = True
 
         def _write(self, body: bytes) -> None:
-            size = len(body) if server.bytes_per_s is None else max(1, int(server.bytes_per_s / 50))
+            size = 2**16 if server.bytes_per_s is None else max(1, int(server.bytes_per_s / 50))
             try:
                 for place in range(0, len(body), size or 1):
                     part = body[place : place + size]
