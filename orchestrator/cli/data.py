@@ -11,7 +11,7 @@ import typer
 from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
 from orchestrator.cli.consoles import wide_console
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption, resolve_names
-from search_spaces.benchmarks import BENCHMARKS, Benchmark
+from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,13 +92,15 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every image, name the known variant and list what is wrong; exit code 2 for no copy that papers use."""
-    from trainables.data.verify import verify as look
-    from trainables.data.verify import write_manifest
+    """Read every image that training would read, name the known variant and list what is wrong.
+
+    The exit code is 2 for no copy that papers use. Where a pack lies beside its folder, both are read and compared.
+    """
+    from trainables.data.verify import verify_opened, write_manifest
 
     if not benchmark:
         raise UserError("name what to verify with --benchmark")
-    found = [look(_folder(one, data_root), one) for one in resolve_names(benchmark, data_root).values()]
+    found = [verify_opened(one, data_root) for one in resolve_names(benchmark, data_root).values()]
     for item in found:
         if manifest is not None and not item.errors:
             write_manifest(item, Path(manifest) / f"{item.benchmark}.manifest.tsv")
@@ -148,9 +150,9 @@ def show_verifications(found: list[Verification], *, as_json: bool) -> None:
         typer.echo(json.dumps([item.to_mapping() for item in found], indent=1))
         return
     _print_table(
-        ("benchmark", "variant", "images", "per domain", "manifest"),
+        ("benchmark", "form", "variant", "images", "per domain", "manifest"),
         [
-            (item.benchmark, item.variant, f"{item.num_images:,}",
+            (item.benchmark, item.form, item.variant, f"{item.num_images:,}",
              ", ".join(f"{name} {count:,}" for name, count in item.counts.items()), item.manifest[:12] or "-")
             for item in found
         ],
@@ -165,13 +167,6 @@ def what_is_wrong(found: Verification) -> str:
     """A verification's first finding, and how many more there are."""
     lines = [*found.errors, *found.notes] or [f"it is the variant '{found.variant}'"]
     return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
-
-
-def _folder(benchmark: Benchmark, data_root: str | None) -> Path:
-    folder = Path(benchmark.folder)
-    if not folder.is_absolute() and data_root is None:
-        raise UserError(f"{benchmark.name} is verified below a --data-root DIR, the folder that holds {folder}")
-    return folder if data_root is None else Path(data_root).expanduser() / folder
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
