@@ -12,7 +12,7 @@ import typer
 from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
 from orchestrator.cli.consoles import wide_console
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption, resolve_names
-from search_spaces.benchmarks import BENCHMARKS, Benchmark
+from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,18 +95,22 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every image, name the known variant and list what is wrong; exit code 2 for no copy that papers use."""
+    """Read every image that training would read, name the known variant and list what is wrong.
+
+    The exit code is 2 for no copy that papers use. Where a pack lies beside its folder, both are read and compared.
+    """
+    from trainables.data.pack import PACK_SUFFIX
     from trainables.data.receipt import receipt_notes
-    from trainables.data.verify import verify as look
-    from trainables.data.verify import write_manifest
+    from trainables.data.verify import verify_opened, write_manifest
 
     if not benchmark:
         raise UserError("name what to verify with --benchmark")
     refuse_address("--manifest", manifest, "manifests are written to a folder")
     found = []
     for one in resolve_names(benchmark, data_root).values():
-        seen = look(folder := _folder(one, data_root), one)
-        found.append(replace(seen, notes=(*seen.notes, *receipt_notes(folder))))
+        seen = verify_opened(one, data_root)
+        # A pack's receipt lies in the folder that it was made of.
+        found.append(replace(seen, notes=(*seen.notes, *receipt_notes(Path(seen.place.removesuffix(PACK_SUFFIX))))))
     for item in found:
         if manifest is not None and not item.errors:
             write_manifest(item, Path(manifest) / f"{item.benchmark}.manifest.tsv")
@@ -157,9 +161,9 @@ def show_verifications(found: list[Verification], *, as_json: bool) -> None:
         typer.echo(json.dumps([item.to_mapping() for item in found], indent=1))
         return
     _print_table(
-        ("benchmark", "variant", "images", "per domain", "manifest"),
+        ("benchmark", "form", "variant", "images", "per domain", "manifest"),
         [
-            (item.benchmark, item.variant, f"{item.num_images:,}",
+            (item.benchmark, item.form, item.variant, f"{item.num_images:,}",
              ", ".join(f"{name} {count:,}" for name, count in item.counts.items()), item.manifest[:12] or "-")
             for item in found
         ],
@@ -186,13 +190,6 @@ def what_is_wrong(found: Verification) -> str:
     """A verification's first finding, and how many more there are."""
     lines = [*found.errors, *found.notes] or [f"it is the variant '{found.variant}'"]
     return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
-
-
-def _folder(benchmark: Benchmark, data_root: str | None) -> Path:
-    folder = Path(benchmark.folder)
-    if not folder.is_absolute() and data_root is None:
-        raise UserError(f"{benchmark.name} is verified below a --data-root DIR, the folder that holds {folder}")
-    return folder if data_root is None else Path(data_root).expanduser() / folder
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -67,6 +68,43 @@ def test_verify_ends_with_2_for_what_is_no_known_copy(tmp_path: Path, capsys: py
     assert "1 of 4 domain folders are missing: sketch" in found["errors"]
     assert line.startswith("error: ")
     assert line.count("\n") == 1
+
+
+def test_verify_looks_at_what_training_would_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sample(tmp_path, benchmarks=["PACS"], images_per_class=2)
+    (tmp_path / "PACS").rename(tmp_path / "mine")
+    root = ["--data-root", str(tmp_path), "--json"]
+    assert run(["data", "pack", "--benchmark", "mine", *root]) == 0
+    (tmp_path / "mine" / "photo" / "dog" / "000.jpg").unlink()
+    capsys.readouterr()
+    assert run(["data", "verify", "--benchmark", "mine", *root]) == 0
+    (found,), _ = said(capsys)  # type: ignore[misc]
+    assert (found["form"], found["num_images"]) == ("pack", 56)
+    assert "1 only in the pack: photo/dog/000.jpg" in found["notes"][0]
+    shutil.rmtree(tmp_path / "mine")
+    assert run(["data", "verify", "--benchmark", "mine,icons", *root]) == 0
+    assert [item["form"] for item in said(capsys)[0]] == ["pack", "package"]  # type: ignore[attr-defined]
+    shard = tmp_path / "mine.pack" / "shard-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:2000] + bytes(8) + shard.read_bytes()[2008:])
+    assert run(["data", "verify", "--benchmark", "mine", "--data-root", str(tmp_path)]) == 2
+    written = capsys.readouterr()
+    assert "mine: wrong: shard-00000.arrow is not what was packed" in written.out
+    assert written.err.count("\n") == 1
+    shard.unlink()
+    assert run(["data", "verify", "--benchmark", "mine", "--data-root", str(tmp_path)]) == 2
+    assert "shard-00000.arrow is missing" in capsys.readouterr().err
+
+
+def test_the_hint_of_a_missing_benchmark_is_a_command_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["data", "pack", "--benchmark", "PACS", "--data-root", str(tmp_path)]) == 2
+    hints = re.findall(r"'vl2v-orchestrate (data .*?)'", capsys.readouterr().err)
+    assert [hint.split()[1] for hint in hints] == ["fetch", "sample"]
+    fetch, sample = (hint.replace("DIR", str(tmp_path)).split() for hint in hints)
+    assert run([*fetch, "--attempts", "0"]) == 2
+    assert "--attempts is 1 or more" in capsys.readouterr().err, "all else was understood"
+    assert run([*sample, "--benchmark", "PACS"]) == 0
 
 
 def test_fetch_ends_in_a_verified_benchmark_or_in_one_line(

@@ -5,17 +5,20 @@ The target folder appears whole or not at all.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from search_spaces.errors import UserError
 
@@ -26,7 +29,11 @@ class ArchiveError(UserError):
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBERS = 2_000_000
+MAX_HEADER_BYTES = 2**20
+"""Names and notes of one member of a tar file; real ones have some hundred."""
 CHUNK_BYTES = 2**20
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+"""By the first bytes of a file."""
 _IGNORED = ("__MACOSX/",)
 
 
@@ -38,12 +45,12 @@ def is_archive(name: str) -> bool:
 def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
     """Unpack `archive` into the new folder `target`.
 
-    Raises `UserError` for a name that leads outside, a link or device, more than `max_bytes` (declared or real), a
-    truncated or damaged archive, and a full disk.
+    Raises `UserError` for a name that leads outside or is not UTF-8, a link or device, more than `max_bytes` (declared
+    or real), a tar header of more than a MiB, a truncated or damaged archive, and a full disk.
     """
     aside = target.with_name(f".{target.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    budget = _Budget(archive.name, max_bytes)
+    budget = Budget(archive.name, max_bytes)
     try:
         with _named_faults(archive):
             aside.mkdir(parents=True)
@@ -56,8 +63,8 @@ def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-class _Budget:
-    """Bytes and members that may still come out of an archive."""
+class Budget:
+    """Bytes and members that may still come out of an archive; what it declares is not taken at its word."""
 
     def __init__(self, archive: str, max_bytes: int) -> None:
         self.archive = archive
@@ -67,12 +74,14 @@ class _Budget:
         self.members = 0
 
     def declare(self, size: int) -> None:
+        """Count a member that says how large it is; raises `ArchiveError` above the limit."""
         self.members += 1
         self.declared_bytes += size
         if self.declared_bytes > self.max_bytes or self.members > MAX_MEMBERS:
             raise self._bomb("declares")
 
     def use(self, size: int) -> None:
+        """Count bytes that came out; raises `ArchiveError` above the limit."""
         self.used_bytes += size
         if self.used_bytes > self.max_bytes:
             raise self._bomb("unpacks to")
@@ -83,7 +92,7 @@ class _Budget:
         )
 
 
-def _unpack_zip(archive: Path, folder: Path, budget: _Budget) -> None:
+def _unpack_zip(archive: Path, folder: Path, budget: Budget) -> None:
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
         for member in members:
@@ -103,9 +112,9 @@ def _unpack_zip(archive: Path, folder: Path, budget: _Budget) -> None:
                 _write(content, place, budget)
 
 
-def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:
-    with tarfile.open(archive, "r:*") as opened:
-        for member in opened:
+def _unpack_tar(archive: Path, folder: Path, budget: Budget) -> None:
+    with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as opened:
+        while (member := _next_member(opened, stream)) is not None:
             place = _place(folder, member.name, archive)
             if not (member.isreg() or member.isdir()):
                 raise ArchiveError(f"{archive.name} has a link or device: {member.name!r}; not unpacked")
@@ -120,6 +129,56 @@ def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:
                     raise ArchiveError(f"{archive.name} is truncated or damaged: {member.name!r} is cut short")
 
 
+class _TarStream(io.RawIOBase):
+    """The bytes of a tar file, of which only so many may be read while a header is awaited.
+
+    `tarfile` reads an extended header into memory at once, however large it says it is.
+    """
+
+    def __init__(self, archive: Path, content: IO[bytes]) -> None:
+        self.archive = archive
+        self.content = content
+        self.header_bytes_left: int | None = MAX_HEADER_BYTES
+        """None while a member's content is read."""
+
+    def read(self, size: int = -1) -> bytes:
+        if self.header_bytes_left is not None:
+            if size < 0 or size > self.header_bytes_left:
+                raise ArchiveError(
+                    f"{self.archive.name} has a header of more than {MAX_HEADER_BYTES:,} bytes: not unpacked"
+                )
+            self.header_bytes_left -= size
+        return self.content.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.content.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.content.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+@contextmanager
+def _decompressed(archive: Path) -> Iterator[_TarStream]:
+    with archive.open("rb") as file:
+        start = file.read(6)
+    reader = next((reader for magic, reader in _COMPRESSIONS.items() if start.startswith(magic)), open)
+    with reader(archive, "rb") as content:
+        yield _TarStream(archive, content)
+
+
+def _next_member(opened: tarfile.TarFile, stream: _TarStream) -> tarfile.TarInfo | None:
+    stream.header_bytes_left = MAX_HEADER_BYTES
+    member = opened.next()
+    stream.header_bytes_left = None
+    return member
+
+
 def _place(folder: Path, name: str, archive: Path) -> Path:
     path = PurePosixPath(name)
     is_drive = len(name) > 1 and name[1] == ":"
@@ -128,7 +187,7 @@ def _place(folder: Path, name: str, archive: Path) -> Path:
     return folder / path
 
 
-def _write(content: IO[bytes], place: Path, budget: _Budget) -> int:
+def _write(content: IO[bytes], place: Path, budget: Budget) -> int:
     place.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     with place.open("xb") as stream:
@@ -145,9 +204,13 @@ def _named_faults(archive: Path) -> Iterator[None]:
         yield
     except FileExistsError as error:
         raise ArchiveError(f"{archive.name} has the same file twice: {os.path.basename(str(error.filename))}") from None
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, LZMAError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, lzma.LZMAError) as error:
         raise ArchiveError(
             f"{archive.name} is truncated or damaged: {' '.join(str(error).split()) or 'cut short'}"
+        ) from None
+    except UnicodeDecodeError:
+        raise ArchiveError(
+            f"{archive.name} has a file name that is not UTF-8, though it says so: not unpacked"
         ) from None
     except (RuntimeError, NotImplementedError) as error:
         raise ArchiveError(f"{archive.name} cannot be unpacked: {' '.join(str(error).split())}") from None

@@ -21,7 +21,8 @@ from PIL import Image
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.http_transport import Progress, quiet
-from trainables.data.sources import Step
+from trainables.data.parquet import bounded_batches
+from trainables.data.sources import Step, sources_of
 from trainables.record import read_json, write_json
 
 
@@ -175,7 +176,9 @@ def _parquet(step: Step, files: Mapping[str, Path], target: Path, benchmark: Ben
                 message = f"{step.source} lacks the column {', '.join(absent)}; it has {', '.join(names)}"
                 raise StepError(step.source, message)
             value_names = {column: _value_names(table.schema_arrow, column) for column in ("label", "domain")}
-            rows = (row for batch in table.iter_batches(batch_size=256) for row in batch.to_pylist())
+            max_bytes = 2 * sources_of(benchmark.name).unpacked_bytes
+            batches = bounded_batches(table, step.source, max_bytes=max_bytes)
+            rows = (row for batch in batches for row in batch.to_pylist())
             for row_number, row in enumerate(rows):
                 stages(f"assembling {benchmark.name}", row_number, table.metadata.num_rows)
                 place, image = _placed(row, row_number, step, value_names, benchmark)

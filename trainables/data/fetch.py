@@ -97,7 +97,7 @@ def _fetch(
     if found is None:
         found = _check_present(benchmark, target, settings, stages)
     shutil.rmtree(work, ignore_errors=True)
-    return replace(found, folder=str(target), notes=(*found.notes, *receipt_notes(target)))
+    return replace(found, place=str(target), notes=(*found.notes, *receipt_notes(target)))
 
 
 def _bring(

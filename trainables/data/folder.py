@@ -7,7 +7,7 @@ folders (split lists, licences). A folder beside the domains that is no domain i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError, unknown_name
 from trainables.data.images import Indices, Role, decode, is_image_name
-from trainables.data.manifest import ManifestRow, ScannedFile, manifest_hash, scan
+from trainables.data.manifest import ManifestRow, ScannedFile, is_utf8, manifest_hash, scan, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +67,12 @@ class FolderSource:
 
     @property
     def manifest_rows(self) -> list[ManifestRow]:
-        """One row for each image, domain after domain."""
+        """One row for each image, domain after domain. Raises `UserError` where a file cannot be read at all."""
         names = self.class_names
         labels = [names[label] for name in self.domain_names for label in self._domains[name].labels]
+        for path, item in zip(self._all_paths(), self.scanned, strict=True):
+            if not item.is_read:
+                raise UserError(f"cannot read image {self.benchmark}/{shown(path)}: {item.problem}")
         return [
             ManifestRow(path, item.size, item.sha256, class_name, path.partition("/")[0])
             for path, item, class_name in zip(self._all_paths(), self.scanned, labels, strict=True)
@@ -78,7 +81,7 @@ class FolderSource:
     def unreadable(self) -> list[str]:
         """`path: reason` of every image that cannot be decoded."""
         found = zip(self._all_paths(), self.scanned, strict=True)
-        return [f"{path}: {item.problem}" for path, item in found if item.problem]
+        return [f"{shown(path)}: {item.problem}" for path, item in found if item.problem]
 
     def labels(self, domain: str) -> Indices:
         return self._domains[domain].labels
@@ -108,11 +111,28 @@ class FolderSource:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders inside, hidden ones left out, in byte order."""
-    return sorted(
-        (entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")),
-        key=os.fsencode,
-    )
+    """Names of the folders inside, hidden ones left out, in byte order; raises `UserError` where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise _cannot_read(folder, error) from None
+    for name in names:
+        if not is_utf8(name):
+            raise UserError(f"{folder} has the folder {shown(name)}, whose name is not UTF-8; rename it")
+    return sorted(names, key=os.fsencode)
+
+
+def case_variants(names: Iterable[str]) -> list[str]:
+    """`Photo and photo`: names that differ only in upper and lower case, and would be one folder on some disks."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    return [" and ".join(group) for group in alike.values() if len(group) > 1]
+
+
+def _cannot_read(folder: str | Path, error: OSError) -> UserError:
+    return UserError(f"cannot read the folder {folder}: {error.strerror or error}")
 
 
 def check_domain_folders(folder: Path, benchmark: Benchmark) -> None:
@@ -129,6 +149,8 @@ def check_domain_folders(folder: Path, benchmark: Benchmark) -> None:
             f"{folder} has the folder {', '.join(stray)}, which is no domain; {expected}; move it elsewhere (plain "
             "files and hidden folders may stay)"
         )
+    for names in case_variants(found):
+        raise UserError(f"{folder} has the domain folders {names}, which differ only in case; keep one of them")
 
 
 def check_class_folders(folder: Path, benchmark: Benchmark) -> tuple[str, ...]:
@@ -139,6 +161,8 @@ def check_class_folders(folder: Path, benchmark: Benchmark) -> tuple[str, ...]:
     if not expected:
         first = benchmark.domain_names[0]
         expected, reference = classes[first], f"the domain {first}"
+    for names in case_variants(expected):
+        raise UserError(f"{benchmark.name} has the classes {names}, which differ only in case; keep one of them")
     for name, found in classes.items():
         if not found:
             raise UserError(f"{folder / name} has no class folder; the layout is DOMAIN/CLASS/image")
@@ -176,21 +200,30 @@ def index_domain(folder: Path, domain: str, class_names: Sequence[str]) -> Domai
 
 
 def class_paths(folder: Path, relative: str) -> list[str]:
-    """Images of a class folder `DOMAIN/CLASS` as paths relative to `folder`, in ImageFolder's order."""
+    """Images of a class folder `DOMAIN/CLASS` as paths relative to `folder`, in ImageFolder's order.
+
+    Raises `UserError` where a folder cannot be read.
+    """
     # torchvision.datasets.folder.make_dataset: sorted(os.walk(..., followlinks=True)), then sorted file names.
     root = os.path.join(folder, relative)
-    with os.scandir(root) as entries:
-        names = []
-        for entry in entries:
-            if entry.is_dir():
-                return _nested_class_paths(root, relative)
-            names.append(entry.name)
+    try:
+        with os.scandir(root) as entries:
+            names = []
+            for entry in entries:
+                if entry.is_dir():
+                    return _nested_class_paths(root, relative)
+                names.append(entry.name)
+    except OSError as error:
+        raise _cannot_read(error.filename or root, error) from None
     return [f"{relative}/{name}" for name in sorted(filter(is_image_name, names))]
 
 
 def _nested_class_paths(root: str, relative: str) -> list[str]:
+    def stop(error: OSError) -> None:
+        raise error
+
     paths = []
-    for place, _, names in sorted(os.walk(root, followlinks=True)):
+    for place, _, names in sorted(os.walk(root, onerror=stop, followlinks=True)):
         below = os.path.relpath(place, root)
         if any(part.startswith(".") and part != "." for part in below.split(os.sep)):
             continue
@@ -205,7 +238,7 @@ def benchmark_folder(root: Path, benchmark: Benchmark) -> Path:
     if folder.is_dir():
         return folder
     how = (
-        f"'vl2v-orchestrate data fetch {benchmark.name} --data-root DIR' downloads it, "
+        f"'vl2v-orchestrate data fetch --benchmark {benchmark.name} --data-root DIR' downloads it, "
         "'vl2v-orchestrate data sample DIR' writes small look-alikes"
     )
     if not root.is_dir():

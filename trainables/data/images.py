@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -79,7 +81,7 @@ def problem_of(data: bytes) -> str:
     third of the time.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(io.BytesIO(data)) as image:
             _check_size(image)
             image.draft("RGB", (1, 1))
             image.load()
@@ -168,6 +170,8 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 
+_PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
 
 def _memory_bytes(image: Image.Image) -> int:
     # Pillow keeps RGB in four bytes per pixel.
@@ -176,11 +180,22 @@ def _memory_bytes(image: Image.Image) -> int:
 
 def _as_rgb(file: io.BytesIO, path: str) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        with _opened(file) as image:
             _check_size(image)
             return image.convert("RGB")
     except _DECODE_ERRORS as error:
         raise UserError(f"cannot read image {path}: {_reason(error, file.getbuffer().nbytes)}") from None
+
+
+def _opened(file: io.BytesIO) -> Image.Image:
+    """Pillow's image, without the warnings that Pillow prints in two lines of its own.
+
+    What they warn of is decided here: too many pixels are refused, palettes with transparency lose it in RGB. The
+    filter stays, because taking it back would not be safe beside other threads.
+    """
+    if _PILLOWS_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOWS_WARNINGS[3].pattern)
+    return Image.open(file)
 
 
 def _check_size(image: Image.Image) -> None:

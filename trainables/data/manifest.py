@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from search_spaces.errors import UserError
 from trainables.data.images import problem_of
 from trainables.half_files import aside_of
 
 CHUNK = 256
 """Files handed to a thread at a time."""
+NEVER_NS = -1
+"""Modification time of a file that could not be read: no cache takes it for known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,22 @@ class ScannedFile:
     mtime_ns: int
     sha256: str
     problem: str
-    """Why it cannot be decoded; empty when it can."""
+    """Why it cannot be decoded, or not even be read; empty when it can."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the file's bytes could be read, so that size and hash are known."""
+        return bool(self.sha256)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name from the disk is UTF-8; others do not go into tables and packs."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
+def shown(name: str) -> str:
+    """A file name as it can be printed everywhere: bytes that are no UTF-8 as `\\xNN`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def manifest_lines(rows: Iterable[ManifestRow]) -> list[str]:
@@ -67,8 +84,8 @@ def manifest_hash(rows: Iterable[ManifestRow]) -> str:
 def scan(root: Path, paths: Sequence[str], *, cache: Path | None = None) -> list[ScannedFile]:
     """Hash and decode every file below `root`, in the order of `paths`.
 
-    `cache` is a folder; files that kept their size and modification time since the last scan are not read again.
-    Raises `UserError` when a file cannot be read at all.
+    `cache` is a folder; files that kept their size and modification time since the last scan are not read again. A file
+    that cannot be read, or is none (a pipe, a device), has a problem and no hash.
     """
     known = read_scan_cache(root, cache) if cache else {}
     threads = os.cpu_count() or 1
@@ -83,14 +100,13 @@ def scan(root: Path, paths: Sequence[str], *, cache: Path | None = None) -> list
 
 def read_scan_cache(root: Path, cache: Path) -> dict[str, ScannedFile]:
     """What an earlier scan of `root` found, by path; empty when there is none or it cannot be read."""
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
         columns = parquet.read_table(_cache_file(root, cache)).to_pydict()
         rows = zip(columns["size"], columns["mtime_ns"], columns["sha256"], columns["problem"], strict=True)
-        return {path: ScannedFile(*row) for path, row in zip(columns["path"], rows, strict=True)}
-    except (OSError, KeyError, pa.ArrowInvalid):
+        return {os.fsdecode(path): ScannedFile(*row) for path, row in zip(columns["path"], rows, strict=True)}
+    except (OSError, KeyError, ValueError):
         return {}
 
 
@@ -101,7 +117,8 @@ def write_scan_cache(root: Path, cache: Path, paths: Sequence[str], found: Seque
 
     table = pa.table(
         {
-            "path": pa.array([os.fsencode(path) for path in paths], pa.binary()).cast(pa.string(), safe=False),
+            # Bytes, because a file's name need not be UTF-8.
+            "path": pa.array([os.fsencode(path) for path in paths], pa.binary()),
             "size": [item.size for item in found],
             "mtime_ns": [item.mtime_ns for item in found],
             "sha256": [item.sha256 for item in found],
@@ -128,8 +145,11 @@ def _scan_file(root: Path, path: str, known: ScannedFile | None) -> ScannedFile:
         state = os.stat(file)
         if known is not None and (known.size, known.mtime_ns) == (state.st_size, state.st_mtime_ns):
             return known
+        if not stat.S_ISREG(state.st_mode):
+            # Opening a pipe would wait for whoever writes into it.
+            return ScannedFile(0, NEVER_NS, "", "not a regular file")
         with open(file, "rb") as stream:
             data = stream.read()
     except OSError as error:
-        raise UserError(f"cannot read image {path}: {error.strerror or error}") from None
+        return ScannedFile(0, NEVER_NS, "", error.strerror or str(error))
     return ScannedFile(len(data), state.st_mtime_ns, hashlib.sha256(data).hexdigest(), problem_of(data))

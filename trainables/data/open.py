@@ -16,6 +16,7 @@ from search_spaces.errors import UserError
 from trainables.data.folder import FolderSource, benchmark_folder, subfolders, unknown_folder
 from trainables.data.images import ImageSource
 from trainables.data.pack import PACK_SUFFIX
+from trainables.data.pack_place import recover
 from trainables.data.packed import PackSource, is_pack, read_description
 from trainables.data.parquet import ParquetSource
 
@@ -41,27 +42,30 @@ def open_benchmark(
     if place is None:
         if benchmark.name == "icons":
             return packaged_icons(benchmark)
-        raise _not_found(benchmark, data_root)
+        raise not_found(benchmark, data_root)
     if place.endswith(PACK_SUFFIX):
         return PackSource(place, benchmark)
     return FolderSource(Path(place), benchmark, cache=cache)
 
 
 def locate(benchmark: Benchmark, data_root: str | Path | None = None) -> str | None:
-    """Where a benchmark lies below a data root: its pack, else its folder, else None."""
+    """Where a benchmark lies below a data root: its pack, else its folder, else None.
+
+    A pack that a killed overwrite had moved away is put back.
+    """
     if data_root is not None and "://" in str(data_root):
         pack = f"{str(data_root).rstrip('/')}/{benchmark.folder}{PACK_SUFFIX}"
         return pack if is_pack(pack) else None
     if data_root is None and not os.path.isabs(benchmark.folder):
         return None
     folder = Path(data_root or "/").expanduser() / benchmark.folder
-    pack = f"{folder}{PACK_SUFFIX}"
-    if os.path.isdir(pack):
-        return pack
+    packed = _pack_of(folder)
+    if packed is not None:
+        return str(packed)
     return str(folder) if folder.is_dir() else None
 
 
-def packaged_icons(benchmark: Benchmark) -> ImageSource:
+def packaged_icons(benchmark: Benchmark) -> ParquetSource:
     """The demo benchmark that the package brings."""
     from trainables.data.icons import ICONS_PARQUET
 
@@ -77,7 +81,7 @@ def resolve_benchmark(name: str, data_root: str | Path | None = None) -> Benchma
         if known.name.lower() == name.lower():
             return known
     root = Path(data_root).expanduser() if data_root is not None else None
-    is_below = root is not None and bool(name) and ((root / name).is_dir() or (root / f"{name}{PACK_SUFFIX}").is_dir())
+    is_below = root is not None and bool(name) and ((root / name).is_dir() or _pack_of(root / name) is not None)
     if name.startswith(FOLDER_PREFIX) or is_below:
         return benchmark_from_folder(name, data_root)
     raise unknown_folder(name, root, list(BENCHMARKS))
@@ -93,8 +97,8 @@ def benchmark_from_folder(path_or_name: str, data_root: str | Path | None = None
     given = Path(text).expanduser().absolute()
     places = [given] if data_root is None else [Path(data_root).expanduser().absolute() / text, given]
     for folder in places if text else []:
-        pack = Path(f"{folder}{PACK_SUFFIX}")
-        if pack.is_dir():
+        pack = _pack_of(folder)
+        if pack is not None:
             description = read_description(pack)
             return _benchmark(folder, list(description["domains"]), description["class_names"])
         if folder.is_dir():
@@ -110,10 +114,10 @@ def benchmark_from_folder(path_or_name: str, data_root: str | Path | None = None
 def find_unreadable(source: ImageSource) -> list[str]:
     """`path: reason` of every image that cannot be decoded; every image is decoded once (or found in the cache).
 
-    A pack was checked while it was written.
+    A pack's images were decoded when it was written: its files are compared with what was written then.
     """
     if isinstance(source, PackSource):
-        return []
+        return [f"{name} of {source.location} is not what was packed" for name in source.changed_files()]
     if isinstance(source, FolderSource):
         return source.unreadable()
 
@@ -136,7 +140,8 @@ def check_readable(source: ImageSource) -> None:
         raise UserError(f"{source.benchmark}: {_listed(problems)}")
 
 
-def _not_found(benchmark: Benchmark, data_root: str | Path | None) -> UserError:
+def not_found(benchmark: Benchmark, data_root: str | Path | None) -> UserError:
+    """The error for a benchmark that is neither packed nor a folder below the data root."""
     if data_root is None:
         return UserError(f"{benchmark.name} needs --data-root DIR, the folder that holds {benchmark.folder}")
     if "://" in str(data_root):
@@ -161,6 +166,13 @@ def _benchmark(folder: Path, domains: Sequence[str], class_names: Sequence[str])
         domains=tuple(Domain(name=domain, letter=letter) for domain, letter in zip(domains, letters, strict=True)),
         class_names=tuple(class_names),
     )
+
+
+def _pack_of(folder: Path) -> Path | None:
+    """The pack beside a folder (which need not be there); one that a killed overwrite moved away is put back."""
+    pack = Path(f"{folder}{PACK_SUFFIX}")
+    recover(pack)
+    return pack if pack.is_dir() else None
 
 
 def _listed(problems: Sequence[str]) -> str:

@@ -1,12 +1,12 @@
 """A pack: a benchmark in a few Arrow files, memory-mapped, decoded lazily, in ImageFolder's order.
 
-    FOLDER.pack/pack.json           what it is; written last
+    FOLDER.pack/pack.json           what it is, and size and SHA-256 of the other files; written last
     FOLDER.pack/index.arrow         a row for each image: path, label, pool, size, sha256, width, height, shard, offset
     FOLDER.pack/shard-00000.arrow   one column `image` of bytes: the file as stored, or raw RGB rows
 
 A pack of files as stored (`encoding="stored"`) or of raw pixels (`"pixels"`) gives the batches of the folder, bit for
 bit, and has its manifest. One whose images were re-encoded to a maximum side is other data, and has a manifest of its
-own. Packs appear whole or not at all. Reading is in `packed.py`.
+own. Packs appear whole or not at all (`pack_place.py`). Reading is in `packed.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,9 +25,10 @@ from PIL import Image
 from search_spaces.errors import UserError
 from trainables.data.folder import FolderSource
 from trainables.data.images import ImageSource, decode
-from trainables.data.manifest import ManifestRow, manifest_hash
+from trainables.data.manifest import ManifestRow, is_utf8, manifest_hash, shown
 from trainables.data.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
-from trainables.data.packed import read_description
+from trainables.data.pack_place import alone_at, move_into_place, recover
+from trainables.data.packed import damaged_files, read_description
 from trainables.data.parquet import ParquetSource
 from trainables.record import write_json
 
@@ -78,30 +78,29 @@ def pack(
 ) -> Path:
     """Write a folder or Parquet source as the pack `destination` (its name ends in `.pack`).
 
-    A pack of the same data and settings is left as it is. Raises `UserError` for unreadable images, an existing
-    other pack (unless `overwrite`), a full disk and a place that cannot be written.
+    A pack of the same data and settings is left as it is, unless a file of it is missing or cut short; with `overwrite`
+    every byte of it is compared first. Raises `UserError` for unreadable images, names that are not UTF-8, an existing
+    other pack (unless `overwrite`), another process that writes there, a full disk and a place that cannot be written.
     """
     settings = settings or PackSettings()
     if not isinstance(source, FolderSource | ParquetSource):
         raise UserError(f"only a folder or a Parquet file can be packed, not a {type(source).__name__}")
     _check_place(destination, settings)
     rows = source.manifest_rows
-    wanted = {**asdict(settings), "packed_from": manifest_hash(rows)}
-    if destination.exists():
-        if _is_as_wanted(destination, wanted):
-            return destination
-        if not overwrite:
-            raise UserError(f"{destination} is a pack of other data or settings; overwrite it or name another place")
-    aside = destination.with_name(f".{destination.name}.{os.getpid()}.part")
-    _remove_abandoned(destination)
+    _check_names(source.benchmark, rows)
+    wanted = {**asdict(settings), "packed_from": manifest_hash(rows), "format": PACK_FORMAT}
+    recover(destination)
+    if _is_there(destination, wanted, overwrite):
+        return destination
     try:
-        aside.mkdir(parents=True)
-        _write(source, rows, aside, settings, shard_mb * 2**20, wanted, progress)
-        _move_into_place(aside, destination)
+        with alone_at(destination) as aside:
+            # Another process may have written it meanwhile.
+            if not _is_there(destination, wanted, overwrite):
+                aside.mkdir()
+                _write(source, rows, aside, settings, shard_mb * 2**20, wanted, progress)
+                move_into_place(aside, destination)
     except OSError as error:
         raise UserError(f"cannot write the pack {destination}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return destination
 
 
@@ -115,9 +114,28 @@ def _check_place(destination: Path, settings: PackSettings) -> None:
         )
 
 
-def _is_as_wanted(destination: Path, wanted: dict[str, Any]) -> bool:
+def _check_names(benchmark: str, rows: list[ManifestRow]) -> None:
+    wrong = [row.path for row in rows if not is_utf8(row.path)]
+    if wrong:
+        raise UserError(f"{benchmark} has {len(wrong)} names that are not UTF-8, as {shown(wrong[0])}; rename them")
+
+
+def _is_there(destination: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the wanted pack is there with all its files (with `overwrite`: as they were written).
+
+    Raises `UserError` for another pack that is not to be replaced.
+    """
+    if not destination.exists():
+        return False
     present = read_description(destination)
-    return all(present.get(name) == value for name, value in wanted.items())
+    if all(present.get(name) == value for name, value in wanted.items()):
+        return not damaged_files(destination, by_content=overwrite)
+    if not overwrite:
+        raise UserError(
+            f"{destination} is a pack of other data or settings, or of another format; overwrite it or name another "
+            "place"
+        )
+    return False
 
 
 def _write(
@@ -140,7 +158,6 @@ def _write(
             progress(len(written), len(rows))
     writer.finish()
     description = {
-        "format": PACK_FORMAT,
         "benchmark": source.benchmark,
         "domains": {name: len(source.labels(name)) for name in source.domain_names},
         "class_names": list(source.class_names),
@@ -148,6 +165,7 @@ def _write(
         "is_reencoded": is_changed,
         "num_shards": writer.num_shards,
         "has_pools": any(row.pool for row in rows),
+        "files": {file.name: _facts_of(file) for file in sorted(folder.iterdir())},
         **wanted,
     }
     write_json(folder / DESCRIPTION, description)
@@ -207,6 +225,12 @@ def _images(
         yield _PackedImage(row, labels[domain][index], data, image.width, image.height, is_changed)
 
 
+def _facts_of(file: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as it is read back."""
+    with file.open("rb") as stream:
+        return {"size": os.fstat(stream.fileno()).st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
 def _write_shard(file: Path, images: list[bytes]) -> list[int]:
     """Write one shard; returns where in the file each image's bytes start."""
     import pyarrow as pa
@@ -261,19 +285,3 @@ def _write_index(file: Path, columns: dict[str, list[Any]]) -> None:
 def _flush_to_disk(file: Path) -> None:
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
-
-
-def _remove_abandoned(destination: Path) -> None:
-    """Delete what killed processes left of this pack."""
-    for left in destination.parent.glob(f".{destination.name}.*.part"):
-        process = left.name.split(".")[-2]
-        if process == str(os.getpid()) or not Path(f"/proc/{process}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _move_into_place(aside: Path, destination: Path) -> None:
-    old = destination.with_name(f".{destination.name}.{os.getpid()}.old")
-    if destination.exists():
-        destination.rename(old)
-    aside.rename(destination)
-    shutil.rmtree(old, ignore_errors=True)

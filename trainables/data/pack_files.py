@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PACK_FORMAT = 1
+PACK_FORMAT = 2
 DESCRIPTION, INDEX = "pack.json", "index.arrow"
 POOLS = ("", "train", "test")
 """A row's pool by its number in the index: serves every role, source domains only, the test domain only."""

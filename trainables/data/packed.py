@@ -1,11 +1,13 @@
 """Read a pack (see `pack.py`): from local disk memory-mapped, from object storage through pyarrow's file systems.
 
-Opening takes the same time whatever the number of images. Processes of one node share the pages of a local pack; of a
-remote one, each image is one ranged read.
+Opening takes the same time whatever the number of images: it looks at the size of each file, and reads only what the
+pack says of itself. Processes of one node share the pages of a local pack; of a remote one, each image is one ranged
+read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,9 @@ from trainables.data.images import Indices, Role, decode
 from trainables.data.manifest import ManifestRow
 from trainables.data.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
 
+CHUNK_BYTES = 2**22
+LISTED = 10
+"""Files that an error names."""
 _POOL_OF_ROLE: dict[Role, int] = {"source": POOLS.index("train"), "test": POOLS.index("test")}
 
 
@@ -29,16 +34,21 @@ class PackSource:
     """The images of a pack (see `ImageSource`).
 
     `location` is a local folder or a URI that pyarrow's file systems read (`s3://`, `gs://`, `file://`); with
-    `filesystem` it is a path in that file system. Raises `UserError` when it is no pack or not of that benchmark.
+    `filesystem` it is a path in that file system. Unless `is_new` is false (another process has looked already), every
+    file has to be there in full. Raises `UserError` when it is no whole pack or not of that benchmark.
     """
 
-    def __init__(self, location: str | Path, benchmark: Benchmark, *, filesystem: Any = None) -> None:
+    def __init__(
+        self, location: str | Path, benchmark: Benchmark, *, filesystem: Any = None, is_new: bool = True
+    ) -> None:
         self.location = str(location)
         self.filesystem = filesystem
         self._benchmark = benchmark
         self._files = _PackFiles(self.location, filesystem)
         self.description = self._files.description()
         self._check()
+        if is_new:
+            self._check_files()
         self._starts: dict[str, tuple[int, int]] = {}
         start = 0
         for name, count in self.description["domains"].items():
@@ -55,12 +65,22 @@ class PackSource:
         found, wanted = self.description, self._benchmark
         if found.get("format") != PACK_FORMAT:
             raise UserError(
-                f"{self.location} is a pack of format {found.get('format')}, this program reads {PACK_FORMAT}"
+                f"{self.location} is a pack of format {found.get('format')}, this program reads {PACK_FORMAT}; "
+                "pack the benchmark again, with --overwrite"
             )
         if tuple(found["domains"]) != wanted.domain_names:
             raise UserError(f"{self.location} has the domains {list(found['domains'])}, {wanted.name} has others")
         if wanted.class_names and tuple(found["class_names"]) != wanted.class_names:
             raise UserError(f"the classes of {self.location} are not those of {wanted.name}")
+
+    def _check_files(self) -> None:
+        lacking = self._files.lacking(self.description)
+        if lacking:
+            raise UserError(f"the pack {self.location} is damaged: {'; '.join(lacking[:LISTED])}")
+
+    def changed_files(self) -> list[str]:
+        """Names of the files whose content is not what was packed; reads all of them."""
+        return self._files.changed(self.description)
 
     @property
     def benchmark(self) -> str:
@@ -132,7 +152,7 @@ class PackSource:
         return {"location": self.location, "benchmark": self._benchmark, "filesystem": self.filesystem}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        PackSource.__init__(self, state["location"], state["benchmark"], filesystem=state["filesystem"])
+        PackSource.__init__(self, state["location"], state["benchmark"], filesystem=state["filesystem"], is_new=False)
 
 
 def _numbers(batch: Any, name: str, kind: type[np.generic] = np.int64) -> npt.NDArray[Any]:
@@ -175,6 +195,16 @@ def read_description(location: str | Path, *, filesystem: Any = None) -> dict[st
     return _PackFiles(str(location), filesystem).description()
 
 
+def damaged_files(location: str | Path, *, by_content: bool = False) -> list[str]:
+    """Files of a pack that are missing or have another size than was packed, in words.
+
+    With `by_content` every file is read, and compared by its SHA-256 too.
+    """
+    files = _PackFiles(str(location), None)
+    description = files.description()
+    return files.lacking(description) or (files.changed(description) if by_content else [])
+
+
 def is_pack(location: str | Path) -> bool:
     """Whether a pack lies at a local path or URI."""
     try:
@@ -204,10 +234,47 @@ class _PackFiles:
         try:
             with self._input(DESCRIPTION) as file:
                 description: dict[str, Any] = json.loads(file.read())
+                if not isinstance(description, dict):
+                    raise ValueError(f"{DESCRIPTION} holds no description")
                 return description
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
             raise UserError(f"{self.location} is not a pack: {reason}") from None
+
+    def lacking(self, description: dict[str, Any]) -> list[str]:
+        """Files of the description that are not there in full, in words."""
+        wanted = {name: int(facts["size"]) for name, facts in description.get("files", {}).items()}
+        sizes = dict(zip(wanted, self._sizes(list(wanted)), strict=True))
+        return [
+            f"{name} is missing" if (have := sizes[name]) is None else f"{name} has {have:,} bytes instead of {size:,}"
+            for name, size in wanted.items()
+            if sizes[name] != size
+        ]
+
+    def _sizes(self, names: list[str]) -> list[int | None]:
+        if self.filesystem is None:
+            files = [Path(self.path) / name for name in names]
+            return [file.stat().st_size if file.is_file() else None for file in files]
+        try:
+            found = self.filesystem.get_file_info([f"{self.path.rstrip('/')}/{name}" for name in names])
+        except OSError as error:
+            raise UserError(f"cannot read {self.location}: {' '.join(str(error).split())}") from None
+        return [info.size if info.is_file else None for info in found]
+
+    def changed(self, description: dict[str, Any]) -> list[str]:
+        """Names of the files whose content is not what was packed."""
+        files: dict[str, dict[str, Any]] = description["files"]
+        return [name for name, facts in files.items() if self._sha256(name) != facts["sha256"]]
+
+    def _sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        try:
+            with self._input(name) as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+        except OSError as error:
+            raise UserError(f"the pack {self.location} is damaged: {' '.join(str(error).split())}") from None
+        return digest.hexdigest()
 
     def record_batch(self, name: str) -> Any:
         import pyarrow as pa

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,26 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
+from trainables.data.archives import Budget
 from trainables.data.images import Indices, Role, decode
 from trainables.data.manifest import ManifestRow, manifest_hash
 
 _HALF_OF_ROLE: dict[Role, str] = {"source": "train", "test": "test"}
+
+
+def bounded_batches(file: Any, name: str, *, max_bytes: int) -> Iterator[Any]:
+    """Record batches of an opened Parquet file that nobody vouches for.
+
+    Raises `ArchiveError` when more than `max_bytes` are in it: declared, or come out (a repeated value takes next to
+    nothing in the file).
+    """
+    budget = Budget(name, max_bytes)
+    for number in range(file.metadata.num_row_groups):
+        budget.declare(file.metadata.row_group(number).total_byte_size)
+    # Few rows at a time: their images are in memory before they are counted.
+    for batch in file.iter_batches(batch_size=8):
+        budget.use(batch.nbytes)
+        yield batch
 
 
 class ParquetSource:

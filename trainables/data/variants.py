@@ -42,6 +42,21 @@ class Variant:
             found.append(f"{total:,} images instead of {self.total:,}")
         return found
 
+    def distance(
+        self, counts: Mapping[str, int], per_class: Mapping[str, Sequence[int]], num_domains: int
+    ) -> tuple[int, int]:
+        """By how many images the domains that are there differ from this variant; then, by how many the whole."""
+        whole = abs(self.total - sum(counts.values()))
+        if not self.domains:
+            # A domain may have any share of the total: only a copy that has all of them is compared.
+            return (whole if len(counts) == num_domains else 0), whole
+        present = sum(abs(count - self.domains.get(domain, 0)) for domain, count in counts.items() if count)
+        for domain, wanted in self.classes.items():
+            have = list(per_class.get(domain, ()))
+            if len(have) == len(wanted):
+                present += sum(abs(one - other) for one, other in zip(have, wanted, strict=True))
+        return present, sum(abs(count - counts.get(domain, 0)) for domain, count in self.domains.items())
+
 
 def known_variants(benchmark: str) -> list[Variant]:
     """The variants of a benchmark, the papers' first; none for one that is not registered."""
@@ -69,8 +84,10 @@ def _variant(item: dict[str, Any]) -> Variant:
 def nearest_variant(
     variants: Sequence[Variant], counts: Mapping[str, int], per_class: Mapping[str, Sequence[int]]
 ) -> tuple[Variant, list[str]] | None:
-    """The variant with the fewest differences, and these; None when no variant is known."""
-    judged = [(variant, variant.differences(counts, per_class)) for variant in variants]
-    total = sum(counts.values())
-    # Between equals, the one nearer in size: a damaged copy is named after what it was.
-    return min(judged, key=lambda pair: (len(pair[1]), abs(pair[0].total - total)), default=None)
+    """The variant that the counts are nearest to, and the differences; None when no variant is known.
+
+    What is there decides: a damaged copy is named after what it was, whichever domains it has lost.
+    """
+    num_domains = max((len(variant.domains) for variant in variants), default=0)
+    nearest = min(variants, key=lambda variant: variant.distance(counts, per_class, num_domains), default=None)
+    return None if nearest is None else (nearest, nearest.differences(counts, per_class))

@@ -1,32 +1,52 @@
-"""Look at every file of a benchmark's folder and say what it is: which known variant, and everything that is wrong.
+"""Look at every image of a benchmark and say what it is: which known variant, and everything that is wrong.
 
-Unlike `open_benchmark`, which stops at the first mistake, this goes on and lists them all.
+Unlike `open_benchmark`, which stops at the first mistake, this goes on and lists them all. It looks at what training
+would open: the pack where there is one (and whether the folder beside it is still the same), else the folder.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
+from trainables.data.findings import (
+    class_errors,
+    domain_errors,
+    duplicate_notes,
+    image_errors,
+    label_notes,
+    name_variant,
+    some,
+)
 from trainables.data.folder import class_paths, subfolders
-from trainables.data.manifest import ManifestRow, ScannedFile, manifest_hash, manifest_lines, scan
-from trainables.data.variants import Variant, known_variants, nearest_variant
+from trainables.data.manifest import ManifestRow, manifest_hash, manifest_lines, scan
+from trainables.data.open import find_unreadable, locate, not_found, packaged_icons
+from trainables.data.pack import PACK_SUFFIX
+from trainables.data.pack_check import checked_rows
+from trainables.data.packed import PackSource, read_description
+from trainables.data.parquet import ParquetSource
+from trainables.data.variants import Variant, known_variants
 from trainables.record import write_atomically
 
-LISTED = 10
-"""Examples that a finding names."""
+Form = Literal["folder", "pack", "package"]
+"""What training would open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """What a look at a benchmark's folder found."""
+    """What a look at a benchmark's images found."""
 
     benchmark: str
-    folder: str
+    form: Form
+    place: str
+    """Where it lies: a folder, a pack or a file."""
     variant: str
     """Name of the known variant, `unknown`, or `damaged: nearest NAME` where something is missing or wrong."""
     accepted: bool
@@ -36,9 +56,9 @@ class Verification:
     class_counts: dict[str, dict[str, int]]
     """Images per domain and class."""
     errors: tuple[str, ...]
-    """What makes the folder unusable, one line each."""
+    """What makes it unusable, one line each."""
     notes: tuple[str, ...]
-    """What is worth knowing: duplicates, differences from the nearest variant."""
+    """What is worth knowing: differences from the nearest variant, duplicates, how far labels could be checked."""
     manifest: str
     """SHA-256 of the manifest; empty when there are errors."""
     rows: tuple[ManifestRow, ...] = field(repr=False, default=())
@@ -50,8 +70,35 @@ class Verification:
 
     def to_mapping(self) -> dict[str, object]:
         """Plain values for `--json`."""
-        names = ("benchmark", "folder", "variant", "accepted", "counts", "class_counts", "errors", "notes", "manifest")
+        names = [item.name for item in fields(self) if item.name != "rows"]
         return {name: getattr(self, name) for name in names} | {"num_images": self.num_images}
+
+
+def verify_opened(
+    benchmark: Benchmark,
+    data_root: str | Path | None = None,
+    *,
+    cache: Path | None = None,
+    variants: Sequence[Variant] | None = None,
+) -> Verification:
+    """Verify what training would open below a data root (a folder or a URI); arguments as of `verify`.
+
+    Of a pack, every byte is read and compared with what was packed; where its folder lies beside it, that one too.
+    Raises `UserError` when there is neither pack nor folder.
+    """
+    place = locate(benchmark, data_root)
+    if place is None:
+        if benchmark.name != "icons":
+            raise not_found(benchmark, data_root)
+        return _of_package(packaged_icons(benchmark), benchmark, variants)
+    if not place.endswith(PACK_SUFFIX):
+        return verify(Path(place), benchmark, cache=cache, variants=variants)
+    found = _of_pack(place, benchmark, variants)
+    folder = Path(place.removesuffix(PACK_SUFFIX))
+    if "://" in place or not folder.is_dir():
+        return found
+    beside = verify(folder, benchmark, cache=cache, variants=variants)
+    return replace(found, notes=(*_differences(found, beside), *found.notes))
 
 
 def verify(
@@ -59,38 +106,130 @@ def verify(
 ) -> Verification:
     """Verify a benchmark's folder; every file is read once (or found in the `cache` folder).
 
-    `variants` are those of the registry unless given. Raises `UserError` only when there is no such folder.
+    `variants` are those of the registry unless given. Raises `UserError` only when there is no such folder, or when it
+    cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} to verify")
-    errors = _domain_errors(folder, benchmark)
-    found = {domain: subfolders(folder / domain) for domain in benchmark.domain_names if (folder / domain).is_dir()}
+    errors = domain_errors(subfolders(folder), benchmark)
+    found: dict[str, list[str]] = {}
+    for domain in benchmark.domain_names:
+        if os.path.isdir(folder / domain):
+            with _listed(errors):
+                found[domain] = subfolders(folder / domain)
     expected = list(benchmark.class_names) or _most_common_classes(found.values())
-    errors += _class_errors(found, expected)
-    paths = {(domain, name): class_paths(folder, f"{domain}/{name}") for domain in found for name in found[domain]}
-    errors += [f"{domain}/{name} has no image" for (domain, name), files in paths.items() if not files]
-    flat = [(domain, name, path) for (domain, name), files in paths.items() for path in files]
+    errors += class_errors(found, expected)
+    files: dict[tuple[str, str], list[str]] = {(domain, name): [] for domain in found for name in found[domain]}
+    for (domain, name), paths in files.items():
+        with _listed(errors):
+            paths += class_paths(folder, f"{domain}/{name}")
+            if not paths:
+                errors.append(f"{domain}/{name} has no image")
+    flat = [(domain, name, path) for (domain, name), paths in files.items() for path in paths]
     scanned = scan(folder, [path for _, _, path in flat], cache=cache)
-    errors += _unreadable(flat, scanned)
-    rows = tuple(
+    errors += image_errors([path for _, _, path in flat], [item.problem for item in scanned])
+    rows = [
         ManifestRow(path, item.size, item.sha256, name, domain)
         for (domain, name, path), item in zip(flat, scanned, strict=True)
+    ]
+    counts = {domain: {name: len(files[domain, name]) for name in found[domain]} for domain in found}
+    return _judged(
+        benchmark, rows, counts, form="folder", place=str(folder), expected=expected, errors=errors, variants=variants
     )
-    class_counts = {domain: {name: len(paths[domain, name]) for name in found[domain]} for domain in found}
+
+
+def _of_pack(place: str, benchmark: Benchmark, variants: Sequence[Variant] | None) -> Verification:
+    errors: list[str] = []
+    rows: list[ManifestRow] = []
+    with _listed(errors):
+        source = PackSource(place, benchmark)
+        rows, errors = checked_rows(source)
+    return _judged(benchmark, rows, _class_counts(rows), form="pack", place=place, errors=errors, variants=variants)
+
+
+def _of_package(source: ParquetSource, benchmark: Benchmark, variants: Sequence[Variant] | None) -> Verification:
+    rows = source.manifest_rows
+    problems = find_unreadable(source)
+    errors = [f"{len(problems)} images cannot be read: {some(problems)}"] if problems else []
+    return _judged(
+        benchmark,
+        rows,
+        _class_counts(rows),
+        form="package",
+        place=str(source.file),
+        errors=errors,
+        variants=variants,
+    )
+
+
+def _judged(
+    benchmark: Benchmark,
+    rows: Sequence[ManifestRow],
+    class_counts: dict[str, dict[str, int]],
+    *,
+    form: Form,
+    place: str,
+    errors: Sequence[str],
+    variants: Sequence[Variant] | None,
+    expected: Sequence[str] = (),
+) -> Verification:
     known = known_variants(benchmark.name) if variants is None else variants
-    variant, accepted, variant_notes = _name_variant(known, class_counts, expected, bool(errors))
+    classes = expected or benchmark.class_names
+    variant, accepted, variant_notes = name_variant(known, class_counts, classes, bool(errors))
     return Verification(
         benchmark=benchmark.name,
-        folder=str(folder),
+        form=form,
+        place=place,
         variant=variant,
         accepted=accepted,
         counts={domain: sum(counts.values()) for domain, counts in class_counts.items()},
         class_counts=class_counts,
         errors=tuple(errors),
-        notes=(*variant_notes, *_duplicate_notes(rows)),
+        notes=(*variant_notes, *duplicate_notes(rows), *label_notes(known, benchmark)),
         manifest="" if errors else manifest_hash(rows),
-        rows=rows,
+        rows=tuple(rows),
     )
+
+
+def _class_counts(rows: Iterable[ManifestRow]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for row in rows:
+        of_domain = counts.setdefault(row.domain, {})
+        of_domain[row.class_name] = of_domain.get(row.class_name, 0) + 1
+    return counts
+
+
+def _differences(pack: Verification, folder: Verification) -> list[str]:
+    """How the folder beside a pack differs from what was packed: training reads the pack and sees none of it."""
+    reads = "training reads the pack: pack the folder again with --overwrite, or move one of the two away"
+    if folder.errors:
+        return [f"the folder {folder.place} beside the pack is damaged ({folder.errors[0]}); {reads}"]
+    if pack.errors:
+        return []
+    description = read_description(pack.place)
+    if folder.manifest == description["packed_from"]:
+        return []
+    packed, present = ({row.path: row.sha256 for row in found.rows} for found in (pack, folder))
+    both = [] if description["is_reencoded"] else [path for path in packed if path in present]
+    groups = {
+        "only in the pack": [path for path in packed if path not in present],
+        "only in the folder": [path for path in present if path not in packed],
+        "of other content": [path for path in both if packed[path] != present[path]],
+    }
+    found = "; ".join(f"{len(paths):,} {words}: {some(paths, 3)}" for words, paths in groups.items() if paths)
+    return [
+        f"the folder {folder.place} differs from the pack beside it: {folder.num_images:,} images instead of "
+        f"{pack.num_images:,}; {found}; {reads}"
+    ]
+
+
+@contextmanager
+def _listed(errors: list[str]) -> Iterator[None]:
+    """What cannot be opened is one more error, and the look goes on."""
+    try:
+        yield
+    except UserError as error:
+        errors.append(str(error))
 
 
 def write_manifest(verification: Verification, file: Path) -> None:
@@ -105,106 +244,6 @@ def write_manifest(verification: Verification, file: Path) -> None:
         raise UserError(f"cannot write the manifest {file}: {error.strerror or error}") from None
 
 
-def _domain_errors(folder: Path, benchmark: Benchmark) -> list[str]:
-    found = subfolders(folder)
-    missing = [name for name in benchmark.domain_names if name not in found]
-    stray = [name for name in found if name not in benchmark.domain_names]
-    errors = []
-    for name in list(missing):
-        other = next((item for item in stray if _loose(item) == _loose(name)), None)
-        if other is not None:
-            errors.append(f"the domain folder {name} is spelled {other}")
-            missing.remove(name)
-            stray.remove(other)
-    if missing:
-        have = len(benchmark.domains) - len(missing) - len(errors)
-        errors.append(f"{len(missing)} of {len(benchmark.domains)} domain folders are missing: {', '.join(missing)}")
-        if not have and stray:
-            errors[-1] += f"; the folder has {', '.join(stray[:LISTED])}"
-    errors += [f"the folder {name} is no domain of {benchmark.name}" for name in stray]
-    return errors
-
-
-def _class_errors(found: dict[str, list[str]], expected: list[str]) -> list[str]:
-    errors = []
-    for domain, names in found.items():
-        missing = [name for name in expected if name not in names]
-        extra = [name for name in names if name not in expected]
-        if extra and all(name.isdecimal() for name in extra):
-            errors.append(f"{domain} has class folders named by numbers ({_some(extra)}), which say nothing of labels")
-            continue
-        for name in list(missing):
-            other = next((item for item in extra if _loose(item) == _loose(name)), None)
-            if other is not None:
-                errors.append(f"{domain}: the class folder {name} is spelled {other}")
-                missing.remove(name)
-                extra.remove(other)
-        if missing:
-            errors.append(f"{domain} lacks the class folder {_some(missing)}")
-        if extra:
-            errors.append(f"{domain} has the folder {_some(extra)}, which is no class")
-    return errors
-
-
-def _unreadable(flat: Sequence[tuple[str, str, str]], scanned: Sequence[ScannedFile]) -> list[str]:
-    bad = [f"{path} ({item.problem})" for (_, _, path), item in zip(flat, scanned, strict=True) if item.problem]
-    return [f"{len(bad)} image{'s' if len(bad) > 1 else ''} cannot be read: {_some(bad)}"] if bad else []
-
-
-def _name_variant(
-    variants: Sequence[Variant], class_counts: dict[str, dict[str, int]], expected: list[str], has_errors: bool
-) -> tuple[str, bool, list[str]]:
-    """The variant's name, whether it is accepted, and notes on how the folder differs from the nearest one."""
-    counts = {domain: sum(classes.values()) for domain, classes in class_counts.items()}
-    per_class = {domain: [classes.get(name, 0) for name in expected] for domain, classes in class_counts.items()}
-    nearest = nearest_variant(variants, counts, per_class)
-    if nearest is None:
-        return ("damaged" if has_errors else "unknown"), not has_errors, []
-    variant, differences = nearest
-    if not differences:
-        return (f"damaged: {variant.name}" if has_errors else variant.name), variant.accepted and not has_errors, []
-    notes = [f"nearest known variant: {variant.name}; {_some(differences)}"]
-    notes += [
-        f"{domain}: the class counts are those of {variant.name} in another order; labels may be mixed up"
-        for domain, wanted in variant.classes.items()
-        if (have := per_class.get(domain, [])) != wanted and sorted(have) == sorted(wanted)
-    ]
-    return (f"damaged: nearest {variant.name}" if has_errors else "unknown"), False, notes
-
-
-def _duplicate_notes(rows: Sequence[ManifestRow]) -> list[str]:
-    repeated = {content for content, count in Counter(row.sha256 for row in rows).items() if count > 1}
-    groups: dict[str, list[ManifestRow]] = defaultdict(list)
-    for row in rows:
-        if row.sha256 in repeated:
-            groups[row.sha256].append(row)
-
-    def note(words: str, matching: Callable[[list[ManifestRow]], bool]) -> list[str]:
-        hits = [" = ".join(row.path for row in group) for group in groups.values() if matching(group)]
-        return [f"{len(hits)} {words}: {_some(hits, 3)}"] if hits else []
-
-    def classes(group: list[ManifestRow]) -> int:
-        return len({row.class_name for row in group})
-
-    def domains(group: list[ManifestRow]) -> int:
-        return len({row.domain for row in group})
-
-    return [
-        *note("pictures stand in several classes", lambda group: classes(group) > 1),
-        *note("pictures stand in several domains", lambda group: domains(group) > 1),
-        *note("pictures stand twice in one class", lambda group: classes(group) == domains(group) == 1),
-    ]
-
-
 def _most_common_classes(found: Iterable[list[str]]) -> list[str]:
     most = Counter(tuple(names) for names in found).most_common(1)
     return list(most[0][0]) if most else []
-
-
-def _loose(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def _some(items: Sequence[str], limit: int = LISTED) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more

@@ -285,7 +285,7 @@ def test_the_receipt_tells_route_mirror_and_note(
     found = fetch(PACS, tmp_path, sources=sources, settings=QUICK)
     (mirror,) = sources.routes[1].files[0].mirrors
     assert found.notes[-2:] == (f"fetched by the route 'Hugging Face' from {mirror}", note)
-    assert found.folder == str(tmp_path / "PACS")
+    assert found.place == str(tmp_path / "PACS")
     assert receipt_notes(tmp_path / "PACS") == found.notes[-2:]
     assert fetch(PACS, tmp_path, sources=sources, settings=QUICK).notes == found.notes, "what is there says the same"
     (tmp_path / "PACS" / ".fetch.json").write_text("[]")

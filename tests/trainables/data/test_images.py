@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -85,6 +86,26 @@ def test_a_bad_file_has_one_clear_reason(data: bytes, reason: str) -> None:
         decode(data, "a/b.jpg")
     assert "\n" not in str(caught.value)
     assert problem_of(data) in str(caught.value)
+
+
+def _palette_with_transparency() -> bytes:
+    return _saved(_gradient("RGB").quantize(16), "PNG", transparency=bytes(range(16)))
+
+
+@pytest.mark.parametrize("name", ["many pixels", "palette with transparency"])
+def test_pillow_prints_no_warnings_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _palette_with_transparency() if name == "palette with transparency" else FILES["alpha"]
+    # Pillow warns above this, as it does of 10,000 x 10,000 pixels.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000 if name == "many pixels" else Image.MAX_IMAGE_PIXELS)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with Image.open(io.BytesIO(data)) as image:
+            expected = image.convert("RGB").tobytes()
+        assert seen, "Pillow does warn of it"
+        seen.clear()
+        assert problem_of(data) == ""
+        assert decode(data, "x").tobytes() == expected
+    assert not seen
 
 
 def test_every_truncation_that_decoding_notices_is_noticed_by_the_quick_look() -> None:

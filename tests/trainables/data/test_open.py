@@ -107,6 +107,20 @@ def test_a_second_scan_reads_only_what_changed(folder: Path, tmp_path: Path, mon
     assert second == open_benchmark(tiny_benchmark(), folder.parent).manifest
 
 
+def test_a_file_that_could_not_be_read_is_looked_at_again(folder: Path, tmp_path: Path) -> None:
+    file, cache = folder / "art" / "cat" / "0.png", tmp_path / "cache"
+    content = file.read_bytes()
+    file.unlink()
+    file.symlink_to(tmp_path / "there later")
+    assert find_unreadable(open_benchmark(tiny_benchmark(), folder.parent, cache=cache)) == [
+        "art/cat/0.png: No such file or directory"
+    ]
+    (tmp_path / "there later").write_bytes(content)
+    source = open_benchmark(tiny_benchmark(), folder.parent, cache=cache)
+    assert find_unreadable(source) == []
+    assert source.manifest == open_benchmark(tiny_benchmark(), folder.parent).manifest
+
+
 def test_known_benchmarks_and_letters_in_any_case() -> None:
     assert resolve_benchmark("pacs") is BENCHMARKS["PACS"]
 
@@ -194,7 +208,9 @@ def test_classes_of_a_custom_folder_must_agree(folder: Path) -> None:
 
 
 def test_a_missing_benchmark_says_what_was_found_and_how_to_get_it(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"PACS wants the folder .*/PACS; .* has tiny; .*data fetch PACS"):
+    with pytest.raises(
+        UserError, match=r"PACS wants the folder .*/PACS; .* has tiny; .*data fetch --benchmark PACS --"
+    ):
         open_benchmark(BENCHMARKS["PACS"], folder.parent)
     with pytest.raises(UserError, match=r"the data root .*/nowhere is not a folder"):
         open_benchmark(BENCHMARKS["PACS"], folder.parent / "nowhere")
@@ -247,6 +263,8 @@ def test_reading_a_bad_image_names_it(folder: Path) -> None:
     (folder / "art" / "cat" / "1.png").unlink()
     with pytest.raises(UserError, match=r"cannot read image Tiny/art/cat/1.png: No such file"):
         source.read("art", 1)
+    with pytest.raises(UserError, match=r"cannot read image Tiny/art/cat/1.png: No such file"):
+        _ = source.manifest
 
 
 def test_icons_come_from_the_package_in_image_folders_order() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from trainables.data.pack import PackSettings, pack
 from trainables.data.packed import PackSource, is_pack, read_description
 from trainables.data.sample import write_sample
 from trainables.data.splits import split_fold
+from trainables.leases import Owner, this_process
 
 
 @pytest.fixture
@@ -161,13 +165,88 @@ def test_an_image_that_changes_while_it_is_packed_is_noticed(folder: Path, tmp_p
         pack(source, tmp_path / "tiny.pack")
 
 
-def test_what_a_killed_pack_left_is_cleared_away(folder: Path, tmp_path: Path) -> None:
-    left = tmp_path / "out" / ".tiny.pack.999999999.part"
+ELSEWHERE = replace(this_process(), identity="e" * 32, host="node-7", process=1, process_started=1, machine="elsewhere")
+"""A process of another node, whose process id says nothing here."""
+
+
+def _writing(out: Path, owner: Owner) -> Path:
+    """What a process leaves that is killed while it writes `tiny.pack`; its lease is fresh."""
+    left = out / f".tiny.pack.{owner.identity}.part"
     left.mkdir(parents=True)
     (left / "shard-00000.arrow").write_bytes(b"half")
+    (out / ".tiny.pack.lease.json").write_text(json.dumps(asdict(owner)))
+    return left
+
+
+def test_what_a_killed_pack_left_is_cleared_away(folder: Path, tmp_path: Path) -> None:
+    dead = replace(this_process(), identity="d" * 32, process=2**30)
+    _writing(tmp_path / "out", dead)
     assert locate(tiny_benchmark("tiny"), tmp_path / "out") is None
     pack(open_benchmark(tiny_benchmark(), folder.parent), tmp_path / "out" / "tiny.pack")
-    assert not left.exists()
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["tiny.pack"]
+
+
+def test_another_nodes_pack_in_progress_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    out, source = tmp_path / "out", open_benchmark(tiny_benchmark(), folder.parent)
+    left = _writing(out, ELSEWHERE)
+    with pytest.raises(UserError, match=r"tiny.pack is being written: held by process 1 on node-7; wait for it"):
+        pack(source, out / "tiny.pack")
+    assert (left / "shard-00000.arrow").read_bytes() == b"half"
+    long_ago = time.time() - 3600
+    os.utime(out / ".tiny.pack.lease.json", (long_ago, long_ago))
+    pack(source, out / "tiny.pack")
+    assert [entry.name for entry in out.iterdir()] == ["tiny.pack"], "its heart has stopped"
+
+
+@pytest.mark.parametrize("by", ["opening", "packing", "naming"])
+def test_an_overwrite_killed_between_its_renames_is_recovered(folder: Path, tmp_path: Path, by: str) -> None:
+    source, out = open_benchmark(tiny_benchmark(), folder.parent), tmp_path / "out"
+    pack(source, out / "tiny.pack")
+    # A process of its own, ended as by kill -9 at its second rename: nothing is tidied up.
+    killed = os.fork()
+    if killed == 0:
+        renames: list[Path] = []
+        rename = Path.rename
+
+        def rename_once(place: Path, target: Path) -> Path:
+            renames.append(place)
+            if len(renames) == 2:
+                os._exit(9)
+            return rename(place, target)
+
+        Path.rename = rename_once  # type: ignore[method-assign, assignment]
+        pack(source, out / "tiny.pack", settings=PackSettings(encoding="pixels"), overwrite=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    assert (out / ".tiny.pack.old").is_dir()
+    assert not (out / "tiny.pack").exists()
+    if by == "opening":
+        assert open_benchmark(tiny_benchmark(), out).manifest == source.manifest
+    elif by == "naming":
+        assert resolve_benchmark("tiny", out).domain_names == DOMAINS
+    else:
+        pack(source, out / "tiny.pack")
+    assert [entry.name for entry in out.iterdir()] == ["tiny.pack"]
+    assert read_description(out / "tiny.pack")["encoding"] == "stored"
+
+
+def test_a_failed_overwrite_leaves_the_pack_that_was_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = open_benchmark(tiny_benchmark(), folder.parent), tmp_path / "out"
+    pack(source, out / "tiny.pack")
+    rename = Path.rename
+
+    def fail(place: Path, target: Path) -> Path:
+        if place.name.endswith(".part") and not target.name.endswith(".json"):
+            raise OSError(28, "No space left on device")
+        return rename(place, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match=r"cannot write the pack .*tiny.pack: No space left on device"):
+        pack(source, out / "tiny.pack", settings=PackSettings(encoding="pixels"), overwrite=True)
+    assert [entry.name for entry in out.iterdir()] == ["tiny.pack"]
+    assert read_description(out / "tiny.pack")["encoding"] == "stored"
 
 
 @pytest.mark.parametrize(
@@ -195,10 +274,12 @@ def test_damaged_and_foreign_packs_are_named(folder: Path, tmp_path: Path) -> No
         PackSource(place, PACS)
     assert is_pack(place)
     shard = place / "shard-00000.arrow"
+    opened = open_benchmark(tiny_benchmark(), tmp_path / "packs")
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"is damaged: shard-00000.arrow is cut short"):
-        open_benchmark(tiny_benchmark(), tmp_path / "packs").read("sketch", 11)
-    (place / "index.arrow").write_bytes(b"ARROW1")
+        opened.read("sketch", 11)
+    index = place / "index.arrow"
+    index.write_bytes(b"ARROW1".ljust(index.stat().st_size, b"-"))
     with pytest.raises(UserError, match="is damaged"):
         open_benchmark(tiny_benchmark(), tmp_path / "packs")
     (place / "pack.json").unlink()
