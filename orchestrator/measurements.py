@@ -50,6 +50,8 @@ class Measurement:
     """The same, every class counting alike."""
     in_domain: float | None
     """Mean accuracy over the source domains' 20% parts; None under oracle selection, which takes other weights."""
+    test_images: int | None
+    """Images in the test domain's 80% part; None where the fold does not say."""
     teacher_images: int
     """Images the teacher was asked for."""
     teacher_texts: int
@@ -146,6 +148,7 @@ def _measurement(
         ood=float(part["accuracy"][domain]),
         balanced=None if balanced is None else float(balanced),
         in_domain=None if selection == "oracle" else float(result["source_validation"]["accuracy"]),
+        test_images=test.get("num_images", {}).get(domain),
         teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
         teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
     )

@@ -172,7 +172,8 @@ def _ledger_grid(report: Report, error_bar: ErrorBar) -> Grid:
         head=("Method", "Benchmark", "Claimed", "Verified", "Status"),
         rows=tuple(rows),
         caption=(
-            "Percent, averaged over the benchmark's test domains. Reproduced: within 1.0 percentage point. "
+            "Percent, averaged over the benchmark's test domains. Reproduced: within 1.0 percentage point, by the "
+            "published protocol, with the authors' settings or ones that they search, on the papers' images. "
             f"Selection: {SELECTION_TITLES[report.selection]}.",
         ),
     )
