@@ -23,6 +23,9 @@ from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters
 from search_spaces.sweeps import Sweep
+from tests.orchestrator.stub_sweep import stub_sweep
+from tests.orchestrator.stub_worker import TEST_NUMBERS
+from tests.orchestrator.test_agenda import Bench
 from trainables.record import write_json
 
 MINE = Benchmark(
@@ -248,7 +251,7 @@ def test_searched_hyperparameters_may_differ(tmp_path: Path) -> None:
     assert build_report(written.store).table("PACS").rows[2].ood["sketch"].is_whole
 
 
-def test_oracle_takes_the_last_step_of_the_best_configuration_seed_by_seed(tmp_path: Path) -> None:
+def test_oracle_takes_the_last_step_of_one_configuration_on_every_seed(tmp_path: Path) -> None:
     written = Written(tmp_path, sweep(methods=("erm",), zero_shot=False, space="official", trials=2, seeds=2))
     group = "PACS/erm/photo"
     last = {"accuracy": {"photo": 0.11}, "out_accuracy": {"photo": 0.99}}
@@ -262,10 +265,41 @@ def test_oracle_takes_the_last_step_of_the_best_configuration_seed_by_seed(tmp_p
     plain = build_report(written.store).table("PACS").rows[0].ood["photo"]
     assert plain.values == pytest.approx((0.7, 0.6))
     report = build_report(written.store, selection="oracle")
-    assert report.table("PACS").rows[0].ood["photo"].values == pytest.approx((0.11, 0.3))
+    assert report.table("PACS").rows[0].ood["photo"].values == (pytest.approx(0.11), None)
+    assert "PACS/erm/photo trial 1: photo seed 1" in report.missing
+    written.confirm(group, [other, written.finish(group, "photo", 1, 0.4, trial=1)], number=1)
+    report = build_report(written.store, selection="oracle")
+    assert report.table("PACS").rows[0].ood["photo"].values == pytest.approx((0.11, 0.2))
     label = "oracle (test-domain selection; not a fair comparison)"
     assert all(label in text for text in (markdown(report), latex(report), csv_text(report)))
+    assert "that is where its valley was over, if it was" in markdown(report)
     assert to_mapping(report)["selection_title"] == label
+
+
+@pytest.mark.parametrize("scope", ["domain", "benchmark"])
+def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, scope: str) -> None:
+    """What is best on the source domains is worst on the test domain, so that the oracle's choice has one seed."""
+    bench = Bench(tmp_path, stub_sweep(trials=4, seeds=3, scope=scope, stop_level=0.0))
+    while (ticket := bench.agenda.next()) is not None:
+        bench.run(ticket)
+        folder, domain = bench.store.fold(ticket.planned.key), ticket.planned.fold.test_domain
+        result = bench.store.fold(ticket.planned.key).read_result()
+        assert result is not None
+        numbers = {name: {domain: 1.0 - result["source_validation"]["accuracy"]} for name in TEST_NUMBERS}
+        write_json(folder.test, numbers | {"last_step": numbers})
+    found = measure(bench.store, "oracle")
+    assert {item.seed for item in found.measurements} == {0}
+    assert len(found.measurements) == 4
+    by_group = {missing.group: missing.seeds for missing in found.missing}
+    for item in found.measurements:
+        assert (item.trial, Fold(benchmark="icons", test_domains=(item.test_domain,), seed=2)) in by_group[item.group]
+        confirmed = bench.store.confirmation(item.group)
+        assert confirmed is not None
+        assert confirmed.number != item.trial
+    report = build_report(bench.store, selection="oracle")
+    assert "lacks 8 folds of the chosen configurations" in report.missing
+    assert report.missing.endswith("; no sweep runs them, for none chooses by test-domain numbers")
+    assert not any(cell.is_whole for cell in report.table("icons").rows[0].ood.values())
 
 
 def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
