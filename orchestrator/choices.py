@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from orchestrator.fold_groups import chooses, domain_pairs
@@ -47,6 +47,8 @@ class Choice:
     """The chosen trial; None while folds are missing, or where none could be judged."""
     folds: tuple[PlannedFold, ...] = ()
     """That trial's folds on every seed, done or not."""
+    trials: int = 0
+    """Of how many trials it was chosen, where a budget ended the search; 0 for all."""
     missing: Missing
 
 
@@ -63,7 +65,7 @@ def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: 
         selection = "source_validation"
     written = store.confirmation(group.name, selection)
     if written is not None:
-        return _chosen(store, group, written.number, written.folds)
+        return replace(_chosen(store, group, written.number, written.folds), trials=written.trials)
     trials = store.trials(group.name)
     untried = group.trials - sum(_is_over(store, trial) for trial in trials)
     if untried:

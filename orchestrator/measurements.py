@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from orchestrator.choices import Choice, Missing, choice, chosen_on_all_seeds
@@ -66,12 +66,15 @@ class Measured(NamedTuple):
     """By benchmark, method, test domain and seed."""
     missing: list[Missing]
     """By fold group, where folds are missing."""
+    shortened: list[tuple[GroupRecord, int]]
+    """Fold groups whose search a budget ended, with the number of the trials that were tried."""
 
 
 def measure(store: Store, selection: Selection) -> Measured:
     """Every finished fold that the selection chose, and the folds that it needs and that are not there."""
     measurements: list[Measurement] = []
     missing: list[Missing] = []
+    shortened: list[tuple[GroupRecord, int]] = []
     groups = store.groups()
     for group in groups:
         domains = planned_domains(groups, group.benchmark)
@@ -80,8 +83,9 @@ def measure(store: Store, selection: Selection) -> Measured:
             found = [_measurement(store, group, known.number, planned, selection) for planned in known.folds]
             measurements += [item for item in found if item is not None]
         missing += [known.missing] if known.missing else []
+        shortened += [(group, known.trials)] if 0 < known.trials < group.trials else []
     in_order = sorted(measurements, key=lambda item: (item.benchmark, item.method, item.test_domain, item.seed))
-    return Measured(measurements=in_order, missing=missing)
+    return Measured(measurements=in_order, missing=missing, shortened=shortened)
 
 
 def run_for(store: Store, group: GroupRecord) -> SweepSelection:
@@ -102,7 +106,8 @@ def _oracle(store: Store, group: GroupRecord, domains: Sequence[str]) -> Choice:
     whole = [number for number, score in scores.items() if not math.isnan(score)]
     if not whole:
         return Choice(missing=Missing(group=group.name))
-    return chosen_on_all_seeds(store, group, max(whole, key=lambda number: (scores[number], number)))
+    best = max(whole, key=lambda number: (scores[number], number))
+    return replace(chosen_on_all_seeds(store, group, best), trials=known.trials)
 
 
 def _oracle_score(store: Store, folds: Iterable[PlannedFold]) -> float:
