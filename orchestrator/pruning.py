@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.curves import Curves
 from orchestrator.pruning_rules import Judgement, Rule, is_audited, judge_curve, judge_overtaking
@@ -291,9 +291,13 @@ class GroupPruning:
 
 def read_decisions(store: Store, group: str) -> list[Decision]:
     """What was decided in a group, in order."""
+    return [decision_from_mapping(line) for line in store.decisions(group)]
+
+
+def decision_from_mapping(content: Mapping[str, Any]) -> Decision:
+    """Read a decision back, from a group's list or from a fold's `pruned.json`, which holds the sweeps besides."""
     names = {field.name for field in fields(Decision)}
-    lines = store.decisions(group)
-    return [from_mapping(Decision, {name: line[name] for name in names if name in line}) for line in lines]
+    return from_mapping(Decision, {name: value for name, value in content.items() if name in names})
 
 
 def append_decision(store: Store, decision: Decision) -> None:
