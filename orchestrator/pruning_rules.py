@@ -67,7 +67,7 @@ def judge_curve(
         step: an evaluation's step.
         num_steps: steps of the whole stage.
     """
-    reached = {key: best_so_far(other, step) for key, other in sorted(others.items()) if max(other, default=-1) >= step}
+    reached = {key: best_so_far(other, step) for key, other in sorted(others.items()) if _spans(other, step)}
     value = best_so_far(curve, step)
     if rule == "median":
         if step < MEDIAN_WARM_UP * num_steps or len(reached) < MEDIAN_COMPETITORS:
@@ -81,6 +81,11 @@ def judge_curve(
     else:
         return None
     return Judgement(prune=value < threshold, value=value, threshold=threshold, against=tuple(reached))
+
+
+def _spans(curve: Curve, step: int) -> bool:
+    """Whether a curve came to a step, and has a value up to it."""
+    return min(curve, default=step + 1) <= step <= max(curve, default=-1)
 
 
 def best_so_far(curve: Curve, step: int) -> float:
