@@ -56,25 +56,6 @@ def select(trials: Sequence[Validation]) -> Validation:
     return max(trials, key=lambda trial: (_nan_last(trial.accuracy), trial.number))
 
 
-def first_maximum(values: Sequence[float]) -> int:
-    """Position of the first of the largest values: which evaluation's checkpoint a fold is judged by."""
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def rewritten_steps(steps: Sequence[int], accuracies: Sequence[float], first_step: int | None) -> list[int]:
-    """Steps at which the authors' trainer writes its best checkpoint anew.
-
-    It does so where the accuracy equals the maximum so far, later ties included, from `first_step` on (never: None).
-    """
-    best = -math.inf
-    written = []
-    for step, accuracy in zip(steps, accuracies, strict=True):
-        best = max(best, accuracy)
-        if accuracy == best and first_step is not None and step >= first_step:
-            written.append(step)
-    return written
-
-
 class Accuracies(NamedTuple):
     """What a selection method makes of one run."""
 

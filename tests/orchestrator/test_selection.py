@@ -13,9 +13,7 @@ from orchestrator.domainbed_tables import domainbed_cells, domainbed_tables
 from orchestrator.selection import (
     SELECTION_METHODS,
     SourceValidation,
-    first_maximum,
     group_records,
-    rewritten_steps,
     select,
     selection_method,
 )
@@ -88,13 +86,6 @@ def test_golden_format_mean() -> None:
         assert found[:2] == ((None, None) if mean is None else pytest.approx((mean, error), abs=1e-12))
         assert found[2] == text
     assert format_mean([0.5, 0.6], latex=True)[2] == r"55.0 $\pm$ 3.5"
-
-
-def test_golden_record_choice() -> None:
-    for case in golden_json("steps_records.json")["record_choice"]:
-        chosen = first_maximum(case["train_out"])
-        assert case["test_in"][chosen] == case["training_domain_validation"]
-        assert rewritten_steps(case["steps"], case["train_out"], case["model_save"]) == case["saved_at_steps"]
 
 
 def record(
