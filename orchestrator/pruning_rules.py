@@ -111,7 +111,6 @@ def judge_overtaking(
         stop_level: chance, over all looks together, of stopping a configuration that would overtake.
     """
     shared, num_folds = len(trial), len(complete[best])
-    looks = num_folds - FEWEST_SHARED
     if shared < FEWEST_SHARED or shared >= num_folds:
         return None
     differences = [own - other for own, other in zip(trial, complete[best], strict=False)]
@@ -121,8 +120,13 @@ def judge_overtaking(
         if key != best
     ]
     chance = chance_to_overtake(differences, num_folds=num_folds, pairs=pairs)
-    threshold = stop_level / looks
+    threshold = stop_level / looks_between_folds(num_folds)
     return Judgement(prune=chance < threshold, value=chance, threshold=threshold, against=(best,))
+
+
+def looks_between_folds(num_folds: int) -> int:
+    """How often a configuration of so many folds is looked at between two of them; the level is shared among these."""
+    return max(0, num_folds - FEWEST_SHARED)
 
 
 def chance_to_overtake(differences: Sequence[float], *, num_folds: int, pairs: Sequence[Sequence[float]] = ()) -> float:
