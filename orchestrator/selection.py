@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError
 
 Record = Mapping[str, Any]
 
@@ -153,13 +153,6 @@ SELECTION_METHODS: dict[str, SelectionMethod] = {
         SelectionMethod(key="oracle", title="test-domain validation set (oracle)", run_accuracies=_oracle),
     )
 }
-
-
-def selection_method(key: str) -> SelectionMethod:
-    """Look a selection method up; raises `UserError` with the nearest names."""
-    if key not in SELECTION_METHODS:
-        raise unknown_name("selection", key, SELECTION_METHODS)
-    return SELECTION_METHODS[key]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,6 @@ from orchestrator.selection import (
     SourceValidation,
     group_records,
     select,
-    selection_method,
 )
 from search_spaces.errors import UserError
 from tests.golden import golden_json, golden_lines
@@ -142,8 +141,3 @@ def test_select_takes_the_later_of_equals_and_never_nan() -> None:
 
 def test_what_select_may_see_has_no_test_accuracy() -> None:
     assert {field.name for field in fields(SourceValidation)} == {"number", "accuracy"}
-
-
-def test_an_unknown_selection_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown selection 'oracel'; nearest: oracle"):
-        selection_method("oracel")
