@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from orchestrator.fold_groups import chooses, domain_pairs
 from orchestrator.pair_folds import held_out_validation, on_seeds, pair_folds
@@ -46,6 +47,8 @@ class Choice:
     """The chosen trial; None while folds are missing, or where none could be judged."""
     folds: tuple[PlannedFold, ...] = ()
     """That trial's folds on every seed, done or not."""
+    trials: int = 0
+    """Of how many trials it was chosen, where a budget ended the search; 0 for all."""
     missing: Missing
 
 
@@ -62,7 +65,7 @@ def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: 
         selection = "source_validation"
     written = store.confirmation(group.name, selection)
     if written is not None:
-        return _chosen(store, group, written.number, written.folds)
+        return replace(_chosen(store, group, written.number, written.folds), trials=written.trials)
     trials = store.trials(group.name)
     untried = group.trials - sum(_is_over(store, trial) for trial in trials)
     if untried:
@@ -104,9 +107,20 @@ def trial_pairs(
 
 def _on_all_seeds(store: Store, group: GroupRecord, trial: TrialRecord) -> Iterator[PlannedFold]:
     for planned in trial.folds:
+        yield planned
         spec = store.spec(planned.key)
         if spec is not None:
-            yield from on_seeds(spec, range(group.seeds))
+            yield from on_seeds(spec, range(1, group.seeds))
+
+
+def chosen_on_all_seeds(store: Store, group: GroupRecord, number: int) -> Choice:
+    """A trial's folds on every seed, as a selection that chose it would have them run, and those that were not."""
+    for selection in get_args(SweepSelection):
+        written = store.confirmation(group.name, selection)
+        if written is not None and written.number == number:
+            return _chosen(store, group, number, written.folds)
+    (trial,) = (trial for trial in store.trials(group.name) if trial.number == number)
+    return _chosen(store, group, number, tuple(_on_all_seeds(store, group, trial)))
 
 
 def _chosen(store: Store, group: GroupRecord, number: int, folds: tuple[PlannedFold, ...]) -> Choice:
@@ -136,7 +150,10 @@ def _waits(store: Store, planned: PlannedFold) -> bool:
 
 
 def missing_line(store: Store, missing: Sequence[Missing], selection: str) -> str:
-    """One line: how many folds a selection lacks, the first of each kind, and the command that runs them."""
+    """One line: how many folds a selection lacks, the first of each kind, and the command that runs them.
+
+    None runs the further seeds of what the oracle chose.
+    """
     lacking = [item for item in missing if item]
     parts = []
     trials = [(item.group, item.trials) for item in lacking if item.trials]
@@ -151,7 +168,10 @@ def missing_line(store: Store, missing: Sequence[Missing], selection: str) -> st
             parts.append(f"{len(distinct):,} {title} ({named}{_more(distinct)})")
     if not parts:
         return ""
-    return f"selection {selection} lacks {', '.join(parts)}; to run them: {sweep_command(store, selection)}"
+    lacks = f"selection {selection} lacks {', '.join(parts)}"
+    if selection == "oracle" and not trials:
+        return f"{lacks}; no sweep runs them, for none chooses by test-domain numbers"
+    return f"{lacks}; to run them: {sweep_command(store, selection)}"
 
 
 def sweep_command(store: Store, selection: str) -> str:

@@ -43,9 +43,9 @@ def fingerprint(measurement: Measurement) -> dict[str, str]:
     return content
 
 
-def differences(measurements: Sequence[Measurement], names: Sequence[str]) -> list[str]:
-    """One line for each fingerprint that takes more than one value, with the folds that have it."""
-    lines = []
+def differing(measurements: Sequence[Measurement], names: Sequence[str]) -> dict[str, dict[str, list[Measurement]]]:
+    """The fingerprints that take more than one value: for each its values, with the folds that have it."""
+    found: dict[str, dict[str, list[Measurement]]] = {}
     for name in names:
         folds: dict[str, list[Measurement]] = {}
         for measurement in measurements:
@@ -53,8 +53,16 @@ def differences(measurements: Sequence[Measurement], names: Sequence[str]) -> li
             if name in content:
                 folds.setdefault(content[name], []).append(measurement)
         if len(folds) > 1:
-            lines.append(f"{name} is " + ", but ".join(f"{value} in {_where(own)}" for value, own in folds.items()))
-    return lines
+            found[name] = folds
+    return found
+
+
+def differences(measurements: Sequence[Measurement], names: Sequence[str]) -> list[str]:
+    """One line for each fingerprint that takes more than one value, with the folds that have it."""
+    return [
+        f"{name} is " + ", but ".join(f"{value} in {_where(own)}" for value, own in folds.items())
+        for name, folds in differing(measurements, names).items()
+    ]
 
 
 def check_comparable(measurements: Sequence[Measurement], names: Sequence[str], *, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 from orchestrator.pruning_rules import Curve
 from orchestrator.store import Store
@@ -17,7 +18,10 @@ class Curves:
         self._offsets: dict[str, int] = {}
 
     def of(self, key: str) -> Curve:
-        """Accuracy by step of a fold's stage, the first line of each step; empty where it has none yet."""
+        """Accuracy by step of a fold's stage, the first line of each step; empty where it has none yet.
+
+        An evaluation without a finite accuracy is passed over: it can be compared with nothing.
+        """
         curve = self._curves.setdefault(key, {})
         try:
             with self._store.fold(key).journal.open("rb") as journal:
@@ -38,5 +42,8 @@ class Curves:
         except ValueError:
             # Torn by a crash; the resumed fold wrote it again.
             return
-        if entry.get("kind") == "evaluation" and entry.get("stage") == self._stage:
-            curve.setdefault(int(entry["step"]), float(entry["accuracy"]))
+        if entry.get("kind") != "evaluation" or entry.get("stage") != self._stage:
+            return
+        accuracy = entry["accuracy"]
+        if accuracy is not None and math.isfinite(accuracy):
+            curve.setdefault(int(entry["step"]), float(accuracy))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.lookup import Known, KnownFold, Use, trial_name
 from orchestrator.pair_folds import held_out_scores
+from orchestrator.pruning import Decision, decision_from_mapping, read_decisions
 from orchestrator.records import TrialRecord
 from orchestrator.remaining_time import duration
 from orchestrator.store import FoldState, Store
 from search_spaces.methods import method_facts
-from trainables.record import read_json
+from search_spaces.samplers import learning
 
 LISTED = 8
 """Folds that a line names."""
@@ -54,7 +55,7 @@ def explain_fold(known: Known, fold: KnownFold) -> Explanation:
     lines, uses = [], []
     for use in fold.uses:
         trial = trials[use.group, use.number]
-        lines.append(_purpose(use, trial))
+        lines.append(_purpose(known, use, trial))
         uses.append({"group": use.group, "trial": use.number, "purpose": use.purpose, **_origin_facts(trial)})
     if len(fold.uses) > 1:
         names = ", ".join(trial_name(use.group, use.number) for use in fold.uses)
@@ -62,7 +63,14 @@ def explain_fold(known: Known, fold: KnownFold) -> Explanation:
     if fold.uses:
         first = trials[fold.uses[0].group, fold.uses[0].number]
         lines.append(_point_line(first))
+    decisions = [
+        decision
+        for use in fold.uses
+        for decision in _decisions(store, use.group, use.number)
+        if _is_about(decision, fold.key)
+    ]
     state_lines, state = _state(store, fold.key)
+    state_lines += [_decision_line(decision, fold.key) for decision in decisions] or _elsewhere(state)
     choices = {use.group: _choice(known, use.group) for use in fold.uses}
     align_lines, align = _align(known, fold)
     facts = {
@@ -70,6 +78,7 @@ def explain_fold(known: Known, fold: KnownFold) -> Explanation:
         "name": fold.name,
         "uses": uses,
         "state": state,
+        "decisions": [asdict(decision) for decision in decisions],
         "choices": {name: content for name, (_, content) in choices.items()},
         "align": align,
     }
@@ -80,7 +89,7 @@ def explain_fold(known: Known, fold: KnownFold) -> Explanation:
 def explain_trial(known: Known, trial: TrialRecord) -> Explanation:
     """Why a trial was tried, how its folds stand, and whether it was chosen."""
     store = known.store
-    lines, folds = [_origin(trial), _point_line(trial)], []
+    lines, folds = [_origin(known, trial), _point_line(trial)], []
     for planned in trial.folds:
         state_lines, state = _state(store, planned.key)
         lines += [f"{planned.fold} ({planned.key[:12]}): {line}" for line in state_lines]
@@ -94,11 +103,14 @@ def explain_trial(known: Known, trial: TrialRecord) -> Explanation:
         if others:
             lines.append(f"{planned.fold} is shared with {', '.join(others)}")
         folds.append({"key": planned.key, "fold": str(planned.fold), "state": state, "shared_with": others})
+    decisions = _decisions(store, trial.group, trial.number)
+    lines += [_decision_line(decision) for decision in decisions]
     line, choice = _choice(known, trial.group)
     facts = {
         "trial": trial_name(trial.group, trial.number),
         **_origin_facts(trial),
         "folds": folds,
+        "decisions": [asdict(decision) for decision in decisions],
         "choices": {trial.group: choice},
     }
     return Explanation(subject=trial_name(trial.group, trial.number), lines=(*lines, line), facts=facts)
@@ -118,20 +130,67 @@ def trial_outcomes(store: Store, trials: Sequence[TrialRecord]) -> list[TrialOut
     return outcomes
 
 
-def _purpose(use: Use, trial: TrialRecord) -> str:
+def _purpose(known: Known, use: Use, trial: TrialRecord) -> str:
     if use.purpose == "confirmation":
         return f"run because trial {use.number} was chosen in {use.group}: the chosen one runs on every seed"
     if use.purpose == "selection":
         return f"run for leave-one-domain-out selection of trial {use.number} in {use.group}"
-    return _origin(trial)
+    return _origin(known, trial)
 
 
-def _origin(trial: TrialRecord) -> str:
+def _origin(known: Known, trial: TrialRecord) -> str:
+    """Where a trial's point came from, and what its sampler went by."""
     where = f"tried as trial {trial.number} of {trial.group}"
     if trial.source == "paper":
         return f"{where}: the sweep's own hyperparameters (the paper's, where nothing overrides them) come first"
-    seen = [f"{state} {', '.join(map(str, numbers))}" for state, numbers in trial.history.items() if numbers]
-    return f"{where}: suggested by the {trial.source}, which knew of the trials {'; '.join(seen) or '(none)'}"
+    sweep = known.store.sweep()
+    assert sweep is not None, "only a sweep has trials"
+    learns = learning(sweep.sampler, len(trial.point))
+    if learns is None:
+        return f"{where}: drawn by the sampler {sweep.sampler}, which looks at no other trial"
+    told = sum(len(trial.history.get(state, ())) for state in learns.counted)
+    if told < learns.fewest:
+        over = " or ".join(learns.counted)
+        return (
+            f"{where}: drawn without a look at other trials, for the sampler {sweep.sampler} learns once "
+            f"{learns.fewest} of them are {over}, and {told} were"
+        )
+    seen = [
+        f"{state} {', '.join(map(str, trial.history[state]))}" for state in learns.states if trial.history.get(state)
+    ]
+    return f"{where}: suggested by the sampler {sweep.sampler}, which knew of the trials {'; '.join(seen)}"
+
+
+def _decisions(store: Store, group: str, number: int) -> list[Decision]:
+    """Where a trial was found wanting: what ended it, or would have."""
+    return [
+        decision
+        for decision in read_decisions(store, group)
+        if decision.number == number and decision.verdict != "keep"
+    ]
+
+
+def _is_about(decision: Decision, key: str) -> bool:
+    """Whether a decision about a trial bears on one of its folds."""
+    if decision.rule == "overtake":
+        return decision.verdict == "audit" or key in decision.folds
+    return key in (decision.key, *decision.folds)
+
+
+def _decision_line(decision: Decision, key: str = "") -> str:
+    """A decision in words; with a fold's key, as one about that fold."""
+    if decision.verdict == "audit":
+        return f"condemned and let run on, so that the regret is known ({decision.line})"
+    if key and (key != decision.key or decision.rule == "overtake"):
+        return f"given up with its trial: {decision.line}"
+    return f"pruned: {decision.line}"
+
+
+def _elsewhere(state: Mapping[str, Any]) -> list[str]:
+    """What another sweep on the store decided about a fold."""
+    if state["pruned"] is None:
+        return []
+    return [f"given up by another sweep on the store: {decision_from_mapping(state['pruned']).line}"]
 
 
 def _origin_facts(trial: TrialRecord) -> dict[str, Any]:
@@ -146,16 +205,13 @@ def _point_line(trial: TrialRecord) -> str:
 def _state(store: Store, key: str) -> tuple[list[str], dict[str, Any]]:
     state = store.fold_state(key, store.living_owner())
     attempts, result = store.attempts(key), store.fold(key).read_result()
-    pruned = read_json(store.fold(key).path / "pruned.json")
-    facts: dict[str, Any] = {"state": state, "pruned": pruned, "failed_attempts": len(attempts.attempts)}
+    facts: dict[str, Any] = {"state": state, "pruned": store.pruned(key), "failed_attempts": len(attempts.attempts)}
     lines = []
     if result is not None:
         accuracy = result["source_validation"]["accuracy"]
         facts |= {"source_validation_accuracy": accuracy, "checkpoint": result.get("chosen")}
         rule = ", ".join(f"{name} {_short(value)}" for name, value in (result.get("chosen") or {}).items())
         lines.append(f"done in {duration(float(result['seconds']))}: source validation {_percent(accuracy)} ({rule})")
-    if pruned is not None:
-        lines.append(f"pruned: {', '.join(f'{name}={_short(value)}' for name, value in _flat(pruned))}")
     if attempts.attempts:
         last = attempts.attempts[-1]
         facts |= {"error": last.error, "kind": last.kind}
@@ -218,14 +274,6 @@ def _same_align(store: Store, other: KnownFold, spec: Any) -> bool:
         return False
     theirs = store.spec(other.key)
     return theirs is not None and theirs.align_key == spec.align_key
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _short(value: Any) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.cells import Cell
+from orchestrator.comparability import ROW, differing
 from orchestrator.measurements import Measurement, Selection
-from search_spaces.benchmarks import BENCHMARKS, HEADLINE
-from search_spaces.claims import PAPER_TEACHER, headline_claims, published_row
-from search_spaces.hyperparameters import Hyperparameters, Speed
+from orchestrator.reproduction import departures
+from search_spaces.benchmarks import HEADLINE
+from search_spaces.claims import PublishedRow, headline_claims, published_row
 from search_spaces.methods import method_facts
 
 TOLERANCE = 1.0
@@ -59,51 +60,33 @@ def ledger(
                     headline=is_headline,
                     claimed=claimed,
                     verified=verified,
-                    status=_status(claimed, verified, own, selection),
+                    status=_status(row, claimed, verified, own, selection),
                 )
             )
     return entries
 
 
-def _status(claimed: float, verified: Cell | None, folds: Sequence[Measurement], selection: Selection) -> str:
+def _status(
+    row: PublishedRow, claimed: float, verified: Cell | None, folds: Sequence[Measurement], selection: Selection
+) -> str:
     if verified is None:
         return "Unverified: not in this sweep"
     if verified.mean is None:
         return "Unverified: folds are missing"
-    reasons = dict.fromkeys(reason for fold in folds for reason in _reasons(fold, selection))
+    mixed = differing(folds, ROW)
+    if mixed:
+        return f"Unverified: mixed folds, which differ in {', '.join(mixed)}"
+    reasons = departures(row, folds, selection)
     if reasons:
         return f"Unverified: not comparable ({'; '.join(reasons)})"
     distance = verified.mean - claimed
     verdict = "Reproduced" if abs(distance) <= TOLERANCE else "Not reproduced"
-    return f"{verdict} ({distance:+.1f})"
+    return f"{verdict} ({distance:+.1f}){_swad_remark(row, folds)}"
 
 
-def _reasons(fold: Measurement, selection: Selection) -> list[str]:
-    """Why a fold is no reproduction of the published protocol."""
-    hyperparameters, facts = fold.spec.hyperparameters, method_facts(fold.method)
-    row, benchmark = published_row(fold.method), BENCHMARKS[fold.benchmark]
-    reasons = []
-    if selection != "source_validation":
-        reasons.append(f"selection {selection}")
-    if facts.uses_teacher_images and hyperparameters.teacher != PAPER_TEACHER:
-        reasons.append(f"teacher {hyperparameters.teacher}")
-    if facts.uses_teacher_images and hyperparameters.teacher_mode != "live":
-        reasons.append(f"teacher mode {hyperparameters.teacher_mode}")
-    if row is not None and row.student and hyperparameters.student != row.student:
-        reasons.append(f"student {hyperparameters.student}")
-    if facts.trains and not facts.student_is_teacher and hyperparameters.student_weights != "pretrained":
-        reasons.append("student not from the paper's weights")
-    if hyperparameters.precision != "fp32":
-        reasons.append(f"precision {hyperparameters.precision}")
-    if facts.trains and hyperparameters.speed != Speed():
-        reasons.append(f"speed {hyperparameters.speed}")
-    if hyperparameters.image_size not in (None, benchmark.image_size):
-        reasons.append(f"{hyperparameters.image_size} px views")
-    if _fewer_steps(hyperparameters, facts.stages, benchmark.num_steps):
-        reasons.append("other numbers of steps")
-    return reasons
-
-
-def _fewer_steps(hyperparameters: Hyperparameters, stages: Sequence[str], num_steps: int) -> bool:
-    asked = [getattr(hyperparameters, stage).num_steps for stage in stages]
-    return any(steps not in (None, num_steps) for steps in asked)
+def _swad_remark(row: PublishedRow, folds: Sequence[Measurement]) -> str:
+    """What we did where the published row is not marked as one with SWAD."""
+    if row.swad is not False or not method_facts(row.method).trains:
+        return ""
+    ours = {fold.spec.hyperparameters.swad.segments == "off" for fold in folds}
+    return f"; ours {'without' if ours == {True} else 'with'} SWAD, the published row is not marked as one with SWAD"

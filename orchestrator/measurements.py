@@ -7,11 +7,12 @@ is computed only when asked for and labelled wherever it is printed. The other t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from orchestrator.choices import Missing, choice
+from orchestrator.choices import Choice, Missing, choice, chosen_on_all_seeds
+from orchestrator.fold_groups import chooses
 from orchestrator.pair_folds import planned_domains
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.store import Store
@@ -50,6 +51,8 @@ class Measurement:
     """The same, every class counting alike."""
     in_domain: float | None
     """Mean accuracy over the source domains' 20% parts; None under oracle selection, which takes other weights."""
+    test_images: int | None
+    """Images in the test domain's 80% part; None where the fold does not say."""
     teacher_images: int
     """Images the teacher was asked for."""
     teacher_texts: int
@@ -63,54 +66,48 @@ class Measured(NamedTuple):
     """By benchmark, method, test domain and seed."""
     missing: list[Missing]
     """By fold group, where folds are missing."""
+    shortened: list[tuple[GroupRecord, int]]
+    """Fold groups whose search a budget ended, with the number of the trials that were tried."""
 
 
 def measure(store: Store, selection: Selection) -> Measured:
     """Every finished fold that the selection chose, and the folds that it needs and that are not there."""
     measurements: list[Measurement] = []
     missing: list[Missing] = []
+    shortened: list[tuple[GroupRecord, int]] = []
     groups = store.groups()
     for group in groups:
         domains = planned_domains(groups, group.benchmark)
-        known = choice(store, group, domains, _run_for(store, group) if selection == "oracle" else selection)
-        chosen = [(known.number, planned) for planned in known.folds if known.number is not None]
-        if selection == "oracle":
-            chosen = list(_oracle(store, group))
-        found = [_measurement(store, group, trial, planned, selection) for trial, planned in chosen]
-        measurements += [item for item in found if item is not None]
+        known = _oracle(store, group, domains) if selection == "oracle" else choice(store, group, domains, selection)
+        if known.number is not None:
+            found = [_measurement(store, group, known.number, planned, selection) for planned in known.folds]
+            measurements += [item for item in found if item is not None]
         missing += [known.missing] if known.missing else []
+        shortened += [(group, known.trials)] if 0 < known.trials < group.trials else []
     in_order = sorted(measurements, key=lambda item: (item.benchmark, item.method, item.test_domain, item.seed))
-    return Measured(measurements=in_order, missing=missing)
+    return Measured(measurements=in_order, missing=missing, shortened=shortened)
 
 
-def _run_for(store: Store, group: GroupRecord) -> SweepSelection:
+def run_for(store: Store, group: GroupRecord) -> SweepSelection:
     """The selection whose folds a sweep ran: the oracle looks back at those."""
     run = (name for name in get_args(SweepSelection) if store.confirmation(group.name, name) is not None)
     return next(run, "source_validation")
 
 
-def _oracle(store: Store, group: GroupRecord) -> Iterator[tuple[int, PlannedFold]]:
-    """For each seed the configuration, of those run on it, that is best on the test domain's own 20% part."""
-    candidates: dict[int, dict[int, dict[str, PlannedFold]]] = {}
-    runs = [(trial.number, trial.folds) for trial in store.trials(group.name)]
-    for chosen_by in get_args(SweepSelection):
-        confirmation = store.confirmation(group.name, chosen_by)
-        if confirmation is not None:
-            runs.append((confirmation.number, confirmation.folds))
-    for number, folds in runs:
-        for planned in folds:
-            candidates.setdefault(planned.fold.seed, {}).setdefault(number, {})[planned.key] = planned
-    for seed in sorted(candidates):
-        scored = {
-            number: _oracle_score(store, folds.values())
-            for number, folds in candidates[seed].items()
-            if len(folds) == len(group.test_domains)
-        }
-        whole = [number for number, score in scored.items() if not math.isnan(score)]
-        if whole:
-            best = max(whole, key=lambda number: (scored[number], number))
-            for planned in candidates[seed][best].values():
-                yield best, planned
+def _oracle(store: Store, group: GroupRecord, domains: Sequence[str]) -> Choice:
+    """The configuration that is best on the test domains' own 20% parts, on every seed.
+
+    It is chosen on seed 0, where all of them ran: an error bar over seeds is about one configuration.
+    """
+    known = choice(store, group, domains, run_for(store, group))
+    if known.number is None or not chooses(group.method, group.trials):
+        return known
+    scores = {trial.number: _oracle_score(store, trial.folds) for trial in store.trials(group.name)}
+    whole = [number for number, score in scores.items() if not math.isnan(score)]
+    if not whole:
+        return Choice(missing=Missing(group=group.name))
+    best = max(whole, key=lambda number: (scores[number], number))
+    return replace(chosen_on_all_seeds(store, group, best), trials=known.trials)
 
 
 def _oracle_score(store: Store, folds: Iterable[PlannedFold]) -> float:
@@ -146,6 +143,7 @@ def _measurement(
         ood=float(part["accuracy"][domain]),
         balanced=None if balanced is None else float(balanced),
         in_domain=None if selection == "oracle" else float(result["source_validation"]["accuracy"]),
+        test_images=test.get("num_images", {}).get(domain),
         teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
         teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
     )

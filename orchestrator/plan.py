@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.fold_groups import FoldGroup, fold_groups
 from orchestrator.forecast import Forecast, forecast
+from orchestrator.pruning_rules import looks_between_folds
 from orchestrator.query_forecast import Need, forecast_lines, planned_need, total
 from orchestrator.selection_forecast import (
     PairForecast,
@@ -156,7 +157,7 @@ class Plan:
         return [
             f"{len(self.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials on seed 0 in space "
             f"{sweep.space}, the best of each group on {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
-            *_search_lines(sweep, searched=trials > len(self.searched_groups)),
+            *_search_lines(sweep, self.benchmarks, searched=trials > len(self.searched_groups)),
             f"{self.num_folds:,} folds" + (f", {references} fold groups of them zero-shot" if references else ""),
             f"{self.num_stages:,} training stages, up to {self.num_stages_shared:,} of them shared (one Align serves "
             "every fold that agrees on what Align depends on)",
@@ -221,16 +222,31 @@ def make_plan(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> Plan:
     )
 
 
-def _search_lines(sweep: Sweep, *, searched: bool) -> Iterator[str]:
+def _search_lines(sweep: Sweep, benchmarks: Mapping[str, Benchmark], *, searched: bool) -> Iterator[str]:
     """How configurations are chosen and given up, where there is a search."""
     if not searched:
         return
     yield f"sampler {sweep.sampler}: {SAMPLERS[sweep.sampler]}"
     rules = [f"folds that fall behind are stopped (pruner {sweep.pruner})"] if sweep.pruner != "none" else []
     if sweep.scope == "benchmark" and sweep.stop_level > 0.0:
-        rules.append(f"a configuration stops after 2 or more folds once its chance is below {sweep.stop_level:.1%}")
+        rules.append(
+            "a configuration stops between two folds once its chance to overtake the best is below "
+            f"{sweep.stop_level:.1%} over all looks ({_levels(sweep, benchmarks)})"
+        )
     if rules:
         yield f"so the folds are upper bounds: {'; '.join(rules)}; {sweep.audit_share:.0%} of these run on as an audit"
+
+
+def _levels(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> str:
+    """What a look asks for, by the number of test domains."""
+    counts = {len(benchmarks[name].domains) for name in sweep.benchmarks}
+    looks = {count: looks_between_folds(count) for count in sorted(counts)}
+    return ", ".join(
+        f"{sweep.stop_level / number:.2%} at each of {number} with {count} test domains"
+        if number
+        else f"none with {count} test domains"
+        for count, number in looks.items()
+    )
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.curves import Curves
-from orchestrator.pruning_rules import Judgement, Rule, is_audited, judge_curve, judge_overtaking
+from orchestrator.pruning_rules import Curve, Judgement, Rule, is_audited, judge_curve, judge_overtaking
 from orchestrator.records import GroupRecord, PlannedFold, TrialRecord
 from orchestrator.store import Store
 from search_spaces.configuration import from_mapping
@@ -86,6 +86,7 @@ class GroupPruning:
         self._stage = (method_facts(group.method).stages or ("",))[-1]
         self._curves = Curves(store, self._stage)
         self._looked: set[tuple[int, str, int]] = set()
+        self._cuts: dict[str, int] = {}
         self.pruned: set[int] = set()
         """Numbers of the trials that were given up."""
         self.audited: set[int] = set()
@@ -175,7 +176,7 @@ class GroupPruning:
         if decision.rule == "overtake":
             return self._judge_trial(self._done(own)[: decision.step], known)[0]
         planned = next(planned for planned in own.folds if planned.key == decision.key)
-        return self._judge_fold(planned, decision.step, [*known, own])[0]
+        return self._judge_fold(planned, decision.step, [*known, own], cut=False)[0]
 
     def values(self, trial: TrialRecord) -> Mapping[int, float]:
         """What a pruned trial reached, as one curve over its folds: the mean of those done and the one under way."""
@@ -184,25 +185,36 @@ class GroupPruning:
         for position, planned in enumerate(trial.folds):
             objective, start = self._states.objective(planned.key), position * self._num_steps
             if objective is None:
-                curve = self._curves.of(planned.key)
+                curve = self._cut_curve(planned.key)
                 return values | {start + step: (total + value) / (position + 1) for step, value in curve.items()}
             total += objective
             values[start + self._num_steps - 1] = total / (position + 1)
         return values
 
     def _judge_fold(
-        self, planned: PlannedFold, step: int, trials: Sequence[TrialRecord]
+        self, planned: PlannedFold, step: int, trials: Sequence[TrialRecord], *, cut: bool = True
     ) -> tuple[Judgement | None, dict[str, int]]:
-        """Judge a fold against the same fold of other trials; failed ones are no measure."""
+        """Judge a fold against the same fold of other trials; failed ones are no measure.
+
+        What a rival reported after it was given up does not count. A rival that an earlier decision names may have
+        been given up since, for what it had reported sooner: to make that decision again, nothing is `cut`.
+        """
         rivals = {
             other.key: trial.number
             for trial in trials
             for other in trial.folds
             if other.fold == planned.fold and other.key != planned.key and not self._states.failed(other.key)
         }
-        curves = {key: self._curves.of(key) for key in rivals}
+        curves = {key: self._cut_curve(key) if cut else self._curves.of(key) for key in rivals}
         own = self._curves.of(planned.key)
         return judge_curve(self._sweep.pruner, own, curves, step=step, num_steps=self._num_steps), rivals
+
+    def _cut_curve(self, key: str) -> Curve:
+        """A fold's curve up to where it was given up: how far its worker ran on is a matter of timing."""
+        curve = self._curves.of(key)
+        if key not in self._cuts:
+            return curve
+        return {step: value for step, value in curve.items() if step <= self._cuts[key]}
 
     def _judge_trial(
         self, done: Sequence[float], trials: Sequence[TrialRecord]
@@ -285,15 +297,21 @@ class GroupPruning:
         if decision.verdict == "prune":
             self.pruned.add(decision.number)
             self._states.prune(decision.folds)
+            for key in decision.folds:
+                self._cuts[key] = decision.step if key == decision.key and not between else -1
         elif decision.verdict == "audit":
             self.audited.add(decision.number)
 
 
 def read_decisions(store: Store, group: str) -> list[Decision]:
     """What was decided in a group, in order."""
+    return [decision_from_mapping(line) for line in store.decisions(group)]
+
+
+def decision_from_mapping(content: Mapping[str, Any]) -> Decision:
+    """Read a decision back, from a group's list or from a fold's `pruned.json`, which holds the sweeps besides."""
     names = {field.name for field in fields(Decision)}
-    lines = store.decisions(group)
-    return [from_mapping(Decision, {name: line[name] for name in names if name in line}) for line in lines]
+    return from_mapping(Decision, {name: value for name, value in content.items() if name in names})
 
 
 def append_decision(store: Store, decision: Decision) -> None:

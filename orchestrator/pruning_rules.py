@@ -67,7 +67,7 @@ def judge_curve(
         step: an evaluation's step.
         num_steps: steps of the whole stage.
     """
-    reached = {key: best_so_far(other, step) for key, other in sorted(others.items()) if max(other, default=-1) >= step}
+    reached = {key: best_so_far(other, step) for key, other in sorted(others.items()) if _spans(other, step)}
     value = best_so_far(curve, step)
     if rule == "median":
         if step < MEDIAN_WARM_UP * num_steps or len(reached) < MEDIAN_COMPETITORS:
@@ -81,6 +81,11 @@ def judge_curve(
     else:
         return None
     return Judgement(prune=value < threshold, value=value, threshold=threshold, against=tuple(reached))
+
+
+def _spans(curve: Curve, step: int) -> bool:
+    """Whether a curve came to a step, and has a value up to it."""
+    return min(curve, default=step + 1) <= step <= max(curve, default=-1)
 
 
 def best_so_far(curve: Curve, step: int) -> float:
@@ -106,7 +111,6 @@ def judge_overtaking(
         stop_level: chance, over all looks together, of stopping a configuration that would overtake.
     """
     shared, num_folds = len(trial), len(complete[best])
-    looks = num_folds - FEWEST_SHARED
     if shared < FEWEST_SHARED or shared >= num_folds:
         return None
     differences = [own - other for own, other in zip(trial, complete[best], strict=False)]
@@ -116,8 +120,13 @@ def judge_overtaking(
         if key != best
     ]
     chance = chance_to_overtake(differences, num_folds=num_folds, pairs=pairs)
-    threshold = stop_level / looks
+    threshold = stop_level / looks_between_folds(num_folds)
     return Judgement(prune=chance < threshold, value=chance, threshold=threshold, against=(best,))
+
+
+def looks_between_folds(num_folds: int) -> int:
+    """How often a configuration of so many folds is looked at between two of them; the level is shared among these."""
+    return max(0, num_folds - FEWEST_SHARED)
 
 
 def chance_to_overtake(differences: Sequence[float], *, num_folds: int, pairs: Sequence[Sequence[float]] = ()) -> float:

@@ -69,7 +69,7 @@ class BenchmarkTable:
     fingerprint: Mapping[str, str]
     """What all folds of the table have in common."""
     notes: tuple[str, ...]
-    """What is missing or mixed."""
+    """What is missing, mixed, or not searched to the end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,11 +129,14 @@ def build_report(
     if sweep is None or not groups:
         raise UserError(f"no sweep in {store.where}; give the --out of one")
     selection = selection or sweep.selection
-    measurements, missing = measure(store, selection)
+    measurements, missing, shortened = measure(store, selection)
     benchmarks = tuple(dict.fromkeys(group.benchmark for group in groups))
     found = troubles(store)
     tables = tuple(
-        replace(table, notes=(*table.notes, *trouble_notes(found, table.benchmark)))
+        replace(
+            table,
+            notes=(*table.notes, *_shortened(shortened, table.benchmark), *trouble_notes(found, table.benchmark)),
+        )
         for table in (_benchmark_table(name, groups, measurements, allow_mixed) for name in benchmarks)
     )
     averages = {(table.benchmark, row.method): row.average_ood for table in tables for row in table.rows}
@@ -213,6 +216,16 @@ def _missing(row: Row) -> list[str]:
         if known < len(cell.values):
             lines.append(f"{row.method} on {domain}: {known} of {len(cell.values)} seeds are done")
     return lines
+
+
+def _shortened(groups: Sequence[tuple[GroupRecord, int]], benchmark: str) -> list[str]:
+    """Which searches were not whole."""
+    return [
+        f"{group.method} on {', '.join(group.test_domains)}: chosen from {tried} of {group.trials} configurations, for "
+        "a budget ended the search"
+        for group, tried in groups
+        if group.benchmark == benchmark
+    ]
 
 
 def _mixed(measurements: Sequence[Measurement], names: Sequence[str], what: str, allow_mixed: bool) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError
 
 Record = Mapping[str, Any]
 
@@ -54,25 +54,6 @@ def select(trials: Sequence[Validation]) -> Validation:
     if not trials:
         raise UserError("no finished trial to choose from")
     return max(trials, key=lambda trial: (_nan_last(trial.accuracy), trial.number))
-
-
-def first_maximum(values: Sequence[float]) -> int:
-    """Position of the first of the largest values: which evaluation's checkpoint a fold is judged by."""
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def rewritten_steps(steps: Sequence[int], accuracies: Sequence[float], first_step: int | None) -> list[int]:
-    """Steps at which the authors' trainer writes its best checkpoint anew.
-
-    It does so where the accuracy equals the maximum so far, later ties included, from `first_step` on (never: None).
-    """
-    best = -math.inf
-    written = []
-    for step, accuracy in zip(steps, accuracies, strict=True):
-        best = max(best, accuracy)
-        if accuracy == best and first_step is not None and step >= first_step:
-            written.append(step)
-    return written
 
 
 class Accuracies(NamedTuple):
@@ -172,13 +153,6 @@ SELECTION_METHODS: dict[str, SelectionMethod] = {
         SelectionMethod(key="oracle", title="test-domain validation set (oracle)", run_accuracies=_oracle),
     )
 }
-
-
-def selection_method(key: str) -> SelectionMethod:
-    """Look a selection method up; raises `UserError` with the nearest names."""
-    if key not in SELECTION_METHODS:
-        raise unknown_name("selection", key, SELECTION_METHODS)
-    return SELECTION_METHODS[key]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,6 @@ Source: DomainBed's folders and counts, and the defaults of the VL2V-ADiP author
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -204,8 +203,3 @@ def steps_and_interval(num_steps: int, evaluate_every: int) -> tuple[int, int]:
     if num_steps < 1 or evaluate_every < 1:
         raise UserError(f"num_steps and evaluate_every are 1 or more, got {num_steps} and {evaluate_every}")
     return num_steps // evaluate_every * evaluate_every + 1, evaluate_every
-
-
-def steps_per_epoch(train_sizes: Sequence[int], batch_size: int) -> float:
-    """Steps in which the smallest source domain's training part is drawn once (DomainBed's `steps_per_epoch`)."""
-    return min(size / batch_size for size in train_sizes)

@@ -32,6 +32,8 @@ class PublishedRow:
     """`TABLE/ROW` in claims.yaml."""
     student: str
     """The student it was published with; empty for the teacher itself and for self-distillation."""
+    swad: bool | None
+    """Whether the page marks the row as one with SWAD; None where it is not known."""
     values: Mapping[str, float]
     """Test-domain accuracy in percent, averaged over domains, by benchmark."""
     id: float | None
@@ -78,6 +80,7 @@ def published_row(method: str, student: str = PAPER_STUDENT) -> PublishedRow | N
                 method=method,
                 row=f"{table}/{row}",
                 student=own_student,
+                swad=entry.get("swad", True if table == "black_box" else None),
                 values=numbers,
                 id=in_domain,
                 ood=out_of_domain,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -21,6 +23,35 @@ SAMPLERS: Mapping[Sampler, str] = {
     "authors": "random search as by the paper's authors: equal draws in every fold group, from their ranges",
 }
 """What each sampler is, in one line."""
+
+STARTUP = 10
+"""Trials that Optuna's TPE and Gaussian process draw at random before they learn (its `n_startup_trials`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learning:
+    """What a sampler makes of the trials before."""
+
+    states: tuple[str, ...]
+    """States of the trials that it looks at."""
+    counted: tuple[str, ...]
+    """States of those that count towards `fewest`."""
+    fewest: int
+    """Trials without which it looks at none."""
+
+
+def learning(sampler: Sampler, num_dimensions: int) -> Learning | None:
+    """How a sampler learns in a space of so many dimensions; None where it looks at no other trial."""
+    if sampler == "tpe":
+        return Learning(states=("complete", "pruned", "running"), counted=("complete", "pruned"), fewest=STARTUP)
+    if sampler == "gp":
+        return Learning(states=("complete", "running"), counted=("complete",), fewest=STARTUP)
+    if sampler == "cmaes":
+        # A whole generation, of the default size (Hansen 2016, arXiv 1604.00772).
+        generation = 4 + math.floor(3 * math.log(num_dimensions))
+        return Learning(states=("complete",), counted=("complete",), fewest=generation)
+    return None
+
 
 AUTHORS_SPACES = ("official", "paper")
 """Spaces that hold the authors' ranges, or nothing to draw."""

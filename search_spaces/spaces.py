@@ -33,6 +33,9 @@ class Choice:
 
     values: tuple[Value, ...]
 
+    def __contains__(self, value: Value) -> bool:
+        return value in self.values
+
     def including(self, value: Value) -> Choice:
         """The same choice with one more value, so that the point tried first lies in the space."""
         return self if value in self.values else Choice(values=tuple(sorted({*self.values, value})))
@@ -51,6 +54,9 @@ class Range:
     high: float
     log: bool = False
 
+    def __contains__(self, value: Value) -> bool:
+        return self.low <= float(value) <= self.high
+
     def including(self, value: Value) -> Range:
         """The interval widened to hold one value."""
         number = float(value)
@@ -68,6 +74,9 @@ class IntegerRange:
 
     low: int
     high: int
+
+    def __contains__(self, value: Value) -> bool:
+        return self.low <= float(value) <= self.high and float(value).is_integer()
 
     def including(self, value: Value) -> IntegerRange:
         """The interval widened to hold one value."""

@@ -60,7 +60,7 @@ class Sweep:
     """Which folds of a search are stopped early, by source validation accuracy: `none`, `median`, `asha`."""
     stop_level: float = 0.05
     """In scope `benchmark`, a configuration's folds run one test domain after another, and it stops once its chance to
-    overtake the best is below this; 0 runs every fold."""
+    overtake the best is below this, shared among the looks (D - 2 with D test domains); 0 runs every fold."""
     audit_share: float = 0.1
     """Share of what was pruned or stopped that runs on all the same, so that the regret is known."""
     search_seed: int = 0

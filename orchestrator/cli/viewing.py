@@ -142,6 +142,22 @@ def show_report(
     typer.echo(f"written: {', '.join(map(store.shown, paths))}")
 
 
+@app.command()
+def domainbed(
+    records: Annotated[
+        str, typer.Argument(metavar="DIR|FILE", help="A folder with DomainBed's results.jsonl files, or one such file.")
+    ],
+    as_latex: Annotated[bool, typer.Option("--latex", help="As a LaTeX document.")] = False,
+) -> None:
+    """Print DomainBed's tables of DomainBed's own records, for rows that its code trained, by its three selections."""
+    from pathlib import Path
+
+    from orchestrator.domainbed_records import read_records
+    from orchestrator.domainbed_tables import domainbed_tables
+
+    typer.echo(domainbed_tables(read_records(Path(records)), latex=as_latex), nl=False)
+
+
 def check_error(error: str) -> str:
     """Raises `UserError` for an error convention that is none."""
     from orchestrator.cells import ErrorBar

@@ -392,3 +392,15 @@ def test_an_event_costs_no_more_with_more_fold_groups_at_rest(tmp_path: Path, mo
     bench.agenda.counts()
     bench.agenda.next()
     assert len(set(looked)) <= 2
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("changes", [{}, {"scope": "benchmark", "stop_level": 0.0}], ids=str)
+def test_distill_only_trials_share_one_align_stage_per_fold_and_seed(
+    tmp_path: Path, changes: dict[str, Any], slots: int
+) -> None:
+    bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo", trials=6, seeds=3, **changes))
+    bench.run_all(slots=slots)
+    ran = [start["key"] for start in starts(tmp_path, "ALIGNS")]
+    assert len(ran) == len(set(ran)) == 4 * 3, "folds of one configuration x seeds, whatever the number of trials"
+    assert len(starts(tmp_path)) == 4 * (6 + 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from orchestrator.specs import FoldSpecs
 from search_spaces.errors import UserError
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import Bench
+from tests.orchestrator.test_pruning import Worked, between, sweep_of
 from trainables.record import write_json
 
 
@@ -38,13 +40,41 @@ def test_a_first_trial_is_the_papers(bench: Bench) -> None:
     assert explained.facts["uses"][0]["source"] == "paper"
 
 
-def test_a_suggested_trial_names_what_the_sampler_knew(bench: Bench) -> None:
+def test_a_suggested_trial_names_its_point(bench: Bench) -> None:
     known = known_folds(bench.store)
     trial = known.trial("icons/vl2v_adip/line/trial2")
     assert trial is not None
-    explained = explain_trial(known, trial)
-    assert "suggested by the sampler, which knew of the trials complete 0, 1" in explained.lines[0]
-    assert all(f"{name}=" in explained.lines[1] for name in trial.point)
+    assert all(f"{name}=" in explain_trial(known, trial).lines[1] for name in trial.point)
+
+
+ALL_BEFORE = ", ".join(map(str, range(11)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "number", "origin"),
+    [
+        ({"sampler": "random"}, 11, "drawn by the sampler random, which looks at no other trial"),
+        ({"sampler": "authors", "space": "official"}, 2, "drawn by the sampler authors, which looks at no other trial"),
+        (
+            {"sampler": "tpe"},
+            2,
+            "drawn without a look at other trials, for the sampler tpe learns once 10 of them are complete or pruned, "
+            "and 2 were",
+        ),
+        ({"sampler": "tpe"}, 11, f"suggested by the sampler tpe, which knew of the trials complete {ALL_BEFORE}"),
+        ({"sampler": "cmaes"}, 11, f"suggested by the sampler cmaes, which knew of the trials complete {ALL_BEFORE}"),
+    ],
+    ids=["random", "authors", "tpe at first", "tpe", "cmaes"],
+)
+def test_a_suggested_trial_names_its_sampler_and_what_that_looked_at(
+    tmp_path: Path, fields: dict[str, Any], number: int, origin: str
+) -> None:
+    made = Bench(tmp_path, stub_sweep(trials=12, seeds=1, **fields))
+    made.run_all()
+    known = known_folds(made.store)
+    trial = known.trial(f"icons/erm/line/trial{number}")
+    assert trial is not None
+    assert explain_trial(known, trial).lines[0] == f"tried as trial {number} of icons/erm/line: {origin}"
 
 
 def test_the_choice_names_every_number_that_it_went_by(bench: Bench) -> None:
@@ -76,7 +106,7 @@ def test_folds_that_share_an_align_stage_name_each_other(tmp_path: Path) -> None
     assert any(explain_fold(known, fold).facts["align"]["shared_with"] for fold in of_line), "nothing was shared"
 
 
-def test_failures_and_prunings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = Bench(tmp_path)
     ticket = made.agenda.next()
     assert ticket is not None
@@ -85,9 +115,63 @@ def test_failures_and_prunings_are_told(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "failed, and given up after 1 (diverged): loss is nan at step 7" in said
     assert "has not chosen yet" in said
-    write_json(made.store.fold(ticket.planned.key).path / "pruned.json", {"step": 40, "rule": {"name": "median"}})
-    assert run(["explain", ticket.planned.key[:8], "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["state"]["pruned"] == {"step": 40, "rule": {"name": "median"}}
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha"])
+def test_a_fold_that_was_stopped_says_by_what(tmp_path: Path, pruner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Worked(tmp_path, sweep_of(pruner=pruner))
+    made.run_all()
+    one = next(one for one in made.decisions() if one.verdict == "prune")
+    line = f"pruned: {pruner}: best source validation accuracy {one.value:.1%} at distill step {one.step} of 9"
+    for subject in (one.key[:8], f"{one.group}/trial{one.number}"):
+        assert run(["explain", subject, "--out", str(tmp_path)]) == 0
+        assert f"  {line} is below {one.threshold:.1%}, by {len(one.trials)} other trials" in capsys.readouterr().out
+    assert run(["explain", one.key[:8], "--out", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["state"]["pruned"]["rule"] == pruner
+    assert [(told["rule"], told["step"]) for told in facts["decisions"]] == [(pruner, one.step)]
+
+
+def test_a_trial_that_was_stopped_between_folds_says_by_what(tmp_path: Path) -> None:
+    made = Worked(tmp_path, between())
+    made.run_all()
+    one = next(one for one in made.decisions() if one.verdict == "prune")
+    known = known_folds(made.store)
+    trial = known.trial(f"{one.group}/trial{one.number}")
+    assert trial is not None
+    line = (
+        f"after {one.step} folds the chance to overtake trial {one.trials[0]} is {one.value:.2%}, below "
+        f"{one.threshold:.2%}"
+    )
+    assert f"pruned: {line}" in explain_trial(known, trial).lines
+    told = [explain_fold(known, known.fold(planned.key)).lines for planned in trial.folds]
+    given_up = [f"given up with its trial: {line}" in lines for lines in told]
+    assert given_up == [planned.key in one.folds for planned in trial.folds]
+
+
+@pytest.mark.parametrize("fields", [{}, {"scope": "benchmark", "pruner": "none"}], ids=str)
+def test_an_audited_trial_was_condemned_and_let_run(tmp_path: Path, fields: dict[str, Any]) -> None:
+    made = Worked(tmp_path, sweep_of(audit_share=1.0, **fields))
+    made.run_all()
+    one = next(one for one in made.decisions() if one.verdict == "audit")
+    known = known_folds(made.store)
+    trial = known.trial(f"{one.group}/trial{one.number}")
+    assert trial is not None
+    line = f"condemned and let run on, so that the regret is known ({one.line})"
+    for lines in (explain_trial(known, trial).lines, explain_fold(known, known.fold(one.key)).lines):
+        assert line in lines
+        assert any("done in" in told for told in lines)
+
+
+def test_what_another_sweep_on_the_store_gave_up_says_so(tmp_path: Path) -> None:
+    first = Worked(tmp_path / "first")
+    first.run_all()
+    one = next(one for one in first.decisions() if one.verdict == "prune")
+    other = Worked(tmp_path / "other", sweep_of(pruner="none"), shared=tmp_path / "first")
+    other.run_all(most=4 * one.number)
+    known = known_folds(other.store)
+    told = explain_fold(known, known.fold(one.key)).lines if one.key in {fold.key for fold in known.folds} else ()
+    assert f"given up by another sweep on the store: {one.line}" in told
 
 
 def test_two_trials_with_equal_points_share_a_fold(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.forecast import teacher_queries_per_fold
 from orchestrator.plan import make_plan
+from orchestrator.pruning_rules import judge_overtaking
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark, Domain
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters, StageHyperparameters
@@ -49,6 +50,28 @@ def test_scope_benchmark_has_one_group_for_all_test_domains() -> None:
     assert plan.groups[0].slug == "PACS--vl2v_adip--all"
     assert plan.num_folds == 22 * 22
     assert [fold.test_domain for fold in plan.groups[0].folds(1)] == list(BENCHMARKS["PACS"].domain_names)
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "said"),
+    [
+        (("PACS",), "below 5.0% over all looks (2.50% at each of 2 with 4 test domains)"),
+        (
+            ("PACS", "DomainNet"),
+            "(2.50% at each of 2 with 4 test domains, 1.25% at each of 4 with 6 test domains)",
+        ),
+    ],
+)
+def test_the_level_of_each_look_is_the_one_that_is_used(benchmarks: tuple[str, ...], said: str) -> None:
+    asked = sweep(benchmarks=benchmarks, space="official", trials=20, scope="benchmark")
+    assert any(said in line for line in make_plan(asked, BENCHMARKS).lines())
+    for name in benchmarks:
+        count = len(BENCHMARKS[name].domains)
+        complete = {"best": [0.9] * count, "other": [0.5] * count}
+        judged = [judge_overtaking([0.1] * done, "best", complete, stop_level=0.05) for done in range(1, count + 1)]
+        thresholds = [judgement.threshold for judgement in judged if judgement is not None]
+        assert thresholds == [0.05 / (count - 2)] * (count - 2)
+        assert f"{thresholds[0]:.2%} at each of {len(thresholds)} with {count}" in said
 
 
 def test_the_paper_needs_one_trial_and_distill_only_searches_share_align() -> None:

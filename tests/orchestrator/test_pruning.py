@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import pytest
 
 from orchestrator.agenda import Ticket
 from orchestrator.audits import PruningAudit, audit
+from orchestrator.curves import Curves
 from orchestrator.fold_states import FoldStates
 from orchestrator.pruning import Decision, GroupPruning, read_decisions
+from orchestrator.pruning_rules import judge_curve
 from orchestrator.report import Report
 from orchestrator.report_formats import markdown, to_mapping
 from orchestrator.store import Store
@@ -173,6 +175,92 @@ def test_a_sweep_that_is_cut_off_anywhere_decides_as_if_it_had_not_been(
     assert cut.agenda.counts() == whole.agenda.counts()
     marks = [{path.parent.name for path in (tmp_path / name).rglob("pruned.json")} for name in ("cut", "whole")]
     assert marks[0] == marks[1] == whole.pruned_keys()
+
+
+class RunningOn(Worked):
+    """Workers that learn late that their fold was given up: they report `further` more evaluations."""
+
+    further: Callable[[Ticket], int]
+
+    def run(self, ticket: Ticket, *, until: int = LAST) -> Decision | None:
+        decision = super().run(ticket, until=until)
+        if decision is not None:
+            self.report(
+                ticket.planned.key, range(decision.step + 1, min(LAST, decision.step + self.further(ticket)) + 1)
+            )
+        return decision
+
+    def report(self, key: str, steps: Iterable[int]) -> None:
+        """Write evaluations into a fold's journal, whoever ran it."""
+        spec = self.store.spec(key)
+        assert spec is not None
+        entry = {"kind": "evaluation", "stage": "distill", "cross_entropy": 1.0, "domains": {}, "time": 0.0}
+        whole = self.accuracy(self.jobs.job(spec))
+        lines = [{**entry, "step": step, "accuracy": whole * (step + 1) / (LAST + 1)} for step in steps]
+        self.store.fold(key).append_journal(lines)
+
+
+def by_chance(seed: int) -> Callable[[Ticket], int]:
+    return lambda ticket: random.Random(f"{seed} {ticket.group} {ticket.number}").randrange(LAST)
+
+
+@pytest.mark.parametrize("fields", [{}, {"pruner": "asha"}, {"scope": "benchmark", "pruner": "asha"}], ids=str)
+@pytest.mark.parametrize("further", [lambda ticket: LAST, by_chance(0)], ids=["to the end", "by chance"])
+def test_how_far_a_pruned_fold_ran_on_decides_nothing(
+    tmp_path: Path, fields: dict[str, Any], further: Callable[[Ticket], int]
+) -> None:
+    whole = Worked(tmp_path / "at once", sweep_of(trials=18, **fields))
+    whole.run_all()
+    late = RunningOn(tmp_path / "late", whole.sweep)
+    late.further = further
+    late.run_all()
+    assert late.made() == whole.made()
+    assert late.points() == whole.points()
+
+
+@pytest.mark.parametrize("fields", [{}, {"pruner": "asha"}], ids=str)
+def test_what_another_sweep_makes_of_a_pruned_fold_meanwhile_decides_nothing(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    whole = Worked(tmp_path / "alone", sweep_of(trials=18, **fields))
+    whole.run_all()
+    other = RunningOn(tmp_path / "shared", whole.sweep)
+    other.further = lambda ticket: 0
+    other.run_all(most=30)
+    for key in other.pruned_keys():
+        reported = {entry["step"] for entry in other.store.fold(key).read_journal()}
+        other.report(key, [step for step in range(LAST + 1) if step not in reported])
+    other.run_all()
+    assert other.made() == whole.made()
+    assert other.points() == whole.points()
+
+
+@pytest.mark.parametrize("fields", [{}, {"pruner": "asha"}], ids=str)
+def test_late_reports_of_pruned_folds_leave_every_decision_repeatable(tmp_path: Path, fields: dict[str, Any]) -> None:
+    bench = RunningOn(tmp_path, sweep_of(trials=14, **fields))
+    bench.further = by_chance(0)
+    bench.run_all(slots=5)
+    states = FoldStates(bench.store, max_failures=1, retry_failed=False)
+    for group in bench.groups:
+        pruning = GroupPruning(group, sweep=bench.sweep, store=bench.store, states=states, num_steps=LAST + 1)
+        for decision in read_decisions(bench.store, group.name):
+            judged = pruning.replay(decision, bench.store.trials(group.name))
+            assert judged is not None
+            assert (judged.value, judged.threshold) == (decision.value, decision.threshold)
+
+
+def test_an_evaluation_without_a_number_is_passed_over(tmp_path: Path) -> None:
+    folder = Store(tmp_path).fold("k")
+    folder.path.mkdir(parents=True)
+    entry = {"kind": "evaluation", "stage": "distill", "cross_entropy": 1.0}
+    accuracies = [float("nan"), None, 0.5, float("inf")]
+    folder.append_journal([{**entry, "step": step, "accuracy": value} for step, value in enumerate(accuracies)])
+    curves = Curves(Store(tmp_path), "distill")
+    assert curves.of("k") == {2: 0.5}
+    rivals = {"k": curves.of("k"), "l": {0: 0.9, 1: 0.9}, "m": {0: 0.8, 1: 0.8}}
+    judged = judge_curve("asha", {0: 0.1, 1: 0.1}, rivals, step=1, num_steps=3)
+    assert judged is not None
+    assert (judged.against, judged.threshold) == (("l", "m"), 0.9)
 
 
 @pytest.mark.parametrize("fields", [{}, {"pruner": "asha"}, {"scope": "benchmark", "pruner": "none"}], ids=str)

@@ -13,11 +13,8 @@ from orchestrator.domainbed_tables import domainbed_cells, domainbed_tables
 from orchestrator.selection import (
     SELECTION_METHODS,
     SourceValidation,
-    first_maximum,
     group_records,
-    rewritten_steps,
     select,
-    selection_method,
 )
 from search_spaces.errors import UserError
 from tests.golden import golden_json, golden_lines
@@ -90,13 +87,6 @@ def test_golden_format_mean() -> None:
     assert format_mean([0.5, 0.6], latex=True)[2] == r"55.0 $\pm$ 3.5"
 
 
-def test_golden_record_choice() -> None:
-    for case in golden_json("steps_records.json")["record_choice"]:
-        chosen = first_maximum(case["train_out"])
-        assert case["test_in"][chosen] == case["training_domain_validation"]
-        assert rewritten_steps(case["steps"], case["train_out"], case["model_save"]) == case["saved_at_steps"]
-
-
 def record(
     step: int, test: list[int], accuracies: list[float], *, hparams_seed: int = 0, **other: Any
 ) -> dict[str, Any]:
@@ -151,8 +141,3 @@ def test_select_takes_the_later_of_equals_and_never_nan() -> None:
 
 def test_what_select_may_see_has_no_test_accuracy() -> None:
     assert {field.name for field in fields(SourceValidation)} == {"number", "accuracy"}
-
-
-def test_an_unknown_selection_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown selection 'oracel'; nearest: oracle"):
-        selection_method("oracel")

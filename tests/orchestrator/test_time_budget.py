@@ -14,7 +14,10 @@ from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.budget import Admission
 from orchestrator.durations import FoldDurations, assumed_seconds
 from orchestrator.limits import Limits
+from orchestrator.measurements import Selection
 from orchestrator.query_forecast import Need
+from orchestrator.report import build_report
+from orchestrator.report_formats import markdown
 from orchestrator.specs import FoldSpecs
 from orchestrator.sweep import failed_folds
 from orchestrator.time_budget import QueryPrice, TimeForecast, accounts
@@ -291,3 +294,28 @@ def test_what_the_user_says_of_a_folds_time_goes_before_the_assumption(tmp_path:
     told = TimeForecast(*specs, Clock(), seconds_per_fold=7.0)  # type: ignore[arg-type]
     assert told.seconds([(bench.agenda.groups[0], 3)]) == 21
     assert told.basis([(bench.agenda.groups[0], 3)]).startswith("assumed")
+
+
+@pytest.mark.parametrize("selection", ["source_validation", "oracle"])
+def test_the_report_says_from_how_many_configurations_a_search_that_was_ended_chose(
+    tmp_path: Path, selection: Selection
+) -> None:
+    def slower(done: int) -> float:
+        return 50.0 if done < 2 else 150.0
+
+    sweep = stub_sweep(trials=5, seeds=2)
+    timed = Timed(tmp_path, Limits(wall_hours=700 / 3600), takes=slower, assumed=50.0, sweep=sweep)
+    timed.run_all()
+    store = timed.bench.store
+    tried = {group.test_domains[0]: len(store.trials(group.name)) for group in timed.bench.groups}
+    notes = [
+        f"erm on {domain}: chosen from {count} of 5 configurations, for a budget ended the search"
+        for domain, count in tried.items()
+        if 0 < count < 5
+    ]
+    assert notes
+    report = build_report(store, selection=selection)
+    assert [line for line in report.table("icons").notes if "chosen from" in line] == notes
+    assert f"{notes[0]}." in markdown(report)
+    Timed(tmp_path, Limits(wall_hours=10.0), takes=always(1.0), sweep=sweep).run_all()
+    assert not any("chosen from" in line for line in build_report(store, selection=selection).table("icons").notes)

@@ -10,7 +10,6 @@ from search_spaces.benchmarks import (
     benchmark,
     parse_benchmarks,
     steps_and_interval,
-    steps_per_epoch,
 )
 from search_spaces.errors import UserError
 from search_spaces.folds import leave_one_domain_out, leave_two_domains_out
@@ -87,16 +86,6 @@ def test_golden_step_arithmetic() -> None:
         assert evaluations[0] == case["first_checkpoint"]
         assert evaluations[-1] == case["last_checkpoint"] == num_steps - 1
         assert len(evaluations) == case["n_checkpoints"]
-
-
-def test_golden_steps_per_epoch() -> None:
-    for case in golden_json("steps_records.json")["steps_per_epoch"]:
-        own = benchmark(case["dataset"])
-        sizes = [domain.num_images for domain in own.domains]
-        if None not in sizes and case["dataset"] in ("PACS", "VLCS"):
-            assert sizes == case["env_sizes"]
-        train = [size for domain, size in enumerate(case["in_sizes"]) if domain in case["train_envs"]]
-        assert steps_per_epoch(train, case["batch_size"]) == case["steps_per_epoch"]
 
 
 def test_nonsense_steps_are_refused() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import get_args
 
+import cmaes
+import numpy as np
+import optuna
 import pytest
 
 from orchestrator.plan import make_plan
 from search_spaces import samplers
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
-from search_spaces.samplers import SAMPLERS, Sampler
+from search_spaces.samplers import SAMPLERS, STARTUP, Sampler, learning
 from search_spaces.sweeps import Sweep
 
 SWEEP = Sweep(benchmarks=("PACS",), methods=("vl2v_adip",), space="wide", trials=20)
@@ -61,3 +65,13 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, sampler: st
     with pytest.raises(UserError, match=f"sampler {sampler} needs the package {package}, which is not installed"):
         plan(sampler=sampler)
     plan(sampler="tpe")
+
+
+def test_what_is_said_of_learning_is_what_the_packages_do() -> None:
+    for kind in (optuna.samplers.TPESampler, optuna.samplers.GPSampler):
+        assert inspect.signature(kind).parameters["n_startup_trials"].default == STARTUP
+    for dimensions in (2, 5, 9):
+        known = learning("cmaes", dimensions)
+        assert known is not None
+        assert known.fewest == cmaes.CMA(mean=np.zeros(dimensions), sigma=1.0).population_size
+    assert learning("random", 3) is learning("authors", 3) is None

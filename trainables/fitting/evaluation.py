@@ -83,3 +83,15 @@ def mean_accuracy(scores: dict[str, DomainScore]) -> float:
 def mean_cross_entropy(scores: dict[str, DomainScore]) -> float:
     """Mean over domains, every domain counting the same."""
     return sum(score.cross_entropy for score in scores.values()) / len(scores)
+
+
+def replaces_best(accuracy: float, best: float, *, later_ties: bool) -> bool:
+    """Whether an evaluation's weights replace the best ones so far; NaN never does.
+
+    Args:
+        accuracy: of the evaluation, on the source validation parts.
+        best: of the best evaluation so far; -inf before the first.
+        later_ties: an equal accuracy replaces it too, as in the file that the authors' trainer saves; else the first
+            maximum stays, as in DomainBed's records.
+    """
+    return accuracy > best or (later_ties and accuracy == best)

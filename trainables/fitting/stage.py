@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainables.data.batches import Batch
 from trainables.fitting.checkpoint import load_checkpoint, save_checkpoint
-from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy
+from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy, replaces_best
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.update import Update, image_digest
@@ -52,8 +52,7 @@ class StageFit:
     ) -> None:
         """Args:
         averager: SWAD, or None to choose the best evaluation.
-        later_ties: whether an equal accuracy later replaces the best (the authors' saved file) or the first maximum
-            stays (the authors' record).
+        later_ties: see `replaces_best`.
         """
         self.stage, self.inputs, self.folder = stage, inputs, folder
         self.averager, self.later_ties = averager, later_ties
@@ -99,7 +98,7 @@ class StageFit:
         scores = self.inputs.validate()
         self.inputs.student.train()
         accuracy, cross_entropy = mean_accuracy(scores), mean_cross_entropy(scores)
-        if accuracy > self.best["accuracy"] or (self.later_ties and accuracy == self.best["accuracy"]):
+        if replaces_best(accuracy, self.best["accuracy"], later_ties=self.later_ties):
             keep = self.averager is None
             copies = {name: w.detach().clone() for name, w in self.weights.items()} if keep else {}
             self.best = {"step": step, "accuracy": accuracy, "weights": copies}
