@@ -54,6 +54,8 @@ class Measurement:
     """Images the teacher was asked for."""
     teacher_texts: int
     """Texts the teacher was asked for."""
+    teacher_unconfirmed: int = 0
+    """Queries of killed processes whose answers nobody saw: they may have been asked."""
 
 
 class Measured(NamedTuple):
@@ -148,4 +150,5 @@ def _measurement(
         in_domain=None if selection == "oracle" else float(result["source_validation"]["accuracy"]),
         teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
         teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
+        teacher_unconfirmed=int(result.get("teacher_queries", {}).get("unconfirmed", 0)),
     )

@@ -186,9 +186,12 @@ def _finish(
 
 
 def _queries(parts: FoldParts) -> dict[str, int]:
-    """What this fold asked the teacher, by all workers and over all interruptions."""
+    """What this fold asked the teacher, by all workers and over all interruptions.
+
+    `unconfirmed` are queries of killed processes whose answers nobody saw; the teacher may have been asked them.
+    """
     if parts.teacher is None:
-        return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0}
+        return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0, "unconfirmed": 0}
     parts.teacher.ledger.close()
     parts.gather()
     counts = query_counts(Path(parts.job.queries_folder), [parts.job.spec.key])
@@ -197,6 +200,7 @@ def _queries(parts: FoldParts) -> dict[str, int]:
         "texts": counts.texts,
         "unique_images": counts.unique_images,
         "bytes": counts.bytes_sent,
+        "unconfirmed": counts.unconfirmed,
     }
 
 
