@@ -13,7 +13,6 @@ from typing import Literal
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking
-from orchestrator.budget import remaining_need
 from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
@@ -24,6 +23,7 @@ from orchestrator.plan import make_plan
 from orchestrator.preflight import check_data, check_methods, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.records import GroupRecord, PlannedFold
+from orchestrator.remaining_need import remaining_need
 from orchestrator.remembered import LastRun, remember_run
 from orchestrator.specs import FoldJobs, FoldSpecs, absolute_data_root
 from orchestrator.store import Store

@@ -63,6 +63,7 @@ LIGHT = (
     "trainables.fingerprints",
     "orchestrator.store",
     "orchestrator.budget",
+    "orchestrator.remaining_need",
     "orchestrator.control",
     "orchestrator.explain",
     "orchestrator.export",

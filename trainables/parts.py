@@ -121,7 +121,9 @@ class FoldParts:
         )
         return self._scores(predict, batches, part)
 
-    def _scores(self, predict: BatchPredictor, batches: Iterable[EvaluationBatch], part: Mapping[str, Indices]) -> Scores:
+    def _scores(
+        self, predict: BatchPredictor, batches: Iterable[EvaluationBatch], part: Mapping[str, Indices]
+    ) -> Scores:
         names = sorted(part, key=str.encode)
         return score_domains(predict, batches, names, num_classes=len(self.source.class_names), workers=self.workers)
 
