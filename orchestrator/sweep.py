@@ -205,6 +205,9 @@ def run_sweep(
             need.unchecked = unchecked(agenda.groups)
         budgets.follow(agenda)
         interrupted = _work(agenda, jobs, owner, settings, budgets)
+        if need is not None:
+            # What the next command will check again: the refusals name a budget that suffices for it.
+            need.unchecked = unchecked(agenda.groups)
     settings.progress(ProgressEvent(kind="sweep_finished", counts=agenda.counts()))
     return SweepOutcome(
         counts=agenda.counts(),
