@@ -54,6 +54,7 @@ class Agenda:
         self._by_name = {group.group.name: group for group in groups}
         for group in groups:
             group.permits_trial = self._admission.permits_trial
+        self._admission.go_on(groups)
         self._aligning: dict[str, str] = {}
 
     @property

@@ -49,17 +49,23 @@ def stage_steps(benchmark: Benchmark, hyperparameters: Hyperparameters, method: 
 
 
 def teacher_queries_per_fold(
-    benchmark: Benchmark, hyperparameters: Hyperparameters, method: str, *, num_test_domains: int = 1
+    benchmark: Benchmark,
+    hyperparameters: Hyperparameters,
+    method: str,
+    *,
+    num_test_domains: int = 1,
+    steps: Sequence[int] | None = None,
 ) -> int:
     """Images one fold asks the teacher for in `live` mode: batch x source domains x steps, in every stage.
 
-    480,096 per stage and test domain on a benchmark of four domains with the paper's batch and steps.
+    480,096 per stage and test domain on a benchmark of four domains with the paper's batch and steps. `steps` are those
+    that each stage still makes, where the fold has begun.
     """
     facts = method_facts(method)
     if not (facts.uses_teacher_images and facts.trains):
         return 0
     images_per_step = hyperparameters.batch_size_per_domain * (len(benchmark.domains) - num_test_domains)
-    return images_per_step * sum(stage_steps(benchmark, hyperparameters, method))
+    return images_per_step * sum(stage_steps(benchmark, hyperparameters, method) if steps is None else steps)
 
 
 def forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Sequence[FoldGroup]) -> Forecast:

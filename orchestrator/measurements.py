@@ -57,6 +57,8 @@ class Measurement:
     """Images the teacher was asked for."""
     teacher_texts: int
     """Texts the teacher was asked for."""
+    teacher_unconfirmed: int = 0
+    """Queries of killed processes whose answers nobody saw: they may have been asked."""
 
 
 class Measured(NamedTuple):
@@ -146,4 +148,5 @@ def _measurement(
         test_images=test.get("num_images", {}).get(domain),
         teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
         teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
+        teacher_unconfirmed=int(result.get("teacher_queries", {}).get("unconfirmed", 0)),
     )

@@ -79,8 +79,9 @@ def own_need(
     pool: PoolSize,
     classes: int,
     num_test_domains: int = 1,
+    steps: Sequence[int] | None = None,
 ) -> Need:
-    """What one fold asks for that it shares with no other."""
+    """What one fold asks for that it shares with no other; `steps` as in `teacher_queries_per_fold`."""
     facts = method_facts(method)
     asks_texts = facts.uses_teacher_images or facts.uses_teacher_texts
     if not facts.trains:
@@ -89,7 +90,9 @@ def own_need(
         return Need(images=validation + pool(test_domain, "test"), texts=classes)
     if hyperparameters.teacher_mode != "live":
         return Need()
-    images = teacher_queries_per_fold(benchmark, hyperparameters, method, num_test_domains=num_test_domains)
+    images = teacher_queries_per_fold(
+        benchmark, hyperparameters, method, num_test_domains=num_test_domains, steps=steps
+    )
     return Need(images=images, texts=classes if asks_texts else 0)
 
 

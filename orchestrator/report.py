@@ -43,6 +43,8 @@ class Row:
     """Texts that the row's folds asked the teacher for."""
     published: PublishedRow | None
     """The row of the paper, whatever student and teacher it was published with."""
+    teacher_unconfirmed: int = 0
+    """Queries of the row's folds whose answers were lost with a killed process; they may have been asked."""
 
     @property
     def average_ood(self) -> Cell:
@@ -204,6 +206,7 @@ def _row(method: str, domains: Sequence[str], seeds: Sequence[int], measurements
         balanced=cells("balanced"),
         teacher_images=sum(item.teacher_images for item in own.values()),
         teacher_texts=sum(item.teacher_texts for item in own.values()),
+        teacher_unconfirmed=sum(item.teacher_unconfirmed for item in own.values()),
         published=(published_row(method, students.pop()) if len(students) == 1 else None) or published_row(method),
     )
 

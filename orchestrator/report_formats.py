@@ -77,7 +77,7 @@ def _benchmark_grid(report: Report, table: BenchmarkTable, error_bar: ErrorBar) 
                 _optional(row.average_in_domain, row, error_bar),
                 _optional(row.average_balanced, row, error_bar),
                 _published(row, table.benchmark),
-                f"{row.teacher_images + row.teacher_texts:,}",
+                _queries(row),
             )
         )
     head = ("Method", *letters, "OOD avg", "ID avg", "OOD balanced avg", "Published OOD", "Teacher queries")
@@ -269,6 +269,7 @@ def _table_mapping(table: BenchmarkTable) -> dict[str, Any]:
                 **cells,
                 "teacher_images": row.teacher_images,
                 "teacher_texts": row.teacher_texts,
+                "teacher_unconfirmed": row.teacher_unconfirmed,
                 "published": None if row.published is None else asdict(row.published),
             }
         )
@@ -301,6 +302,11 @@ def _cell_mapping(cell: Cell) -> dict[str, Any]:
         "unbiased_error": cell.unbiased_error,
         "by_seed": list(cell.values),
     }
+
+
+def _queries(row: Row) -> str:
+    lost = f" (+{row.teacher_unconfirmed:,} unconfirmed)" if row.teacher_unconfirmed else ""
+    return f"{row.teacher_images + row.teacher_texts:,}{lost}"
 
 
 def _optional(cell: Cell, row: Row, error_bar: ErrorBar) -> str:

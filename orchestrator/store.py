@@ -21,6 +21,7 @@
     OUT/request.json                   a stop or cancel that was asked of who is at work (`orchestrator.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
+    OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.promises`)
     OUT/store.json                     where STORE is, when it is not OUT itself
 
 Folds, Aligns and answers are named by content, so any number of sweeps may share one STORE. OUT and STORE may be
@@ -89,6 +90,7 @@ class Store:
         self.ray_folder = self.out / "ray"
         self.data_folder = self.out / "data"
         self.price_file = self.out / "price.json"
+        self.promises_file = self.out / "promises.json"
         self._read_trials: dict[tuple[str, int], TrialRecord] = {}
 
     def shown(self, path: str | Path) -> str:
@@ -191,6 +193,14 @@ class Store:
     def is_begun(self) -> bool:
         """Whether a fold of the sweep was ever handed out, by whatever command."""
         return any((self.out / "trials").glob("*/[0-9]*.json"))
+
+    def promises(self) -> dict[str, int]:
+        """Names of the fold groups that a query budget has let begin, each with that budget."""
+        content = read_json(self.promises_file) or {}
+        return {str(group): int(budget) for group, budget in content.items()}
+
+    def write_promises(self, promises: Mapping[str, int]) -> None:
+        self._write(self.promises_file, promises)
 
     def trials(self, group: str) -> list[TrialRecord]:
         """The group's trials by number."""

@@ -13,7 +13,6 @@ from typing import Literal
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
-from orchestrator.budget import remaining_need
 from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned_rays
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
@@ -25,6 +24,7 @@ from orchestrator.plan import make_plan
 from orchestrator.preflight import CHECKING, check_data, check_methods, check_shared, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.records import GroupRecord, PlannedFold
+from orchestrator.remaining_need import remaining_need
 from orchestrator.remembered import LastRun, remember_run
 from orchestrator.specs import FoldJobs, FoldSpecs, absolute_data_root
 from orchestrator.stopping import StopRequest
@@ -212,6 +212,9 @@ def run_sweep(
         budgets.follow(agenda)
         sync = BackgroundSync(settings.tracking, settings.message)
         interrupted = _work(agenda, jobs, owner, settings, budgets, sync)
+        if need is not None:
+            # What the next command will check again: the refusals name a budget that suffices for it.
+            need.unchecked = unchecked(agenda.groups)
     settings.progress(ProgressEvent(kind="sweep_finished", counts=agenda.counts()))
     return SweepOutcome(
         counts=agenda.counts(),

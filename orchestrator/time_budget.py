@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.budget import Admission
 from orchestrator.durations import FoldDuration, FoldDurations, Kind, assumed_seconds
 from orchestrator.limits import Account, Limits, Load, gpus_per_fold
+from orchestrator.promises import Promises
 from orchestrator.query_forecast import Need
 from orchestrator.usage import Usage, UsageMeter
 from search_spaces.benchmarks import Benchmark
@@ -17,8 +18,8 @@ from trainables.teacher.ledger import reserved_queries
 
 if TYPE_CHECKING:
     from orchestrator.agenda import Agenda
-    from orchestrator.budget import RemainingNeed
     from orchestrator.group_agenda import GroupAgenda
+    from orchestrator.remaining_need import RemainingNeed
     from orchestrator.specs import FoldSpecs
     from orchestrator.store import Store
 
@@ -191,7 +192,13 @@ class Budgets:
         own = accounts(limits, self.forecast, lambda: self.meter.total, gpus=gpus, queries=queries)
         folds = None if only is None else self._failed_folds
         self.admission = Admission(
-            query_budget, need=need, asked=asked, accounts=own, forecast=self.forecast, folds=folds
+            query_budget,
+            need=need,
+            asked=asked,
+            promises=Promises(store),
+            accounts=own,
+            forecast=self.forecast,
+            folds=folds,
         )
 
     def follow(self, agenda: Agenda) -> None:

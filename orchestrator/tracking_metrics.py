@@ -49,11 +49,12 @@ def running_best(results: Iterable[Mapping[str, Any]], price_per_1000: float | N
 
 
 def query_metrics(result: Mapping[str, Any], price_per_1000: float | None = None) -> dict[str, float]:
-    """What a finished fold asked the teacher, and its price."""
+    """What a finished fold asked the teacher, and its price; queries whose answers were lost stand beside it."""
     asked = result.get("teacher_queries", {})
     images, texts = float(asked.get("images", 0)), float(asked.get("texts", 0))
     values = {"teacher/image_queries": images, "teacher/text_queries": texts}
-    values["teacher/unique_images"] = float(asked.get("unique_images", 0))
+    for name in ("unique_images", "bytes", "unconfirmed"):
+        values[f"teacher/{name}"] = float(asked.get(name, 0))
     if price_per_1000 is not None:
         values["teacher/price"] = (images + texts) / 1000.0 * price_per_1000
     return values

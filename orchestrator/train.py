@@ -20,7 +20,6 @@ from orchestrator.attempts import (
     read_attempts,
     record_and_decide,
 )
-from orchestrator.budget import fold_need
 from orchestrator.cluster import call_on_cluster, check_resources, connect
 from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
@@ -29,6 +28,7 @@ from orchestrator.mirrored import check_budget_can_be_kept
 from orchestrator.preflight import CHECKING, check_data, check_shared
 from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.query_forecast import preflight_need
+from orchestrator.remaining_need import fold_need
 from orchestrator.specs import FoldJobs, absolute_data_root, fold_spec
 from orchestrator.store import Store
 from orchestrator.store_mirrors import StoreMirrors
@@ -175,7 +175,14 @@ def check_budget(job: FoldJob) -> None:
     if job.query_budget is None:
         return
     source = open_benchmark(job.benchmark, job.data_root, cache=Path(job.cache_folder) if job.cache_folder else None)
-    need = fold_need(job.spec, job.benchmark, source, embeddings=job.embeddings_folder)
+    need = fold_need(
+        job.spec,
+        job.benchmark,
+        source,
+        embeddings=job.embeddings_folder,
+        folder=FoldFolder(job.folder),
+        align=FoldFolder(job.align_folder),
+    )
     need += preflight_need(
         job.spec.method, teacher_mode=job.spec.hyperparameters.teacher_mode, classes=len(source.class_names)
     )

@@ -64,6 +64,7 @@ LIGHT = (
     "trainables.fingerprints",
     "orchestrator.store",
     "orchestrator.budget",
+    "orchestrator.remaining_need",
     "orchestrator.control",
     "orchestrator.explain",
     "orchestrator.export",

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainables.align import StageRecord, align, only_one_at_a_time, while_held
 from trainables.data.images import ImageSource
-from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy
+from trainables.fitting.evaluation import BatchPredictor, mean_accuracy, mean_cross_entropy, of_images
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
 from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
@@ -102,7 +102,7 @@ def distill(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
 def predict(parts: FoldParts, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
     """Evaluate the last step for the oracle, then the chosen weights; save the very weights that were evaluated."""
     student.eval()
-    predictor = parts.predictor(student)
+    predictor = of_images(parts.predictor(student))
     last_step = _score_test(parts, predictor)
     load_weights(student, records[-1].outcome.weights)
     validation = parts.score(predictor, parts.splits.source_validation)
@@ -116,7 +116,7 @@ def predict(parts: FoldParts, student: Student, records: list[StageRecord], star
 
 def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
     """The teacher itself, its text embeddings as classifier, on the student's splits and evaluation view."""
-    predictor = parts.zero_shot_predictor()
+    predictor = parts.zero_shot_on_batches()
     validation = parts.score(predictor, parts.splits.source_validation)
     test = _score_test(parts, predictor)
     if parts.workers.is_first:
@@ -124,7 +124,7 @@ def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
     return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
 
 
-def _score_test(parts: FoldParts, predictor: Any) -> dict[str, Any]:
+def _score_test(parts: FoldParts, predictor: BatchPredictor) -> dict[str, Any]:
     """Test-domain numbers, for `_write_test` alone."""
     inner = parts.score(predictor, parts.splits.test_in)
     outer = parts.score(predictor, parts.splits.test_out)
@@ -188,9 +188,12 @@ def _finish(
 
 
 def _queries(parts: FoldParts) -> dict[str, int]:
-    """What this fold asked the teacher, by all workers and over all interruptions."""
+    """What this fold asked the teacher, by all workers and over all interruptions.
+
+    `unconfirmed` are queries of killed processes whose answers nobody saw; the teacher may have been asked them.
+    """
     if parts.teacher is None:
-        return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0}
+        return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0, "unconfirmed": 0}
     parts.teacher.ledger.close()
     parts.gather()
     counts = query_counts(Path(parts.job.queries_folder), [parts.job.spec.key])
@@ -199,6 +202,7 @@ def _queries(parts: FoldParts) -> dict[str, int]:
         "texts": counts.texts,
         "unique_images": counts.unique_images,
         "bytes": counts.bytes_sent,
+        "unconfirmed": counts.unconfirmed,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from search_spaces.hyperparameters import Hyperparameters
 from trainables.data.batches import Batch, BatchStream, EvaluationBatch, evaluation_batches
 from trainables.data.images import ImageSource, Indices, cached
 from trainables.data.splits import split_fold
-from trainables.fitting.evaluation import DomainScore, Predictor, score_domains
+from trainables.fitting.evaluation import BatchPredictor, DomainScore, Predictor, of_images, score_domains
 from trainables.fitting.inputs import StageInputs, stage_settings
 from trainables.fitting.speed import check_compiler
 from trainables.fitting.workers import Workers
@@ -96,12 +96,19 @@ class FoldParts:
         return lambda images: zero_shot_logits(student(images), self.texts, self.logit_scale)
 
     def zero_shot_predictor(self) -> Predictor:
-        """The teacher itself, on the student's evaluation view."""
-        assert self.teacher is not None
-        teacher = self.teacher
-        return lambda images: zero_shot_logits(teacher.embed_images(images), self.texts, teacher.logit_scale)
+        """The teacher itself, on images that have no name."""
+        return lambda images: self._zero_shot(images, ())
 
-    def score(self, predict: Predictor, part: Mapping[str, Indices]) -> Scores:
+    def zero_shot_on_batches(self) -> BatchPredictor:
+        """The teacher itself, on the student's evaluation view; it is told which images it is asked for."""
+        return lambda batch: self._zero_shot(batch.images, batch.image_ids.tolist())
+
+    def _zero_shot(self, images: Tensor, image_ids: Sequence[int]) -> Tensor:
+        assert self.teacher is not None
+        embeddings = self.teacher.embed_images(images, image_ids=image_ids)
+        return zero_shot_logits(embeddings, self.texts, self.teacher.logit_scale)
+
+    def score(self, predict: BatchPredictor, part: Mapping[str, Indices]) -> Scores:
         """Score every domain of one part of the splits."""
         batches = evaluation_batches(
             self.source,
@@ -114,13 +121,15 @@ class FoldParts:
         )
         return self._scores(predict, batches, part)
 
-    def _scores(self, predict: Predictor, batches: Iterable[EvaluationBatch], part: Mapping[str, Indices]) -> Scores:
+    def _scores(
+        self, predict: BatchPredictor, batches: Iterable[EvaluationBatch], part: Mapping[str, Indices]
+    ) -> Scores:
         names = sorted(part, key=str.encode)
         return score_domains(predict, batches, names, num_classes=len(self.source.class_names), workers=self.workers)
 
     def inputs(self, stage: Stage, student: Student) -> StageInputs:
         """What the training loop needs for one stage on pixels."""
-        predict = self.predictor(student)
+        predict = of_images(self.predictor(student))
 
         def validate() -> Scores:
             student.eval()
@@ -143,7 +152,7 @@ class FoldParts:
         )
         features.fill(sorted(self.splits.source_train))
         head = Student(backbone=nn.Identity(), head=student.head, head_name=student.head_name)
-        predict = self.predictor(head)
+        predict = of_images(self.predictor(head))
 
         def validate() -> Scores:
             head.eval()

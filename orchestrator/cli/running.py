@@ -355,7 +355,9 @@ def train(
 
 
 def queries_line(queries: Mapping[str, int], price_per_1000: float | None) -> str:
-    """What a fold asked the teacher, and its price."""
-    images, texts = queries["images"], queries["texts"]
+    """What a fold asked the teacher, and its price; queries whose answers were lost, where there are any."""
+    images, texts, unconfirmed = queries["images"], queries["texts"], queries.get("unconfirmed", 0)
+    different = queries.get("unique_images", 0)
+    lost = f", {unconfirmed:,} unconfirmed" if unconfirmed else ""
     price = "" if price_per_1000 is None else f"; price {(images + texts) / 1000 * price_per_1000:,.2f}"
-    return f"teacher queries: {images:,} images ({queries.get('unique_images', 0):,} different), {texts:,} texts{price}"
+    return f"teacher queries: {images:,} images ({different:,} different), {texts:,} texts{lost}{price}"

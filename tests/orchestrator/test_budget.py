@@ -11,11 +11,15 @@ import pytest
 
 from orchestrator.agenda import Agenda, GroupAgenda, build_agenda
 from orchestrator.attempts import describe
-from orchestrator.budget import Admission, RemainingNeed, fold_need
+from orchestrator.budget import Admission
 from orchestrator.fold_groups import fold_groups
+from orchestrator.forecast import stage_steps
 from orchestrator.plan import make_plan
+from orchestrator.promises import Promises
 from orchestrator.query_forecast import Need, largest, planned_need, total
+from orchestrator.remaining_need import RemainingNeed, fold_need
 from orchestrator.specs import FoldSpecs
+from orchestrator.train import check_budget
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -25,7 +29,9 @@ from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import Bench
 from trainables.data.open import open_benchmark
 from trainables.data.splits import split_fold
-from trainables.teacher.ledger import BudgetReached
+from trainables.fitting.checkpoint import save_checkpoint
+from trainables.record import FoldFolder, write_json
+from trainables.teacher.ledger import BudgetReached, QueryLedger, Reservation
 
 PER_FOLD = 10
 FOLDS_PER_GROUP = 4
@@ -35,9 +41,10 @@ FOLDS_PER_GROUP = 4
 class Spending:
     """A teacher's account: every stub fold asks for `PER_FOLD` queries, or for fewer than was feared."""
 
-    def __init__(self, bench: Bench, budget: int, *, really: int = PER_FOLD) -> None:
-        self.bench, self.really, self.asked = bench, really, 0
-        self.admission = Admission(budget, need=self.need, asked=lambda: self.asked)
+    def __init__(self, bench: Bench, budget: int, *, really: int = PER_FOLD, asked: int = 0) -> None:
+        self.bench, self.really, self.asked = bench, really, asked
+        promises = Promises(bench.store)
+        self.admission = Admission(budget, need=self.need, asked=lambda: self.asked, promises=promises)
         specs = FoldSpecs(
             sweep=bench.sweep,
             benchmarks=bench.jobs.benchmarks,
@@ -50,9 +57,9 @@ class Spending:
         left = len(list(group.unsettled_specs())) + group.num_unwritten * len(group.group.test_domains)
         return Need(images=PER_FOLD * left)
 
-    def run_all(self, slots: int = 1) -> None:
+    def run_all(self, slots: int = 1, *, most: int = 10_000) -> None:
         running: list[Any] = []
-        while True:
+        for _ in range(most):
             while len(running) < slots and (ticket := self.agenda.next()) is not None:
                 running.append(ticket)
             if not running:
@@ -79,6 +86,49 @@ def test_whole_groups_run_and_the_rest_waits_for_a_larger_budget(tmp_path: Path,
     assert more.done == [4, 4, 4, 4]
     assert not more.agenda.is_out_of_budget
     assert more.agenda.is_finished
+
+
+def test_after_a_kill_what_was_begun_goes_on_and_nothing_else_begins(tmp_path: Path) -> None:
+    budget = 2 * FOLDS_PER_GROUP * PER_FOLD
+    killed = Spending(Bench(tmp_path), budget)
+    killed.run_all(most=3)
+    begun = [index for index, done in enumerate(killed.done) if done]
+    killed.bench.die()
+    lost = 5
+    again = Spending(Bench(tmp_path), budget, asked=killed.asked + lost)
+    assert not again.agenda.is_out_of_budget, "the bounds are above the budget by what was lost; bounds are not reached"
+    again.run_all()
+    assert [index for index, done in enumerate(again.done) if done] == begun
+    assert sorted(again.done) == [0, 0, 4, 4]
+    (refusal,) = again.agenda.refusals()
+    assert refusal == (
+        f"the query budget of {budget} does not cover what is left: {budget + lost} asked, at most {budget} to come; "
+        f"raise --query-budget ({2 * budget + lost} would do) and run the same command again"
+    )
+    enough = Spending(Bench(tmp_path), 2 * budget + lost, asked=again.asked)
+    enough.run_all()
+    assert enough.agenda.is_finished
+
+
+def test_a_smaller_budget_is_held_to_no_promise_of_a_larger_one(tmp_path: Path) -> None:
+    killed = Spending(Bench(tmp_path), 100)
+    killed.run_all(most=1)
+    killed.bench.die()
+    smaller = Spending(Bench(tmp_path), 30, asked=killed.asked)
+    assert smaller.agenda.is_out_of_budget
+    larger = Spending(Bench(tmp_path), 110, asked=killed.asked)
+    larger.run_all()
+    assert sorted(larger.done) == [0, 0, 4, 4]
+
+
+def test_who_meets_the_budgets_end_goes_by_the_bounds_from_then_on(tmp_path: Path) -> None:
+    spending = Spending(Bench(tmp_path), FOLDS_PER_GROUP * PER_FOLD)
+    first = spending.agenda.next()
+    assert first is not None
+    spending.agenda.met_budget(first)
+    spending.bench.die()
+    again = Spending(Bench(tmp_path), FOLDS_PER_GROUP * PER_FOLD, asked=PER_FOLD)
+    assert again.agenda.is_out_of_budget, "nothing is asked to find that out once more"
 
 
 def test_what_was_not_spent_lets_another_group_begin(tmp_path: Path) -> None:
@@ -115,11 +165,55 @@ def test_a_worker_that_meets_the_budget_ends_the_sweep_and_fails_nothing(tmp_pat
 def test_a_method_without_a_teacher_runs_on_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
-    need = RemainingNeed(specs, {"icons": open_benchmark(BENCHMARKS["icons"])}, embeddings=tmp_path / "embeddings")
+    need = RemainingNeed(specs, {"icons": open_benchmark(BENCHMARKS["icons"])}, store=bench.store)
     admission = Admission(0, need=need, asked=lambda: 0)
     bench.agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission)
     bench.run_all()
     assert bench.agenda.is_finished
+
+
+def test_a_begun_folds_steps_behind_its_checkpoint_are_never_needed_again(tmp_path: Path) -> None:
+    source = open_benchmark(BENCHMARKS["icons"])
+    bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], trials=1, seeds=1))
+    specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
+    need = RemainingNeed(specs, {"icons": source}, store=bench.store)
+    ticket = bench.agenda.next()
+    assert ticket is not None
+    (group,) = [group for group in bench.agenda.groups if group.group.name == ticket.group]
+    hyperparameters = ticket.spec.hyperparameters
+    align, distill = stage_steps(BENCHMARKS["icons"], hyperparameters, "vl2v_adip")
+    per_step, texts = 3 * hyperparameters.batch_size_per_domain, 13
+    assert need(group).queries == (align + distill) * per_step + texts
+    folder, shared = bench.store.fold(ticket.planned.key), bench.store.align(ticket.spec.align_key)
+    state = {"stage": "align", "next_step": 3, "ended_early": False}
+    save_checkpoint(shared.checkpoint, state)
+    assert need(group).queries == (align - 3 + distill) * per_step + texts
+    save_checkpoint(shared.checkpoint, state | {"next_step": 4})
+    assert need(group).queries == (align - 4 + distill) * per_step + texts, "a newer checkpoint is read anew"
+    write_json(shared.result, {})
+    assert need(group).queries == distill * per_step + texts
+    save_checkpoint(folder.checkpoint, state | {"stage": "distill", "next_step": 1})
+    assert need(group).queries == (distill - 1) * per_step + texts
+    save_checkpoint(folder.checkpoint, state | {"stage": "distill", "next_step": 2, "ended_early": True})
+    assert need(group).queries == texts, "SWAD's valley has ended"
+
+
+def test_train_counts_a_begun_fold_from_its_checkpoint(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(methods=["kd"], trials=1, seeds=1))
+    ticket = bench.agenda.next()
+    assert ticket is not None
+    hyperparameters, texts = ticket.spec.hyperparameters, 13
+    (steps,) = stage_steps(BENCHMARKS["icons"], hyperparameters, "kd")
+    per_step = 3 * hyperparameters.batch_size_per_domain
+    job = bench.jobs.job(ticket.spec)
+    # Killed two steps after the checkpoint of step 3: the check, the texts, and those two are asked for again.
+    asked = texts + texts + 5 * per_step
+    QueryLedger(Path(job.queries_folder), job.spec.key).reserve(Reservation(images=asked))
+    save_checkpoint(FoldFolder(job.folder).checkpoint, {"stage": "distill", "next_step": 3, "ended_early": False})
+    enough = asked + texts + texts + (steps - 3) * per_step
+    check_budget(replace(job, query_budget=enough))
+    with pytest.raises(BudgetReached):
+        check_budget(replace(job, query_budget=enough - 1))
 
 
 def test_needs_add_up_and_what_is_shared_counts_once() -> None:
@@ -170,7 +264,7 @@ def test_the_plan_bounds_what_the_sweep_needs(tmp_path: Path) -> None:
         specs = FoldSpecs(sweep=sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
         source = open_benchmark(BENCHMARKS["icons"])
         specs.manifests["icons"] = source.manifest  # type: ignore[index]
-        need = RemainingNeed(specs, {"icons": source}, embeddings=tmp_path / "embeddings")
+        need = RemainingNeed(specs, {"icons": source}, store=bench.store)
         agenda = build_agenda(bench.groups, specs=specs, store=bench.store)
         need.unchecked = {("icons", "vl2v_adip"), ("icons", "zero_shot")}
         planned = make_plan(sweep, bench.jobs.benchmarks).need

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.cli.options import SweepOptions, build_request
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
+from orchestrator.cli.running import queries_line
 from orchestrator.fold_groups import FoldGroup
 from orchestrator.progress import Counts, FoldEvent, ProgressEvent
 from orchestrator.records import TrialRecord
@@ -309,6 +310,13 @@ def fold_event(kind: str, *, done: int = 1, accuracy: float | None = 0.5, error:
             error=error,
         ),
     )
+
+
+def test_the_last_line_of_train_names_lost_answers_where_there_are_any() -> None:
+    asked = {"images": 1_000, "texts": 7, "unique_images": 120, "bytes": 9, "unconfirmed": 0}
+    assert queries_line(asked, None) == "teacher queries: 1,000 images (120 different), 7 texts"
+    lost = queries_line(asked | {"unconfirmed": 1_224}, 2.0)
+    assert lost == "teacher queries: 1,000 images (120 different), 7 texts, 1,224 unconfirmed; price 2.01"
 
 
 def test_an_event_in_words() -> None:

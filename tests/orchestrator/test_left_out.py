@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from orchestrator.attempts import Attempt
-from orchestrator.budget import RemainingNeed
 from orchestrator.choices import choice
 from orchestrator.cli.options import SweepOptions, build_request
 from orchestrator.explain import explain_trial
@@ -20,6 +19,7 @@ from orchestrator.pair_folds import held_out_accuracy, held_out_validation
 from orchestrator.plan import make_plan
 from orchestrator.query_forecast import total
 from orchestrator.records import PlannedFold
+from orchestrator.remaining_need import RemainingNeed
 from orchestrator.report import build_report
 from orchestrator.selection import SELECTION_METHODS
 from orchestrator.specs import FoldSpecs
@@ -298,7 +298,7 @@ def test_a_budget_counts_pair_folds_as_the_plan_does(tmp_path: Path) -> None:
     bench = Bench(tmp_path, sweep)
     specs = FoldSpecs(sweep=sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
     sources = {"icons": open_benchmark(BENCHMARKS["icons"])}
-    need = RemainingNeed(specs, sources, embeddings=tmp_path / "embeddings")
+    need = RemainingNeed(specs, sources, store=bench.store)
     need.unchecked = {("icons", "vl2v_adip")}
     plan = make_plan(sweep, BENCHMARKS)
     assert plan.need is not None

@@ -79,6 +79,7 @@ class Written:
         benchmark, method, _ = group.split("/")
         hyperparameters = self.sweep.hyperparameters_for(benchmark)
         own = {name: changes.pop(name) for name in list(changes) if hasattr(hyperparameters, name)}
+        queries = changes.pop("queries", {})
         last_step = changes.pop("last_step", {"accuracy": {domain: ood / 2}, "out_accuracy": {domain: ood}})
         spec = FoldSpec(
             fold=planned.fold,
@@ -106,7 +107,7 @@ class Written:
                 "fold": asdict(planned.fold),
                 "source_validation": {"accuracy": ood + 0.2, "cross_entropy": 1.0, "domains": {}},
                 "chosen": {"rule": rule, "step": 4},
-                "teacher_queries": {"images": 100, "texts": 7},
+                "teacher_queries": {"images": 100, "texts": 7, **queries},
             },
         )
         return planned
@@ -155,6 +156,17 @@ def test_means_errors_and_averages(tmp_path: Path, scope: str) -> None:
     assert distilled.average_balanced.mean == pytest.approx(65.0)
     assert distilled.teacher_images == 12 * 100
     assert table.notes == ()
+
+
+def test_queries_whose_answers_were_lost_stand_in_the_column(tmp_path: Path) -> None:
+    written = Written(tmp_path, sweep())
+    written.fill(ACCURACIES)
+    assert "unconfirmed" not in markdown(build_report(written.store), "domainbed")
+    written.finish("PACS/erm/sketch", "sketch", 1, 0.3, queries={"images": 0, "texts": 0, "unconfirmed": 1_200})
+    written.finish("PACS/erm/sketch", "sketch", 2, 0.3, queries={"unconfirmed": 34})
+    report = build_report(written.store)
+    assert "| 1,177 (+1,234 unconfirmed) |" in markdown(report, "domainbed")
+    assert to_mapping(report)["tables"][0]["rows"][2]["teacher_unconfirmed"] == 1_234
 
 
 def test_the_caption_and_both_conventions_are_printed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.store import Store
 from search_spaces.hyperparameters import fold_spec_from_mapping
+from tests.orchestrator.killed_command import killed_at
 from tests.orchestrator.teacher_process import NAME, TOKEN, served
 from trainables.data.open import resolve_benchmark
 from trainables.data.sample import write_sample
@@ -92,7 +93,10 @@ def test_a_sweep_stops_within_its_budget_and_goes_on_with_a_larger_one(
     report = json.loads(written.out)
     assert report["teacher_queries"]["store"]["images"] + report["teacher_queries"]["store"]["texts"] == spent
     assert "no budget lets any of the 1 waiting folds start:" in written.err
-    assert f"the query budget of {budget:,} does not cover what is left" in written.err
+    assert (
+        f"the query budget of {budget:,} does not cover what is left: {spent:,} asked, at most {LIVE} to come; raise "
+        f"--query-budget ({spent + LIVE:,} would do)"
+    ) in written.err
     assert f"price {spent:,.2f} by the whole store" in written.err
     assert len(accuracies(out)) == 3
     assert not list(out.rglob("error.json"))
@@ -107,6 +111,20 @@ def test_a_sweep_stops_within_its_budget_and_goes_on_with_a_larger_one(
     content = json.loads(capsys.readouterr().out)
     assert content["store_queries"]["images"] + content["store_queries"]["texts"] == spent + LIVE
     assert content["price"] == pytest.approx(content["queries"]["images"] + content["queries"]["texts"])
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_within_the_same_budget(root: Path, tmp_path: Path) -> None:
+    long, steps = ["align.num_steps=5", "distill.num_steps=200", "evaluate_every=5", "sweep.zero_shot=false"], 6 + 201
+    fold, lost = steps * 4 + 7, 7 + 2 * (5 * 4 + 4 + 7)
+    out, budget = tmp_path / "out", 7 + 2 * fold + lost
+    arguments = [*sweep_arguments(root, out, "--query-budget", str(budget)), *long]
+    killed_at(arguments, lambda: reserved_queries(out / "queries") > 7 + fold + fold // 2)
+    asked = reserved_queries(out / "queries")
+    assert asked + fold > budget, "the test is blind: a whole fold still fits"
+    assert run(arguments) == 0
+    assert len(accuracies(out)) == 2
+    assert reserved_queries(out / "queries") <= budget
 
 
 @pytest.mark.slow

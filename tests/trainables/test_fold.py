@@ -99,6 +99,8 @@ def test_zero_shot_trains_nothing_and_keeps_the_record(make_job: MakeJob) -> Non
     assert result["stages"] == []
     assert result["chosen"]["rule"] == "zero_shot"
     assert not FoldFolder(job.folder).student.exists()
+    asked = result["teacher_queries"]
+    assert asked["unique_images"] == asked["images"] == 3 * 8 + 7 * 6, "each image once: validation parts, test domain"
     assert 0.0 <= FoldFolder(job.folder).read_test()["accuracy"]["sketch"] <= 1.0  # type: ignore[index]
 
 

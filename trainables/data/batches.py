@@ -30,7 +30,7 @@ class Batch:
     """One worker's part of a step's global batch, source domains concatenated in byte order."""
 
     images: Tensor
-    """float32 [B, 3, S, S], ImageNet-normalised: what the student sees, and in `live` and `views:K` the teacher."""
+    """float32 [B, 3, S, S], ImageNet-normalised: what the student sees, and in `live` the teacher too."""
     labels: Tensor
     """int64 [B]"""
     image_ids: Tensor
@@ -41,8 +41,6 @@ class Batch:
     """int64 [B]: index into the benchmark's domains."""
     global_size: int
     """Images of the step over all workers together."""
-    teacher_images: Tensor | None = None
-    """float32 [B, 3, S, S]: the eval view, in `clean` only, where the teacher sees no augmentation."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device."""
@@ -140,16 +138,10 @@ class _SeenBatch:
     named: Batch
     pixels: Tensor
     """uint8 [B, S, S, 3]"""
-    teacher_pixels: Tensor | None
 
     def batch(self, device: torch.device | str) -> Batch:
         """The batch on a device, its images normalised there."""
-        teacher_pixels = self.teacher_pixels
-        return replace(
-            self.named.to(device),
-            images=normalise(self.pixels.to(device, non_blocking=True)),
-            teacher_images=None if teacher_pixels is None else normalise(teacher_pixels.to(device, non_blocking=True)),
-        )
+        return replace(self.named.to(device), images=normalise(self.pixels.to(device, non_blocking=True)))
 
 
 class _StepDataset(Dataset[_SeenBatch]):
@@ -176,7 +168,6 @@ class _StepDataset(Dataset[_SeenBatch]):
         self.view = view
         self.seed = seed
         self.stage = stage
-        self.teacher_mode = teacher_mode
         self.num_views = check_teacher_mode(teacher_mode) if teacher_mode.startswith("views:") else 0
         self.positions = range(rank, batch_size_per_domain, world_size)
         self.offsets = image_id_offsets(source)
@@ -187,18 +178,10 @@ class _StepDataset(Dataset[_SeenBatch]):
         size = self.view.image_size
         num_images = len(self.positions) * len(self.indices)
         pixels = np.empty((num_images, size, size, 3), dtype=np.uint8)
-        teacher_pixels = np.empty_like(pixels) if self.teacher_mode == "clean" else None
-        eval_view = EvalView(size)
         for row, (domain, position, index) in enumerate(self._chosen(step)):
-            image = self.source.read(domain, index)
-            pixels[row] = self.view.pixels(image, self._view_seed(domain, position, index, step))
-            if teacher_pixels is not None:
-                teacher_pixels[row] = eval_view.pixels(image)
-        return _SeenBatch(
-            named=self.named(step),
-            pixels=torch.from_numpy(pixels),
-            teacher_pixels=None if teacher_pixels is None else torch.from_numpy(teacher_pixels),
-        )
+            seed = self._view_seed(domain, position, index, step)
+            pixels[row] = self.view.pixels(self.source.read(domain, index), seed)
+        return _SeenBatch(named=self.named(step), pixels=torch.from_numpy(pixels))
 
     def named(self, step: int) -> Batch:
         """Which images, in which views, with which labels: everything about a batch but its pixels."""

@@ -25,6 +25,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     aside.replace(path)
 
 
+def steps_left(path: Path, *, stage: str, num_steps: int) -> int:
+    """Steps that a stage of `num_steps` still makes when it goes on from here; its weights are left on disk."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        return num_steps
+    if state["stage"] != stage:
+        return num_steps
+    return 0 if state["ended_early"] else max(0, num_steps - int(state["next_step"]))
+
+
 def load_checkpoint(path: Path, *, stage: str) -> dict[str, Any] | None:
     """Read the state of `stage`, or None where there is none (or it belongs to another stage)."""
     if not path.exists():

@@ -1,9 +1,9 @@
-"""Accuracy and cross-entropy per domain, from any function that turns images into class logits."""
+"""Accuracy and cross-entropy per domain, from any function that turns a batch of images into class logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from trainables.fitting.workers import Workers
 
 Predictor = Callable[[Tensor], Tensor]
 """Images [N, 3, S, S] -> class logits [N, C]."""
+BatchPredictor = Callable[[EvaluationBatch], Tensor]
+"""A batch whose images lie on the worker's device -> class logits [N, C]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +32,7 @@ class DomainScore:
 
 
 def score_domains(
-    predict: Predictor,
+    predict: BatchPredictor,
     batches: Iterable[EvaluationBatch],
     domain_names: Sequence[str],
     *,
@@ -52,7 +54,7 @@ def score_domains(
     with torch.inference_mode():
         for batch in batches:
             labels = batch.labels.to(workers.device)
-            logits = predict(batch.images.to(workers.device)).float()
+            logits = predict(replace(batch, images=batch.images.to(workers.device))).float()
             hits = (logits.argmax(dim=-1) == labels).double().cpu()
             losses = F.cross_entropy(logits, labels, reduction="none").double().cpu()
             correct.index_put_((batch.domains, batch.labels), hits, accumulate=True)
@@ -62,6 +64,11 @@ def score_domains(
     correct, count = (part.view_as(correct) for part in sums[: 2 * correct.numel()].chunk(2))
     entropy = sums[-len(domain_names) :]
     return {name: _score(correct[i], count[i], float(entropy[i])) for i, name in enumerate(domain_names)}
+
+
+def of_images(predict: Predictor) -> BatchPredictor:
+    """Judge a batch by its images alone."""
+    return lambda batch: predict(batch.images)
 
 
 def _score(correct_C: Tensor, count_C: Tensor, entropy: float) -> DomainScore:

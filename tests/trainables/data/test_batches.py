@@ -96,12 +96,12 @@ def test_stored_views_follow_from_path_and_number_alone(source: ImageSource) -> 
     assert views == {0, 1}
 
 
-def test_clean_gives_the_teacher_the_eval_view(source: ImageSource) -> None:
-    clean, live = _stream(source, teacher_mode="clean").batch(1), _stream(source).batch(1)
-    assert live.teacher_images is None
-    assert clean.teacher_images is not None
-    assert torch.equal(clean.images, live.images)
-    assert torch.equal(clean.teacher_images[0], EvalView(16)(source.read("art", int(clean.image_ids[0]))))
+def test_clean_shows_the_student_what_live_does_and_renders_nothing_else(
+    source: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = _stream(source).batch(1)
+    monkeypatch.setattr(EvalView, "pixels", lambda view, image: pytest.fail("the teacher's view lies in the store"))
+    assert _equal(_stream(source, teacher_mode="clean").batch(1), live)
 
 
 def test_resuming_sees_the_same_batches(source: ImageSource) -> None:
@@ -187,4 +187,3 @@ def test_batches_move_between_devices(source: ImageSource) -> None:
     moved = batch.to("cpu")
     assert _equal(batch, moved)
     assert moved.global_size == 10
-    assert moved.teacher_images is None

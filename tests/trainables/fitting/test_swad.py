@@ -10,7 +10,7 @@ import torch
 
 from search_spaces.hyperparameters import Swad
 from tests.golden import golden_json
-from trainables.fitting.swad import DenseAverager, WeightAverage, starts_new_segment
+from trainables.fitting.swad import DenseAverager, LossValley, WeightAverage, starts_new_segment
 
 RULES = {"every_checkpoint": "every_evaluation", "every_1000_after_2500": "authors"}
 
@@ -42,18 +42,42 @@ def _run(
         averager.after_step(_weights(step), step)
         if step % scenario["checkpoint_freq"] == 0:
             before = averager.segment
-            if averager.after_evaluation(step, losses[step // scenario["checkpoint_freq"]]):
+            died = averager.after_evaluation(step, losses[step // scenario["checkpoint_freq"]])
+            trace.append(_traced(before, averager.valley))
+            if died:
                 return averager, step, trace
-            valley = averager.valley
-            trace.append(
-                {"seg_start": before.start_step, "seg_end": before.end_step, "seg_n": before.count,
-                 "converge_step": valley.converge_step, "threshold": valley.threshold}
-            )  # fmt: skip
             if interrupted:
                 state = averager.state()
                 averager = DenseAverager(_settings(scenario))
                 averager.load_state(state)
     return averager, None, trace
+
+
+def _traced(segment: WeightAverage, valley: LossValley) -> dict[str, Any]:
+    """The state after an evaluation, under the golden data's names."""
+    average = valley.valley
+    final = None
+    if average is not None:
+        vector = average.weights["vec"].tolist()
+        final = {"start": average.start_step, "end": average.end_step, "n": average.count, "vec": vector}
+    return {
+        "seg_start": segment.start_step, "seg_end": segment.end_step, "seg_n": segment.count,
+        "converge_step": valley.converge_step, "threshold": valley.threshold, "dead": valley.is_dead, "final": final,
+    }  # fmt: skip
+
+
+def _check_trace(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> None:
+    assert ours.keys() == theirs.keys()
+    for key in ("seg_start", "seg_end", "seg_n", "converge_step", "dead"):
+        assert ours[key] == theirs[key], (name, key, ours, theirs)
+    for key in ("threshold", "final"):
+        assert (ours[key] is None) == (theirs[key] is None), (name, key, ours, theirs)
+    if theirs["threshold"] is not None:
+        assert math.isclose(ours["threshold"], theirs["threshold"], rel_tol=1e-12), (name, ours, theirs)
+    if theirs["final"] is not None:
+        counted, expected = dict(ours["final"]), dict(theirs["final"])
+        assert counted.pop("vec") == pytest.approx(expected.pop("vec"), rel=1e-9, abs=0.0), (name, ours, theirs)
+        assert counted == expected, (name, ours, theirs)
 
 
 def _scenarios() -> list[dict[str, Any]]:
@@ -73,9 +97,9 @@ def test_every_golden_scenario(interrupted: bool) -> None:
             assert math.isclose(valley.threshold, expected["threshold"], rel_tol=1e-12), name
         assert valley.is_dead == expected["dead_valley"], name
         assert early_stop_step == expected["early_stop_step"], name
-        for ours, theirs in zip(trace, expected.get("trace", []), strict=False):
-            for key in ("seg_start", "seg_end", "seg_n", "converge_step"):
-                assert ours[key] == theirs[key], (name, ours, theirs)
+        if "trace" in expected:
+            for ours, theirs in zip(trace, expected["trace"], strict=True):
+                _check_trace(ours, theirs, name)
         final = averager.result()
         assert (final.start_step, final.end_step, final.count) == tuple(
             expected["final"][key] for key in ("start", "end", "n")
