@@ -158,7 +158,8 @@ def checked_url(url: str) -> str:
     """The address without a trailing slash.
 
     Raises:
-        UserError: it is no http address, or holds a user or password (they would stand in logs and records).
+        UserError: it is no http address, or holds what may be a secret (it would stand in logs and records): a user, a
+            password, a query string, a fragment.
     """
     import httpx
 
@@ -170,6 +171,11 @@ def checked_url(url: str) -> str:
         raise UserError("a remote teacher is remote:http://HOST:PORT or remote:https://HOST")
     if parsed.userinfo:
         raise UserError(f"the teacher's address holds a password; put a token in {TOKEN_VARIABLE} instead")
+    if "?" in url or "#" in url:
+        raise UserError(
+            f"the teacher's address holds a query string or a fragment, which records would show; give the address up "
+            f"to the '?' or '#' and put a token in {TOKEN_VARIABLE}"
+        )
     return url.rstrip("/")
 
 

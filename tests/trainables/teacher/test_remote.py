@@ -205,11 +205,16 @@ def test_the_token_stands_nowhere(server: Server, caplog: pytest.LogCaptureFixtu
     assert TOKEN not in server.log
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "host:80", "http://", "http://user:pass@host"])
-def test_addresses_that_are_none_are_one_line(url: str) -> None:
-    with pytest.raises(UserError, match=r"remote:http|holds a password") as caught:
-        RemoteTeacher(url)
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://host", "host:80", "http://", "http://user:pass@host", "http://host/v1?key=pass", "http://host/v1#pass"],
+)
+def test_addresses_that_are_none_are_one_line_and_not_shown(url: str) -> None:
+    with pytest.raises(UserError, match=r"remote:http|holds a password|holds a query string or a fragment") as caught:
+        RemoteTeacher(url, patience=Patience(total_s=0.1))
     assert "pass@" not in str(caught.value)
+    assert "=pass" not in str(caught.value)
+    assert "#pass" not in str(caught.value)
 
 
 def test_nobody_there_is_one_line_within_the_patience() -> None:
