@@ -150,7 +150,9 @@ def _inputs(job: FoldJob, workers: Workers) -> tuple[ImageSource, Teacher | None
     if not (facts.uses_teacher_images or facts.uses_teacher_texts):
         return source, None
     image_size = job.spec.hyperparameters.image_size or job.benchmark.image_size
-    return source, _teacher(job.spec.hyperparameters.teacher, image_size, str(workers.device))
+    return source, _teacher(
+        job.spec.hyperparameters.teacher, image_size, str(workers.device), job.spec.teacher_fingerprint
+    )
 
 
 @lru_cache(maxsize=2)
@@ -160,8 +162,8 @@ def _source(benchmark: Benchmark, data_root: str | None, cache_folder: str | Non
 
 
 @lru_cache(maxsize=1)
-def _teacher(name: str, image_size: int, device: str) -> Teacher:
-    return open_teacher(name, image_size=image_size, device=torch.device(device))
+def _teacher(name: str, image_size: int, device: str, fingerprint: str) -> Teacher:
+    return open_teacher(name, image_size=image_size, device=torch.device(device), fingerprint=fingerprint)
 
 
 def _device(job: FoldJob) -> torch.device:

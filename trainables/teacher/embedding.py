@@ -51,7 +51,7 @@ def embed(job: Mapping[str, Any], progress: Callable[[int], None] | None = None)
     """Ask for every text and view that is missing, beside whoever else does; returns the rows that were asked here.
 
     Raises:
-        UserError: the data or the teacher do not exist or do not fit.
+        UserError: the data or the teacher do not exist, do not fit, or the teacher is no longer the job's.
         BudgetReached: the budget ends; finished shards stay.
     """
     wanted = from_mapping(EmbeddingJob, job)
@@ -104,5 +104,5 @@ def embedding_store(job: EmbeddingJob) -> tuple[EmbeddingStore, int]:
 
 def _metered(job: EmbeddingJob) -> MeteredTeacher:
     device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
-    teacher = open_teacher(job.teacher, image_size=job.image_size, device=device)
+    teacher = open_teacher(job.teacher, image_size=job.image_size, device=device, fingerprint=job.teacher_fingerprint)
     return MeteredTeacher(teacher, QueryLedger(Path(job.store) / "queries", SCOPE, budget=job.query_budget))

@@ -35,6 +35,14 @@ def batch_multiple(teacher: str) -> int:
     return 1 if teacher.startswith("remote:") else BATCH_MULTIPLE
 
 
+def another_teacher(teacher: str, *, found: str, planned: str) -> UserError:
+    """Says that a teacher is not the one that the work was planned with; both are fingerprints."""
+    return UserError(
+        f"{teacher} has changed since the work was planned: its fingerprint is {found[:12]}, planned was "
+        f"{planned[:12]}; bring the planned one back, or run the command again, which asks the new one for everything"
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenClipName:
     """`open_clip:ARCHITECTURE:WEIGHTS`, taken apart."""

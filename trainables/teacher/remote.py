@@ -17,10 +17,14 @@ from trainables.teacher.wire import SAFETENSORS, WireError, pack, unpack
 class RemoteTeacher:
     """Asks a server; every answer is checked for shape, numbers and length before anybody trains on it.
 
-    A pickled one connects anew where it is unpickled: the token never travels.
+    A pickled one connects anew where it is unpickled, to the same model: the token never travels.
+
+    Args:
+        fingerprint: of the model that is wanted; whatever the server serves where it is empty.
 
     Raises:
-        UserError: the server cannot be reached, refuses the token, or answers what is no embedding.
+        UserError: the server cannot be reached, refuses the token, answers what is no embedding, or serves another
+            model than is wanted or than it served before.
     """
 
     def __init__(
@@ -30,8 +34,9 @@ class RemoteTeacher:
         image_size: int | None = None,
         device: torch.device | str = "cpu",
         patience: Patience | None = None,
+        fingerprint: str = "",
     ) -> None:
-        self._connection = Connection(url, patience)
+        self._connection = Connection(url, patience, fingerprint=fingerprint)
         self._device, self._image_size = torch.device(device), image_size
         self.url = self._connection.url
         self.name = f"remote:{self.url}"
@@ -47,7 +52,7 @@ class RemoteTeacher:
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _again, (self.url, self._image_size, str(self._device), self._connection.patience)
+        return _again, (self.url, self._image_size, str(self._device), self._connection.patience, self.fingerprint)
 
     def __repr__(self) -> str:
         return f"RemoteTeacher({self.url!r})"
@@ -105,5 +110,5 @@ class RemoteTeacher:
         return F.normalize(embeddings_ND, dim=-1)
 
 
-def _again(url: str, image_size: int | None, device: str, patience: Patience) -> RemoteTeacher:
-    return RemoteTeacher(url, image_size=image_size, device=device, patience=patience)
+def _again(url: str, image_size: int | None, device: str, patience: Patience, fingerprint: str) -> RemoteTeacher:
+    return RemoteTeacher(url, image_size=image_size, device=device, patience=patience, fingerprint=fingerprint)
