@@ -13,7 +13,8 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.configuration import from_mapping
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
-from trainables.teacher.filling import StoreStatus, fill, status, verify
+from trainables.teacher.checking import verify
+from trainables.teacher.filling import StoreStatus, fill, status
 from trainables.teacher.ledger import QueryLedger
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher

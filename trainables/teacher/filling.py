@@ -1,4 +1,4 @@
-"""Filling, counting and checking an embedding store. Any number of processes may fill one store at once."""
+"""Filling and counting an embedding store. Any number of processes may fill one store at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from trainables.data.images import ImageSource
 from trainables.data.views import EvalView, TrainView, normalise
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts
-from trainables.teacher.shards import DamagedShardError, read_shard
 from trainables.teacher.store import EmbeddingStore, Lease, Rows, Shard, store_key
 
 BATCH_SIZE = 64
@@ -203,58 +202,3 @@ def missing_queries(
     }
     texts = store.texts_path(prompts(source.class_names))
     return wanted if os.path.exists(texts) else wanted | {texts: (0, len(source.class_names))}
-
-
-def verify(
-    store: EmbeddingStore, *, num_views: int, teacher: ImageTeacher | None = None, sample: int = 0, seed: int = 0
-) -> list[str]:
-    """One line per problem: damaged files, rows of other images, and, with a teacher, answers that are not its own.
-
-    `sample` rows are asked again (they are queries like any other) and compared to 1e-5.
-    """
-    missing = set(store.missing(num_views))
-    present = [shard for shard in store.shards(num_views) if shard not in missing]
-    problems = [f"{store.path(shard)} is missing" for shard in sorted(missing)]
-    whole = []
-    for shard in present:
-        problem = _problem(store, shard)
-        if problem:
-            problems.append(problem)
-        else:
-            whole.append(shard)
-    if teacher is not None and sample and whole:
-        problems += _disagreements(store, teacher, whole, sample, seed)
-    return problems
-
-
-def _problem(store: EmbeddingStore, shard: Shard) -> str:
-    path = store.path(shard)
-    try:
-        content = read_shard(path, verify=True)
-    except DamagedShardError as error:
-        return str(error)
-    if content.key != store.key.key or content.view != shard.view:
-        return f"{path} belongs to another store or view"
-    if not np.array_equal(content.image_ids, store.image_ids(shard)):
-        return f"{path} holds other images than its place says"
-    if not np.isfinite(content.embeddings).all():
-        return f"{path} holds NaN or infinite numbers"
-    return ""
-
-
-def _disagreements(
-    store: EmbeddingStore, teacher: ImageTeacher, shards: Sequence[Shard], sample: int, seed: int
-) -> list[str]:
-    generator = np.random.default_rng(seed)
-    chosen = [shards[int(number)] for number in generator.integers(len(shards), size=sample)]
-    rows = [(shard, int(generator.integers(len(store.image_indices(shard))))) for shard in chosen]
-    problems = []
-    for start in range(0, len(rows), BATCH_SIZE):
-        part = rows[start : start + BATCH_SIZE]
-        images = normalise(torch.from_numpy(np.stack([stored_pixels(store, shard, row) for shard, row in part])))
-        answers = teacher.embed_images(images).cpu()
-        for (shard, row), answer in zip(part, answers, strict=True):
-            stored = torch.from_numpy(store.rows(shard)[row].copy())
-            if not torch.allclose(stored, answer, rtol=0, atol=1e-5):
-                problems.append(f"{store.path(shard)}, row {row}: the teacher answers something else")
-    return problems

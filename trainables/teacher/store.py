@@ -195,12 +195,20 @@ class EmbeddingStore:
             f"{self.folder}/texts-{hashlib.sha256(content_key({'prompts': list(prompts)}).encode()).hexdigest()}.arrow"
         )
 
+    def texts_paths(self) -> list[str]:
+        """Every file of text embeddings that is there; the store is local."""
+        return [str(path) for path in sorted(Path(self.folder).glob("texts-*.arrow"))]
+
     def texts(self, teacher: Teacher, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings [len(prompts), D] of a list of prompts: asked once, by one of all who come at once."""
+        """Text embeddings [len(prompts), D] of a list of prompts: asked once, by one of all who come at once.
+
+        Raises:
+            DamagedShardError: what is stored of them does not agree with its checksum.
+        """
         path = self.texts_path(prompts)
         name = os.path.basename(path)
         try:
-            return torch.from_numpy(read_shard(path).embeddings.copy())
+            return torch.from_numpy(read_shard(path, verify=True).embeddings.copy())
         except FileNotFoundError:
             pass
         with self.lease(name, wait=True):
@@ -209,7 +217,7 @@ class EmbeddingStore:
                 embeddings: Rows = teacher.embed_texts(prompts).cpu().numpy()
                 numbers = np.arange(len(prompts), dtype=np.int64)
                 write_shard(path, embeddings=embeddings, image_ids=numbers, view=0, key=self.key.key)
-        return torch.from_numpy(read_shard(path).embeddings.copy())
+        return torch.from_numpy(read_shard(path, verify=True).embeddings.copy())
 
     @contextmanager
     def lease(self, name: str, *, wait: bool = False) -> Iterator[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,14 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
+from search_spaces.errors import UserError
 from trainables.data.batches import stored_view_seed
 from trainables.data.images import Indices, Role
 from trainables.data.views import EvalView, TrainView
 from trainables.teacher import store as store_module
-from trainables.teacher.filling import fill, status, verify
+from trainables.teacher.checking import verify
+from trainables.teacher.filling import fill, status
 from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher
+from trainables.teacher.shards import ASKED_AGAIN, write_shard
 from trainables.teacher.store import EmbeddingStore, MissingEmbeddingsError, Shard, StoreKey, store_key
 
 COUNTS = {"art": 41, "photo": 58}
@@ -190,16 +194,40 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     swapped.write_bytes(torn.read_bytes())
     torn.write_bytes(torn.read_bytes()[:300])
     lost.unlink()
-    problems = "\n".join(verify(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=2))
-    assert f"{flipped} is damaged (its checksum does not agree)" in problems
-    assert f"{torn} is damaged (" in problems
-    assert f"{lost} is missing" in problems
-    assert f"{swapped} holds other images" in problems
-    assert problems.count("\n") == 3
+    problems = verify(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=2)
+    assert {problem.partition("; ")[2] for problem in problems} == {ASKED_AGAIN}
+    assert [problem.partition(";")[0] for problem in problems] == [
+        f"{swapped} holds other images than its place says",
+        f"{flipped} is damaged (its checksum does not agree)",
+        f"{torn} is damaged (ArrowInvalid)",
+    ]
     other: Any = MeteredTeacher(
         open_teacher("open_clip:vl2v-tiny:random:1", image_size=32), QueryLedger(tmp_path / "ledger", "check")
     )
     assert "the teacher answers something else" in "\n".join(verify(store, num_views=2, teacher=other, sample=4))
+
+
+def test_texts_with_a_flipped_bit_are_found_and_not_used(tmp_path: Path) -> None:
+    store, teacher = EmbeddingStore(tmp_path, KEY, Drawn()), metered(tmp_path)
+    first, prompts = store.texts(teacher, ["a photo of a dog"]), ["a photo of a cat"]
+    store.texts(teacher, prompts)
+    file = Path(store.texts_path(prompts))
+    data = bytearray(file.read_bytes())
+    place = data.index(store.texts(teacher, prompts).numpy().tobytes())
+    data[place + 3] ^= 1
+    file.write_bytes(data)
+    line = (
+        f"{file} is damaged (its checksum does not agree); remove the file: `teacher embed`, or the next fold, asks for"
+    )
+    assert verify(store, num_views=1) == [f"{line} it again"]
+    with pytest.raises(UserError, match=re.escape(line)):
+        store.texts(teacher, prompts)
+    file.unlink()
+    assert store.texts(teacher, prompts).shape == first.shape
+    numbers = np.ones((1, 4), dtype=np.float32)
+    for wrong, embeddings, key in (("NaN or infinite", numbers * np.nan, KEY.key), ("another store", numbers, "k")):
+        write_shard(str(file), embeddings=embeddings, image_ids=np.arange(1), view=0, key=key)
+        assert wrong in verify(store, num_views=1)[0]
 
 
 FILLER = """
