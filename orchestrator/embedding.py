@@ -75,7 +75,7 @@ def fill_stores(
     """Fill every job's store by `workers` Ray tasks each, or in this process where `workers` is 0.
 
     Raises:
-        BudgetReached: the budget ends; finished shards stay.
+        BudgetReached: the budget ends; every answer stays.
     """
     for job in jobs:
         # Made now: an object store or a read-only place is no place to fill.

@@ -43,7 +43,7 @@ class StoredTeacher:
         """Ask for what is missing of some domains.
 
         Raises:
-            BudgetReached: the meter's budget ends; finished shards stay.
+            BudgetReached: the meter's budget ends; every answer stays.
         """
         fill(self.store, self.teacher, num_views=self.num_views, domains=domains)
         self._lookup = in_memory(self.store, self.num_views, domains)

@@ -53,7 +53,7 @@ def embed(job: Mapping[str, Any], progress: Callable[[int], None] | None = None)
 
     Raises:
         UserError: the data or the teacher do not exist, do not fit, or the teacher is no longer the job's.
-        BudgetReached: the budget ends; finished shards stay.
+        BudgetReached: the budget ends; every answer stays.
     """
     wanted = from_mapping(EmbeddingJob, job)
     torch.set_num_threads(wanted.threads)

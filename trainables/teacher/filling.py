@@ -20,6 +20,7 @@ from trainables.data.images import ImageSource
 from trainables.data.views import EvalView, TrainView, normalise
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts
+from trainables.teacher.spool import Spool, remove_half_written, remove_left_over_spools
 from trainables.teacher.store import EmbeddingStore, Lease, Rows, Shard, store_key
 
 BATCH_SIZE = 64
@@ -42,7 +43,7 @@ class StoreStatus:
     """How far a store is filled."""
 
     rows: int
-    """Rows of the shards that are there."""
+    """Rows that are answered: of the shards that are there, and of those that somebody began."""
     rows_wanted: int
     shards: int
     shards_wanted: int
@@ -59,8 +60,9 @@ class _Open:
     """A shard that this process fills: its lease, and what was answered so far."""
 
     lease: Lease
-    rows: Rows | None
-    left: int
+    spool: Spool
+    answered: dict[int, Rows]
+    """Embeddings [D] by image id."""
 
 
 def fill(
@@ -77,8 +79,9 @@ def fill(
     Returns once all wanted shards are there, whoever filled them. `progress` is told of rows as they are answered.
 
     Raises:
-        BudgetReached: the meter's budget ends; finished shards stay.
+        BudgetReached: the meter's budget ends; every answer stays.
     """
+    remove_left_over_spools(store.folder)
     filler = _Filler(store, teacher, batch_size, progress)
     try:
         while missing := store.missing(num_views, domains):
@@ -107,16 +110,20 @@ class _Filler:
         self._open: dict[Shard, _Open] = {}
 
     def claim(self, shard: Shard) -> bool:
-        """Take a missing shard's lease and ask for its rows, save what makes no whole batch yet."""
+        """Take a missing shard's lease and ask for the rows that nobody was answered, save what makes no whole batch
+        yet."""
         lease = self.store.try_lease(shard.filename)
         if lease is None:
             return False
         if os.path.exists(self.store.path(shard)):
             lease.release()
             return True
-        rows = len(self.store.image_indices(shard))
-        self._open[shard] = _Open(lease, None, rows)
-        self._waiting.extend((shard, row) for row in range(rows))
+        remove_half_written(self.store.path(shard))
+        spool = Spool(self.store.path(shard))
+        opened = self._open[shard] = _Open(lease, spool, spool.resume())
+        ids = self.store.image_ids(shard).tolist()
+        self._waiting.extend((shard, row) for row, image_id in enumerate(ids) if image_id not in opened.answered)
+        self._write_if_whole(shard)
         while len(self._waiting) >= self.batch_size:
             self._ask(self.batch_size)
         return True
@@ -128,7 +135,7 @@ class _Filler:
             self._ask(min(self.batch_size, whole or len(self._waiting)))
 
     def abandon(self) -> None:
-        """Give back what is not finished (after an error)."""
+        """Give back what is not finished (after an error); its answers stay in spools."""
         for opened in self._open.values():
             opened.lease.release()
         self._open.clear()
@@ -144,17 +151,24 @@ class _Filler:
         )
         embeddings: Rows = answers.cpu().numpy()
         self.asked += count
-        for (shard, row), embedding in zip(chosen, embeddings, strict=False):
-            opened = self._open[shard]
-            if opened.rows is None:
-                opened.rows = np.empty((opened.left, len(embedding)), dtype=np.float32)
-            opened.rows[row] = embedding
-            opened.left -= 1
-            if opened.left == 0:
-                self.store.write(shard, opened.rows)
-                self._open.pop(shard).lease.release()
+        for shard in dict.fromkeys(shard for shard, _ in chosen):
+            mine = [place for place, (other, _) in enumerate(chosen) if other == shard]
+            self._keep(shard, [ids[place] for place in mine], embeddings[mine])
         if self.progress is not None:
             self.progress(count)
+
+    def _keep(self, shard: Shard, image_ids: list[int], embeddings: Rows) -> None:
+        opened = self._open[shard]
+        opened.spool.append(np.array(image_ids, dtype=np.int64), embeddings)
+        opened.answered.update(zip(image_ids, embeddings, strict=True))
+        self._write_if_whole(shard)
+
+    def _write_if_whole(self, shard: Shard) -> None:
+        opened, ids = self._open[shard], self.store.image_ids(shard).tolist()
+        if all(image_id in opened.answered for image_id in ids):
+            self.store.write(shard, np.stack([opened.answered[image_id] for image_id in ids]))
+            opened.spool.remove()
+            self._open.pop(shard).lease.release()
 
 
 def stored_pixels(store: EmbeddingStore, shard: Shard, row: int) -> Pixels:
@@ -170,15 +184,21 @@ def stored_pixels(store: EmbeddingStore, shard: Shard, row: int) -> Pixels:
 
 def status(store: EmbeddingStore, *, num_views: int, domains: Sequence[str] | None = None) -> StoreStatus:
     """How far the first `num_views` views of some domains (all by default) are filled."""
-    wanted, missing = store.shards(num_views, domains), set(store.missing(num_views, domains))
-    present = [shard for shard in wanted if shard not in missing]
+    wanted, missing = store.shards(num_views, domains), store.missing(num_views, domains)
+    absent = set(missing)
+    present = [shard for shard in wanted if shard not in absent]
     return StoreStatus(
-        rows=sum(len(store.image_indices(shard)) for shard in present),
+        rows=sum(len(store.image_indices(shard)) for shard in present) + sum(_begun(store, shard) for shard in missing),
         rows_wanted=sum(len(store.image_indices(shard)) for shard in wanted),
         shards=len(present),
         shards_wanted=len(wanted),
         bytes=sum(Path(store.path(shard)).stat().st_size for shard in present),
     )
+
+
+def _begun(store: EmbeddingStore, shard: Shard) -> int:
+    """Rows of a missing shard that were answered."""
+    return len(Spool(store.path(shard)).rows())
 
 
 def missing_queries(
@@ -198,7 +218,8 @@ def missing_queries(
     store = EmbeddingStore(root, key, source)
     padding = batch_multiple(teacher) - 1
     wanted = {
-        store.path(shard): (len(store.image_indices(shard)) + padding, 0) for shard in store.missing(num_views, domains)
+        store.path(shard): (len(store.image_indices(shard)) - _begun(store, shard) + padding, 0)
+        for shard in store.missing(num_views, domains)
     }
     texts = store.texts_path(prompts(source.class_names))
     return wanted if os.path.exists(texts) else wanted | {texts: (0, len(source.class_names))}

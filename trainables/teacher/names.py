@@ -22,7 +22,7 @@ KINDS = ("demo", "open_clip:ARCHITECTURE:TAG_OR_PATH", "remote:URL")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz")
 
 SHARD_ROWS = 1024
-"""Rows of a whole shard of the embedding store; a killed filler asks at most a few shards again."""
+"""Rows of a whole shard of the embedding store; what a killed filler was answered of one is kept beside it."""
 BATCH_MULTIPLE = 16
 """A local teacher is asked in multiples of this many images: on the CPU the bits of an answer then do not depend on the
 batch it was asked in (measured on ViT, ResNet and the demo tower, one and two threads; odd batches differ in the last

@@ -2,6 +2,7 @@
 
     ROOT/KEY/store.json                what the key stands for
     ROOT/KEY/d0-v000-b00000.arrow      rows of one domain, view and block of images: Arrow IPC, memory-mapped
+    ROOT/KEY/*.rows.part               what was answered of a shard that is not whole yet
     ROOT/KEY/texts-SHA256.arrow        the text embeddings of one list of prompts
     ROOT/KEY/.leases/                  `flock`ed while somebody fills a shard; the lock dies with its holder
 
@@ -34,6 +35,7 @@ from trainables.record import write_json
 from trainables.teacher.names import SHARD_ROWS
 from trainables.teacher.protocol import Teacher
 from trainables.teacher.shards import read_shard, write_shard
+from trainables.teacher.spool import remove_half_written
 
 VIEW_DEFINITION = 1
 """Raised whenever `trainables.data.views` or the seeds of stored views make other pixels."""
@@ -213,6 +215,7 @@ class EmbeddingStore:
             pass
         with self.lease(name, wait=True):
             if not os.path.exists(path):
+                remove_half_written(path)
                 self.describe()
                 embeddings: Rows = teacher.embed_texts(prompts).cpu().numpy()
                 numbers = np.arange(len(prompts), dtype=np.int64)
