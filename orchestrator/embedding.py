@@ -54,8 +54,7 @@ def embedding_job(
         data_root=root,
         cache_folder=str(store.data_folder),
         query_budget=query_budget,
-        threads=resources.threads_per_worker,
-        gpu=resources.gpus_per_worker > 0,
+        resources=resources,
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from typing import Any, Literal
 
 from search_spaces.configuration import from_mapping
@@ -156,14 +157,23 @@ class Resources:
     is the sum over the pieces at an equal global batch: equal to rounding."""
     swad_device: Literal["same", "cpu"] = "same"
     """Where SWAD keeps its averages: beside the weights, or in the machine's memory. Their numbers are the same."""
+    teacher_requests: int = 4
+    """Requests that each process has at work at once at a remote teacher."""
+    teacher_timeout_s: float = 60.0
+    """For one attempt at a remote teacher: to connect, to send, and each wait for more of the answer."""
+    teacher_patience_s: float = 300.0
+    """For one request with all its attempts: long enough for a server that is restarted."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads_per_worker", "batch_pieces"):
+        for name in ("workers", "threads_per_worker", "batch_pieces", "teacher_requests"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
         for name in ("gpus_per_worker", "cpus_per_worker", "loader_processes", "decode_cache_mb"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is 0 or more, got {getattr(self, name)}")
+        for name in ("teacher_timeout_s", "teacher_patience_s"):
+            if not 0 < getattr(self, name) < inf:
+                raise UserError(f"{name} is a number of seconds above 0, got {getattr(self, name)}")
         if self.swad_device not in ("same", "cpu"):
             raise UserError(f"swad_device is same or cpu, got {self.swad_device!r}")
 

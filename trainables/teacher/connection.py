@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.errors import UserError
-from search_spaces.hyperparameters import content_key
+from search_spaces.hyperparameters import Resources, content_key
 from trainables.teacher.names import another_teacher
 from trainables.teacher.wire import FINGERPRINT, IDEMPOTENCY_KEY, MAX_IMAGES, PROTOCOL, TOKEN_VARIABLE
 
@@ -42,6 +42,15 @@ class Patience:
     """The doubling ends here. `Retry-After` may ask for more, within `total_s`."""
     concurrency: int = 4
     """Requests at work at once."""
+
+
+def patience_of(resources: Resources) -> Patience:
+    """The user's choice."""
+    return Patience(
+        timeout_s=resources.teacher_timeout_s,
+        total_s=resources.teacher_patience_s,
+        concurrency=resources.teacher_requests,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,11 +22,14 @@ from trainables.data.images import ImageSource
 from trainables.data.views import EvalView, TrainView, normalise
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts
-from trainables.teacher.spool import Spool, remove_half_written, remove_left_over_spools
+from trainables.teacher.spool import ImageIds, Spool, remove_half_written, remove_left_over_spools
 from trainables.teacher.store import EmbeddingStore, Lease, Rows, Shard, store_key
+from trainables.threads import in_thread
 
 BATCH_SIZE = 64
 WAIT_S = 0.2
+LAST_ANSWERS_S = 5.0
+"""Ctrl-C waits so long for answers that are on their way."""
 
 
 class ImageTeacher(Protocol):
@@ -36,6 +41,15 @@ class ImageTeacher(Protocol):
 
     def embed_images(self, images_N3HW: Tensor, *, image_ids: Sequence[int] = (), views: Sequence[int] = ()) -> Tensor:
         """L2-normalised embeddings [N, D]."""
+
+    def image_query(
+        self, images_N3HW: Tensor, *, image_ids: Sequence[int] = (), views: Sequence[int] = ()
+    ) -> Callable[[], Tensor]:
+        """Reserve N queries now; what is returned asks them, from any thread.
+
+        Raises:
+            BudgetReached: N more would cross the budget.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +79,14 @@ class _Open:
     """Embeddings [D] by image id."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows that a teacher is being asked for."""
+
+    chosen: Sequence[tuple[Shard, int]]
+    answer: Future[Tensor]
+
+
 def fill(
     store: EmbeddingStore,
     teacher: ImageTeacher,
@@ -72,17 +94,22 @@ def fill(
     num_views: int,
     domains: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
+    at_once: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Ask the teacher for every row that is missing, sharing the work with whoever else fills; returns rows asked here.
 
-    Returns once all wanted shards are there, whoever filled them. `progress` is told of rows as they are answered.
+    Returns once all wanted shards are there, whoever filled them.
+
+    Args:
+        at_once: batches that are asked at the same time, of the same rows whatever it is; 1 asks in this thread.
+        progress: told of rows as they are answered.
 
     Raises:
         BudgetReached: the meter's budget ends; every answer stays.
     """
     remove_left_over_spools(store.folder)
-    filler = _Filler(store, teacher, batch_size, progress)
+    filler = _Filler(store, teacher, batch_size, at_once, progress)
     try:
         while missing := store.missing(num_views, domains):
             # Fillers that start together start at different places.
@@ -91,6 +118,10 @@ def fill(
             filler.flush()
             if not any(claimed):
                 time.sleep(WAIT_S)
+    except BaseException as error:
+        # What is being asked is paid; but Ctrl-C does not wait for a server that does not answer.
+        filler.keep_last_answers(timeout_s=None if isinstance(error, Exception) else LAST_ANSWERS_S)
+        raise
     finally:
         filler.abandon()
     return filler.asked
@@ -100,13 +131,19 @@ class _Filler:
     """Rows waiting to be asked, across shards, so that only the last batch is a short one."""
 
     def __init__(
-        self, store: EmbeddingStore, teacher: ImageTeacher, batch_size: int, progress: Callable[[int], None] | None
+        self,
+        store: EmbeddingStore,
+        teacher: ImageTeacher,
+        batch_size: int,
+        at_once: int,
+        progress: Callable[[int], None] | None,
     ) -> None:
-        self.store, self.teacher, self.progress = store, teacher, progress
+        self.store, self.teacher, self.at_once, self.progress = store, teacher, at_once, progress
         self.multiple = batch_multiple(teacher.name)
         self.batch_size = max(self.multiple, batch_size // self.multiple * self.multiple)
         self.asked = 0
         self._waiting: deque[tuple[Shard, int]] = deque()
+        self._in_flight: list[_Batch] = []
         self._open: dict[Shard, _Open] = {}
 
     def claim(self, shard: Shard) -> bool:
@@ -133,6 +170,15 @@ class _Filler:
         while self._waiting:
             whole = len(self._waiting) // self.multiple * self.multiple
             self._ask(min(self.batch_size, whole or len(self._waiting)))
+        while self._in_flight:
+            self._keep_answers()
+
+    def keep_last_answers(self, *, timeout_s: float | None) -> None:
+        """After an error: keep what is still answered within a time."""
+        wait([batch.answer for batch in self._in_flight], timeout=timeout_s)
+        while any(batch.answer.done() for batch in self._in_flight):
+            with suppress(Exception):
+                self._keep_answers()
 
     def abandon(self) -> None:
         """Give back what is not finished (after an error); its answers stay in spools."""
@@ -143,24 +189,42 @@ class _Filler:
     def _ask(self, count: int) -> None:
         chosen = [self._waiting.popleft() for _ in range(count)]
         padded = chosen + chosen[-1:] * (-count % self.multiple)
-        ids = [int(self.store.image_ids(shard)[row]) for shard, row in padded]
-        answers = self.teacher.embed_images(
-            normalise(torch.from_numpy(np.stack([stored_pixels(self.store, shard, row) for shard, row in padded]))),
-            image_ids=ids,
+        images_N3HW = normalise(
+            torch.from_numpy(np.stack([stored_pixels(self.store, shard, row) for shard, row in padded]))
+        )
+        while len(self._in_flight) >= self.at_once:
+            self._keep_answers()
+        query = self.teacher.image_query(
+            images_N3HW,
+            image_ids=[int(self.store.image_ids(shard)[row]) for shard, row in padded],
             views=[shard.view for shard, _ in padded],
         )
-        embeddings: Rows = answers.cpu().numpy()
-        self.asked += count
-        for shard in dict.fromkeys(shard for shard, _ in chosen):
-            mine = [place for place, (other, _) in enumerate(chosen) if other == shard]
-            self._keep(shard, [ids[place] for place in mine], embeddings[mine])
-        if self.progress is not None:
-            self.progress(count)
+        if self.at_once == 1:
+            self._keep_batch(chosen, query())
+        else:
+            self._in_flight.append(_Batch(chosen, in_thread("asking the teacher", query)))
 
-    def _keep(self, shard: Shard, image_ids: list[int], embeddings: Rows) -> None:
+    def _keep_answers(self) -> None:
+        """Wait for an answer and keep all that are there; raises the error of a batch that failed."""
+        wait([batch.answer for batch in self._in_flight], return_when=FIRST_COMPLETED)
+        for batch in [batch for batch in self._in_flight if batch.answer.done()]:
+            self._in_flight.remove(batch)
+            self._keep_batch(batch.chosen, batch.answer.result())
+
+    def _keep_batch(self, chosen: Sequence[tuple[Shard, int]], answers: Tensor) -> None:
+        embeddings: Rows = answers.cpu().numpy()
+        self.asked += len(chosen)
+        for shard in dict.fromkeys(shard for shard, _ in chosen):
+            places = [place for place, (other, _) in enumerate(chosen) if other == shard]
+            ids = self.store.image_ids(shard)[[chosen[place][1] for place in places]]
+            self._keep(shard, ids, embeddings[places])
+        if self.progress is not None:
+            self.progress(len(chosen))
+
+    def _keep(self, shard: Shard, image_ids: ImageIds, embeddings: Rows) -> None:
         opened = self._open[shard]
-        opened.spool.append(np.array(image_ids, dtype=np.int64), embeddings)
-        opened.answered.update(zip(image_ids, embeddings, strict=True))
+        opened.spool.append(image_ids, embeddings)
+        opened.answered.update(zip(image_ids.tolist(), embeddings, strict=True))
         self._write_if_whole(shard)
 
     def _write_if_whole(self, shard: Shard) -> None:

@@ -35,6 +35,11 @@ def batch_multiple(teacher: str) -> int:
     return 1 if teacher.startswith("remote:") else BATCH_MULTIPLE
 
 
+def requests_at_once(teacher: str, wanted: int) -> int:
+    """Batches that are asked at once while a store is filled: a local teacher computes one after the other."""
+    return wanted if teacher.startswith("remote:") else 1
+
+
 def another_teacher(teacher: str, *, found: str, planned: str) -> UserError:
     """Says that a teacher is not the one that the work was planned with; both are fingerprints."""
     return UserError(

@@ -5,15 +5,24 @@ from __future__ import annotations
 import torch
 
 from trainables.fingerprints import teacher_fingerprint
+from trainables.teacher.connection import Patience
 from trainables.teacher.names import another_teacher, teacher_kind
 from trainables.teacher.protocol import Teacher
 
 
-def open_teacher(name: str, *, image_size: int, device: torch.device | str = "cpu", fingerprint: str = "") -> Teacher:
+def open_teacher(
+    name: str,
+    *,
+    image_size: int,
+    device: torch.device | str = "cpu",
+    fingerprint: str = "",
+    patience: Patience | None = None,
+) -> Teacher:
     """Open `demo`, `open_clip:ARCHITECTURE:TAG_OR_PATH` or `remote:URL` for square images of the given side.
 
     Args:
         fingerprint: what `teacher_fingerprint` said of it when the work was planned; not compared where it is empty.
+        patience: with a remote teacher.
 
     Raises:
         UserError: there is no such teacher, its weights cannot be had or do not fit, it cannot take this image size,
@@ -29,7 +38,8 @@ def open_teacher(name: str, *, image_size: int, device: torch.device | str = "cp
     if kind == "remote":
         from trainables.teacher.remote import RemoteTeacher
 
-        return RemoteTeacher(name.partition(":")[2], image_size=image_size, device=device, fingerprint=fingerprint)
+        url = name.partition(":")[2]
+        return RemoteTeacher(url, image_size=image_size, device=device, fingerprint=fingerprint, patience=patience)
     from trainables.teacher.clip import open_clip_teacher
 
     return open_clip_teacher(name, image_size=image_size, device=device)

@@ -62,6 +62,8 @@ class RemoteTeacher:
         parts = list(torch.split(images_N3HW, self.max_images)) if len(images_N3HW) else []
         if not parts:
             return torch.zeros(0, self.embedding_dim, device=self._device)
+        if len(parts) == 1:
+            return self._ask_images(images_N3HW).to(self._device)
         with ThreadPoolExecutor(min(len(parts), self._connection.patience.concurrency)) as pool:
             return torch.cat(list(pool.map(self._ask_images, parts))).to(self._device)
 
