@@ -29,11 +29,11 @@ from orchestrator.cli.options import (
     check_money,
 )
 from search_spaces.errors import UserError
+from trainables.teacher.ledger import BudgetReached
 
 if TYPE_CHECKING:
     from orchestrator.store import Store
     from trainables.teacher.embedding import EmbeddingJob
-    from trainables.teacher.filling import StoreStatus
 
 teacher = typer.Typer(
     cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode=None
@@ -77,11 +77,17 @@ def embed(
     )  # fmt: skip
     place, jobs, resources = _jobs(options, out=out, store=store, query_budget=query_budget)
     filled = [place.embeddings_folder, place.queries_folder]
-    with at_work(place, this_process(), sent=filled), bars(unit="rows") as told:
-        check_one_machine(place, address=address, workers=tasks)
-        place.mirrors.fetch(place.embeddings_folder)
-        found = fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
-    _show(place, jobs, found, price_per_1000=price_per_1000, as_json=as_json)
+    try:
+        with at_work(place, this_process(), sent=filled):
+            check_one_machine(place, address=address, workers=tasks)
+            place.mirrors.fetch(place.embeddings_folder)
+            _forecast(jobs, price_per_1000)
+            with bars(unit="rows") as told:
+                fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
+    except BudgetReached:
+        _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
+        raise
+    _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
 
 
 @teacher.command()
@@ -101,7 +107,11 @@ def verify(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every stored answer and compare it with its checksum and place; exit code 2 when something is wrong."""
+    """Read every stored answer and compare it with its checksum and place; exit code 2 when something is wrong.
+
+    What nobody asked for yet is not wrong."""
+    from dataclasses import asdict
+
     from trainables.teacher.embedding import check, embedding_status
 
     check_money(query_budget, None)
@@ -116,9 +126,10 @@ def verify(
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
     place.mirrors.send_now([place.queries_folder])
     if as_json:
-        typer.echo(json.dumps({"problems": problems}, indent=1))
+        stores = [{"benchmark": job.benchmark.name, **asdict(embedding_status(job))} for job in jobs]
+        typer.echo(json.dumps({"problems": problems, "stores": stores}, indent=1))
     else:
-        _show(place, jobs, [embedding_status(job) for job in jobs], price_per_1000=None, as_json=False)
+        _show(place, jobs, price_per_1000=None, as_json=False)
     if problems:
         for line in problems:
             typer.echo(f"wrong: {line}", err=True)
@@ -193,12 +204,33 @@ def _jobs(
     return place, jobs, request.resources
 
 
-def _show(
-    place: Store, jobs: list[EmbeddingJob], found: list[StoreStatus], *, price_per_1000: float | None, as_json: bool
-) -> None:
+def _forecast(jobs: list[EmbeddingJob], price_per_1000: float | None) -> None:
+    """What asking a vendor for what is missing will cost, on stderr, before the first query."""
+    from trainables.teacher.embedding import missing
+    from trainables.teacher.ledger import QueryCounts
+    from trainables.teacher.names import teacher_kind
+
+    for job in jobs:
+        if teacher_kind(job.teacher) != "remote":
+            continue
+        images, texts = missing(job)
+        wanted = QueryCounts(images=images, texts=texts)
+        cost = "" if price_per_1000 is None else f", price {wanted.price(price_per_1000):,.2f}"
+        typer.echo(
+            f"{job.benchmark.name} {job.teacher_mode}: {images:,} images and {texts:,} texts to ask {job.teacher} "
+            f"for{cost}",
+            err=True,
+        )
+
+
+def _show(place: Store, jobs: list[EmbeddingJob], *, price_per_1000: float | None, as_json: bool) -> None:
+    """How far the stores are, whatever ended the filling."""
     from dataclasses import asdict
 
+    from trainables.teacher.embedding import embedding_status
     from trainables.teacher.ledger import query_counts
+
+    found = [embedding_status(job) for job in jobs]
 
     asked = query_counts(place.queries_folder)
     if as_json:
@@ -217,6 +249,7 @@ def _show(
         typer.echo(
             f"{job.benchmark.name} {job.teacher_mode}: {one.rows:,} of {one.rows_wanted:,} rows in {one.shards} of "
             f"{one.shards_wanted} shards, {one.bytes / 1e6:,.1f} MB"
+            + ("" if one.is_complete else " (partly filled: `teacher embed` asks for the rest)")
         )
     cost = "" if price_per_1000 is None else f"; price {asked.price(price_per_1000):,.2f}"
     typer.echo(f"teacher queries of the whole store: {asked.images:,} images and {asked.texts:,} texts{cost}")

@@ -16,7 +16,7 @@ from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
 from trainables.teacher.checking import verify
 from trainables.teacher.connection import patience_of
-from trainables.teacher.filling import StoreStatus, fill, status
+from trainables.teacher.filling import StoreStatus, fill, missing_queries, status
 from trainables.teacher.ledger import QueryLedger
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.names import requests_at_once
@@ -73,6 +73,21 @@ def embedding_status(job: EmbeddingJob) -> StoreStatus:
     """How far the job's store is filled."""
     store, num_views = embedding_store(job)
     return status(store, num_views=num_views)
+
+
+def missing(job: EmbeddingJob) -> tuple[int, int]:
+    """Image and text queries that filling the job's store still asks, at most."""
+    store, _ = embedding_store(job)
+    wanted = missing_queries(
+        f"{job.store}/embeddings",
+        store.source,
+        mode=job.teacher_mode,
+        teacher=job.teacher,
+        teacher_fingerprint=job.teacher_fingerprint,
+        image_size=job.image_size,
+        domains=store.source.domain_names,
+    )
+    return sum(images for images, _ in wanted.values()), sum(texts for _, texts in wanted.values())
 
 
 def check(job: Mapping[str, Any], *, sample: int) -> list[str]:
