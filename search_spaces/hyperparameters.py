@@ -17,6 +17,9 @@ from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
+TEACHER_TOKEN_VARIABLE = "VL2V_TEACHER_TOKEN"
+"""The environment variable that holds a remote teacher's token, and the only place for it."""
+
 TRAINER_VERSION = "1"
 """Raised whenever the trainer computes other numbers from the same input; part of every key.
 
@@ -134,6 +137,7 @@ class Hyperparameters:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision is fp32 or bf16, got {self.precision!r}")
         check_teacher_mode(self.teacher_mode)
+        check_shows_no_secret(self.teacher)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,3 +246,18 @@ def check_teacher_mode(mode: str) -> int:
     if head == "views" and count.isdecimal() and int(count) >= 1:
         return int(count)
     raise UserError(f"unknown teacher mode {mode!r}; allowed: live, clean, views:K with K >= 1")
+
+
+def check_shows_no_secret(teacher: str) -> None:
+    """Raises `UserError`, which does not repeat it, for a remote teacher whose address has room for a secret: specs,
+    records and logs would show it."""
+    kind, _, url = teacher.partition(":")
+    if kind != "remote":
+        return
+    if "?" in url or "#" in url:
+        raise UserError(
+            "the teacher's address holds a query string or a fragment, which records would show; give the address up "
+            f"to the '?' or '#' and put a token in {TEACHER_TOKEN_VARIABLE}"
+        )
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise UserError(f"the teacher's address holds a password; put a token in {TEACHER_TOKEN_VARIABLE} instead")

@@ -109,7 +109,8 @@ def verify(
 ) -> None:
     """Read every stored answer and compare it with its checksum and place; exit code 2 when something is wrong.
 
-    What nobody asked for yet is not wrong."""
+    What nobody asked for yet is not wrong.
+    """
     from dataclasses import asdict
 
     from trainables.teacher.embedding import check, embedding_status

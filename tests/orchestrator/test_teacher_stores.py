@@ -1,4 +1,4 @@
-"""`teacher embed` and `verify` at a paid vendor: what is told before, at a budget's end, and of half a store."""
+"""Commands at a paid vendor: what is told before, at a budget's end, and of half a store; no secret in its address."""
 
 from __future__ import annotations
 
@@ -47,3 +47,18 @@ def test_the_cost_is_told_before_and_half_a_store_is_shown_and_is_not_wrong(
         assert written.out.startswith(f"icons clean: {rows:,} of {rows:,} rows in 4 of 4 shards")
         assert "partly" not in written.out
         assert vendor.paid == rows + texts
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/v1?key=s3cr3t", "http://127.0.0.1:9#s3cr3t", "http://me:s3cr3t@127.0.0.1:9"]
+)
+@pytest.mark.parametrize("command", [["sweep", "-y"], ["plan"], ["teacher", "embed", "--teacher-mode", "clean"]])
+def test_a_secret_in_an_address_is_refused_before_anything_is_written(
+    address: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = [] if command == ["plan"] else ["--out", str(tmp_path)]
+    assert run([*command, *out, "--benchmark", "icons", "--teacher", f"remote:{address}"]) == 2
+    written = capsys.readouterr()
+    assert "VL2V_TEACHER_TOKEN" in written.err
+    assert "s3cr3t" not in written.out + written.err
+    assert [file for file in tmp_path.rglob("*") if file.is_file() and b"s3cr3t" in file.read_bytes()] == []

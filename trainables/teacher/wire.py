@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.hyperparameters import TEACHER_TOKEN_VARIABLE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 PROTOCOL = 1
-TOKEN_VARIABLE = "VL2V_TEACHER_TOKEN"
+TOKEN_VARIABLE = TEACHER_TOKEN_VARIABLE
 SAFETENSORS = "application/x-safetensors"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 FINGERPRINT = "Teacher-Fingerprint"
