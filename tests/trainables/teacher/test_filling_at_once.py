@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -25,26 +24,24 @@ from trainables.teacher.store import EmbeddingStore
 
 def filled(
     vendor: SlowVendor, folder: Path, *, at_once: int, num_views: int = 2, budget: int | None = None
-) -> tuple[EmbeddingStore, float]:
-    """A store filled in batches of 8, and the seconds that it took."""
+) -> EmbeddingStore:
+    """A store filled in batches of 8."""
     remote = RemoteTeacher(vendor.url, patience=Patience(concurrency=at_once))
     teacher = MeteredTeacher(remote, QueryLedger(folder / "ledger", "store", budget=budget))
     store = EmbeddingStore(folder, KEY, Drawn())
-    # The first picture of a process compiles its transforms.
+    # The first picture of a process compiles its transforms: the second batch would come after the first answer.
     stored_pixels(store, store.shards(1)[0], 0)
-    began = time.monotonic()
     fill(store, teacher, num_views=num_views, batch_size=8, at_once=at_once)
-    return store, time.monotonic() - began
+    return store
 
 
 def test_batches_go_side_by_side_and_make_the_same_store(tmp_path: Path) -> None:
-    with slow_vendor(pause_s=0.1) as vendor:
-        one, alone_s = filled(vendor, tmp_path / "one", at_once=1)
+    with slow_vendor(pause_s=0.02) as vendor:
+        one = filled(vendor, tmp_path / "one", at_once=1)
         assert vendor.most_at_once == 1
-        four, together_s = filled(vendor, tmp_path / "four", at_once=4)
+        vendor.pause_s = 0.5
+        four = filled(vendor, tmp_path / "four", at_once=4)
         assert vendor.most_at_once == 4
-        print(f"25 requests of 0.1 s: {alone_s:.2f} s one by one, {together_s:.2f} s four at once")
-        assert together_s < alone_s / 2
         assert vendor.paid == 2 * 2 * SOURCE_ROWS
     for shard in one.shards(2):
         assert one.rows(shard).tobytes() == four.rows(shard).tobytes()
@@ -79,7 +76,7 @@ def test_the_user_says_how_many_requests_and_how_long(tmp_path: Path) -> None:
         Resources(teacher_requests=0)
     with pytest.raises(UserError, match="teacher_patience_s is a number of seconds above 0, got nan"):
         Resources(teacher_patience_s=float("nan"))
-    with slow_vendor(pause_s=0.05) as vendor:
+    with slow_vendor(pause_s=1.0) as vendor:
         name = f"remote:{vendor.url}"
         job = EmbeddingJob(
             benchmark=BENCHMARKS["icons"], teacher=name, teacher_fingerprint=teacher_fingerprint(name),
