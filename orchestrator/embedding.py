@@ -17,7 +17,6 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, check_teacher_mode
 from trainables.fingerprints import teacher_fingerprint
 from trainables.teacher.embedding import EmbeddingJob, embed, embedding_status
-from trainables.teacher.filling import StoreStatus
 from trainables.threads import beside
 
 LOOK_S = 0.5
@@ -54,8 +53,7 @@ def embedding_job(
         data_root=root,
         cache_folder=str(store.data_folder),
         query_budget=query_budget,
-        threads=resources.threads_per_worker,
-        gpu=resources.gpus_per_worker > 0,
+        resources=resources,
     )
 
 
@@ -71,11 +69,11 @@ def check_one_machine(store: Store, *, address: str | None, workers: int) -> Non
 
 def fill_stores(
     jobs: Sequence[EmbeddingJob], *, workers: int, resources: Resources, address: str | None, told: Told
-) -> list[StoreStatus]:
+) -> None:
     """Fill every job's store by `workers` Ray tasks each, or in this process where `workers` is 0.
 
     Raises:
-        BudgetReached: the budget ends; finished shards stay.
+        BudgetReached: the budget ends; every answer stays.
     """
     for job in jobs:
         # Made now: an object store or a read-only place is no place to fill.
@@ -90,7 +88,6 @@ def fill_stores(
             mappings = [job.to_mapping() for job in missing for _ in range(workers)]
             with _watched(missing, told):
                 call_on_cluster("trainables.teacher.embedding:embed", mappings, resources, doing="asking the teacher")
-    return [embedding_status(job) for job in jobs]
 
 
 def _here(job: EmbeddingJob, told: Told) -> None:

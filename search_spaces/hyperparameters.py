@@ -10,11 +10,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from typing import Any, Literal
 
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
+
+TEACHER_TOKEN_VARIABLE = "VL2V_TEACHER_TOKEN"
+"""The environment variable that holds a remote teacher's token, and the only place for it."""
 
 TRAINER_VERSION = "1"
 """Raised whenever the trainer computes other numbers from the same input; part of every key.
@@ -133,6 +137,7 @@ class Hyperparameters:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision is fp32 or bf16, got {self.precision!r}")
         check_teacher_mode(self.teacher_mode)
+        check_shows_no_secret(self.teacher)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,14 +161,23 @@ class Resources:
     is the sum over the pieces at an equal global batch: equal to rounding."""
     swad_device: Literal["same", "cpu"] = "same"
     """Where SWAD keeps its averages: beside the weights, or in the machine's memory. Their numbers are the same."""
+    teacher_requests: int = 4
+    """Requests that each process has at work at once at a remote teacher."""
+    teacher_timeout_s: float = 60.0
+    """For one attempt at a remote teacher: to connect, to send, and each wait for more of the answer."""
+    teacher_patience_s: float = 300.0
+    """For one request with all its attempts: long enough for a server that is restarted."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads_per_worker", "batch_pieces"):
+        for name in ("workers", "threads_per_worker", "batch_pieces", "teacher_requests"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
         for name in ("gpus_per_worker", "cpus_per_worker", "loader_processes", "decode_cache_mb"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is 0 or more, got {getattr(self, name)}")
+        for name in ("teacher_timeout_s", "teacher_patience_s"):
+            if not 0 < getattr(self, name) < inf:
+                raise UserError(f"{name} is a number of seconds above 0, got {getattr(self, name)}")
         if self.swad_device not in ("same", "cpu"):
             raise UserError(f"swad_device is same or cpu, got {self.swad_device!r}")
 
@@ -232,3 +246,18 @@ def check_teacher_mode(mode: str) -> int:
     if head == "views" and count.isdecimal() and int(count) >= 1:
         return int(count)
     raise UserError(f"unknown teacher mode {mode!r}; allowed: live, clean, views:K with K >= 1")
+
+
+def check_shows_no_secret(teacher: str) -> None:
+    """Raises `UserError`, which does not repeat it, for a remote teacher whose address has room for a secret: specs,
+    records and logs would show it."""
+    kind, _, url = teacher.partition(":")
+    if kind != "remote":
+        return
+    if "?" in url or "#" in url:
+        raise UserError(
+            "the teacher's address holds a query string or a fragment, which records would show; give the address up "
+            f"to the '?' or '#' and put a token in {TEACHER_TOKEN_VARIABLE}"
+        )
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise UserError(f"the teacher's address holds a password; put a token in {TEACHER_TOKEN_VARIABLE} instead")

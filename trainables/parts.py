@@ -22,6 +22,7 @@ from trainables.methods.recipes import Method, Stage, method_recipe
 from trainables.stored import StoredFeatures, StoredTeacher
 from trainables.student.model import Student, build_student
 from trainables.teacher.meter import MeteredTeacher
+from trainables.teacher.names import requests_at_once
 from trainables.teacher.protocol import prompts, zero_shot_logits
 
 Report = Callable[[dict[str, Any]], None]
@@ -225,6 +226,7 @@ class FoldParts:
             source=self.source,
             teacher=self.teacher,
             image_size=self.image_size,
+            at_once=requests_at_once(self.teacher.name, self.job.resources.teacher_requests),
         )
 
     def _text_embeddings(self) -> Tensor:

@@ -6,7 +6,7 @@ and the same loss as on pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ class StoredTeacher:
     """The teacher's image embeddings of stored views; each is asked once, by whichever fold comes first."""
 
     def __init__(
-        self, spec: FoldSpec, *, root: str, source: ImageSource, teacher: ImageTeacher, image_size: int
+        self, spec: FoldSpec, *, root: str, source: ImageSource, teacher: ImageTeacher, image_size: int, at_once: int
     ) -> None:
-        self.teacher = teacher
+        self.teacher, self.at_once = teacher, at_once
         key, self.num_views = store_key(
             spec.hyperparameters.teacher_mode,
             manifest=source.manifest,
@@ -43,9 +43,9 @@ class StoredTeacher:
         """Ask for what is missing of some domains.
 
         Raises:
-            BudgetReached: the meter's budget ends; finished shards stay.
+            BudgetReached: the meter's budget ends; every answer stays.
         """
-        fill(self.store, self.teacher, num_views=self.num_views, domains=domains)
+        fill(self.store, self.teacher, num_views=self.num_views, domains=domains, at_once=self.at_once)
         self._lookup = in_memory(self.store, self.num_views, domains)
 
     def embed(self, batch: Batch) -> Tensor:
@@ -122,3 +122,9 @@ class _Backbone:
         device = next(self.backbone.parameters()).device
         features: Tensor = self.backbone(images_N3HW.to(device))
         return features
+
+    def image_query(
+        self, images_N3HW: Tensor, *, image_ids: Sequence[int] = (), views: Sequence[int] = ()
+    ) -> Callable[[], Tensor]:
+        """The same, once it is called."""
+        return lambda: self.embed_images(images_N3HW)

@@ -23,6 +23,7 @@ from trainables.fold import metered, run_fold
 from trainables.jobs import FoldJob, job_from_mapping
 from trainables.mirrored_jobs import answers_on_this_node, on_this_node
 from trainables.parts import FoldParts, Gather
+from trainables.teacher.connection import Patience, patience_of
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher
 
@@ -156,7 +157,13 @@ def _inputs(job: FoldJob, workers: Workers) -> tuple[ImageSource, Teacher | None
     if not (facts.uses_teacher_images or facts.uses_teacher_texts):
         return source, None
     image_size = job.spec.hyperparameters.image_size or job.benchmark.image_size
-    return source, _teacher(job.spec.hyperparameters.teacher, image_size, str(workers.device))
+    return source, _teacher(
+        job.spec.hyperparameters.teacher,
+        image_size,
+        str(workers.device),
+        job.spec.teacher_fingerprint,
+        patience_of(job.resources),
+    )
 
 
 @lru_cache(maxsize=2)
@@ -166,8 +173,10 @@ def _source(benchmark: Benchmark, data_root: str | None, cache_folder: str | Non
 
 
 @lru_cache(maxsize=1)
-def _teacher(name: str, image_size: int, device: str) -> Teacher:
-    return open_teacher(name, image_size=image_size, device=torch.device(device))
+def _teacher(name: str, image_size: int, device: str, fingerprint: str, patience: Patience) -> Teacher:
+    return open_teacher(
+        name, image_size=image_size, device=torch.device(device), fingerprint=fingerprint, patience=patience
+    )
 
 
 def _device(job: FoldJob) -> torch.device:

@@ -22,9 +22,11 @@ LINE_INTERVAL_S = 5.0
 
 @contextmanager
 def progress_for(
-    groups: Sequence[FoldGroup], *, quiet: bool = False, stream: TextIO = sys.stderr
+    groups: Sequence[FoldGroup], *, quiet: bool = False, stream: TextIO | None = None
 ) -> Iterator[Progress]:
-    """Whatever suits the stream: a live table on a terminal, plain lines elsewhere, nothing when quiet."""
+    """Whatever suits the stream (stderr): a live table on a terminal, plain lines elsewhere, nothing when quiet."""
+    # Looked up now: the stderr of the import may be closed by then.
+    stream = stream or sys.stderr
     if quiet:
         yield no_progress
     elif stream.isatty():

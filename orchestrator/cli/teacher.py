@@ -1,11 +1,8 @@
-"""`teacher ...`: serve one over HTTP, fill, look at and check the stores of its answers."""
+"""`teacher embed|verify|status`: fill, look at and check the stores of its answers."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,84 +29,16 @@ from orchestrator.cli.options import (
     check_money,
 )
 from search_spaces.errors import UserError
+from trainables.teacher.ledger import BudgetReached
 
 if TYPE_CHECKING:
     from orchestrator.store import Store
     from trainables.teacher.embedding import EmbeddingJob
-    from trainables.teacher.filling import StoreStatus
 
 teacher = typer.Typer(
     cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode=None
 )
 app.add_typer(teacher, name="teacher")
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-@teacher.command()
-def serve(
-    name: Annotated[
-        str,
-        typer.Option("--teacher", metavar="NAME", help="What is served: demo or open_clip:ARCHITECTURE:TAG_OR_PATH."),
-    ],
-    host: Annotated[
-        str, typer.Option("--host", metavar="HOST", help="Address to listen on; another than loopback wants a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", help="Port; 0 takes a free one and prints it.")] = 8000,
-    image_size: Annotated[
-        int, typer.Option("--image-size", metavar="N", help="Side of the images that are taken, in pixels.")
-    ] = 224,
-    threads: Annotated[
-        int,
-        typer.Option("--threads", metavar="N", help="torch threads; the last bits of a CPU's answers depend on them."),
-    ] = 1,
-    ledger: Annotated[
-        str | None,
-        typer.Option(
-            "--ledger", metavar="FILE", help="Keep what was paid, so that nothing is paid twice after a restart."
-        ),
-    ] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fault",
-            metavar="NAME=X",
-            help="For tests: go wrong on purpose (drop, too_many, error: shares of the queries; nan, extra_dim: 1).",
-        ),
-    ] = None,
-) -> None:
-    """Serve a teacher over HTTP until Ctrl-C; a token, where one is wanted, is read from VL2V_TEACHER_TOKEN."""
-    from trainables.fingerprints import teacher_fingerprint
-    from trainables.teacher.names import teacher_kind
-    from trainables.teacher.wire import TOKEN_VARIABLE
-
-    token = os.environ.get(TOKEN_VARIABLE)
-    if host not in LOOPBACK and not token:
-        raise UserError(f"a teacher that is served on {host} wants a token in {TOKEN_VARIABLE}")
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port is 0 to 65535, got {port}")
-    if threads < 1 or image_size < 1:
-        raise UserError(f"--threads and --image-size are 1 or more, got {min(threads, image_size)}")
-    if teacher_kind(name) == "remote":
-        raise UserError("a remote teacher is served elsewhere already; give demo or an open_clip teacher")
-    faults = _faults(fault or [])
-    fingerprint = teacher_fingerprint(name)
-    from trainables.teacher.open import open_teacher
-    from trainables.teacher.server import Faults
-    from trainables.teacher.server import serve as listen
-
-    opened = open_teacher(name, image_size=image_size)
-    listen(
-        opened,
-        host=host,
-        port=port,
-        fingerprint=fingerprint,
-        token=token,
-        image_size=None if name == "demo" else image_size,
-        ledger=Path(ledger).expanduser() if ledger else None,
-        faults=Faults(**faults),
-        threads=threads,
-    )
 
 
 @teacher.command()
@@ -148,11 +77,17 @@ def embed(
     )  # fmt: skip
     place, jobs, resources = _jobs(options, out=out, store=store, query_budget=query_budget)
     filled = [place.embeddings_folder, place.queries_folder]
-    with at_work(place, this_process(), sent=filled), bars(unit="rows") as told:
-        check_one_machine(place, address=address, workers=tasks)
-        place.mirrors.fetch(place.embeddings_folder)
-        found = fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
-    _show(place, jobs, found, price_per_1000=price_per_1000, as_json=as_json)
+    try:
+        with at_work(place, this_process(), sent=filled):
+            check_one_machine(place, address=address, workers=tasks)
+            place.mirrors.fetch(place.embeddings_folder)
+            _forecast(jobs, price_per_1000)
+            with bars(unit="rows") as told:
+                fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
+    except BudgetReached:
+        _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
+        raise
+    _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
 
 
 @teacher.command()
@@ -172,7 +107,12 @@ def verify(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every stored answer and compare it with its checksum and place; exit code 2 when something is wrong."""
+    """Read every stored answer and compare it with its checksum and place; exit code 2 when something is wrong.
+
+    What nobody asked for yet is not wrong.
+    """
+    from dataclasses import asdict
+
     from trainables.teacher.embedding import check, embedding_status
 
     check_money(query_budget, None)
@@ -187,9 +127,10 @@ def verify(
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
     place.mirrors.send_now([place.queries_folder])
     if as_json:
-        typer.echo(json.dumps({"problems": problems}, indent=1))
+        stores = [{"benchmark": job.benchmark.name, **asdict(embedding_status(job))} for job in jobs]
+        typer.echo(json.dumps({"problems": problems, "stores": stores}, indent=1))
     else:
-        _show(place, jobs, [embedding_status(job) for job in jobs], price_per_1000=None, as_json=False)
+        _show(place, jobs, price_per_1000=None, as_json=False)
     if problems:
         for line in problems:
             typer.echo(f"wrong: {line}", err=True)
@@ -264,12 +205,33 @@ def _jobs(
     return place, jobs, request.resources
 
 
-def _show(
-    place: Store, jobs: list[EmbeddingJob], found: list[StoreStatus], *, price_per_1000: float | None, as_json: bool
-) -> None:
+def _forecast(jobs: list[EmbeddingJob], price_per_1000: float | None) -> None:
+    """What asking a vendor for what is missing will cost, on stderr, before the first query."""
+    from trainables.teacher.embedding import missing
+    from trainables.teacher.ledger import QueryCounts
+    from trainables.teacher.names import teacher_kind
+
+    for job in jobs:
+        if teacher_kind(job.teacher) != "remote":
+            continue
+        images, texts = missing(job)
+        wanted = QueryCounts(images=images, texts=texts)
+        cost = "" if price_per_1000 is None else f", price {wanted.price(price_per_1000):,.2f}"
+        typer.echo(
+            f"{job.benchmark.name} {job.teacher_mode}: {images:,} images and {texts:,} texts to ask {job.teacher} "
+            f"for{cost}",
+            err=True,
+        )
+
+
+def _show(place: Store, jobs: list[EmbeddingJob], *, price_per_1000: float | None, as_json: bool) -> None:
+    """How far the stores are, whatever ended the filling."""
     from dataclasses import asdict
 
+    from trainables.teacher.embedding import embedding_status
     from trainables.teacher.ledger import query_counts
+
+    found = [embedding_status(job) for job in jobs]
 
     asked = query_counts(place.queries_folder)
     if as_json:
@@ -288,31 +250,7 @@ def _show(
         typer.echo(
             f"{job.benchmark.name} {job.teacher_mode}: {one.rows:,} of {one.rows_wanted:,} rows in {one.shards} of "
             f"{one.shards_wanted} shards, {one.bytes / 1e6:,.1f} MB"
+            + ("" if one.is_complete else " (partly filled: `teacher embed` asks for the rest)")
         )
     cost = "" if price_per_1000 is None else f"; price {asked.price(price_per_1000):,.2f}"
     typer.echo(f"teacher queries of the whole store: {asked.images:,} images and {asked.texts:,} texts{cost}")
-
-
-def _faults(given: list[str]) -> dict[str, Any]:
-    names: dict[str, Callable[[str], Any]] = {
-        "drop": float,
-        "too_many": float,
-        "error": float,
-        "seed": int,
-        "nan": _yes,
-        "extra_dim": _yes,
-    }
-    faults: dict[str, Any] = {}
-    for item in given:
-        name, _, value = item.partition("=")
-        if name not in names:
-            raise UserError(f"--fault is one of {', '.join(names)} as NAME=X, got {item!r}")
-        try:
-            faults[name] = names[name](value)
-        except ValueError:
-            raise UserError(f"--fault {name} wants a number, got {value!r}") from None
-    return faults
-
-
-def _yes(value: str) -> bool:
-    return bool(int(value))

@@ -20,6 +20,7 @@ from tests.orchestrator.killed_command import killed_at
 from tests.orchestrator.teacher_process import NAME, TOKEN, served
 from trainables.data.open import resolve_benchmark
 from trainables.data.sample import write_sample
+from trainables.fingerprints import teacher_fingerprint
 from trainables.jobs import FoldJob
 from trainables.teacher.ledger import query_counts, reserved_queries
 from trainables.teacher.wire import TOKEN_VARIABLE
@@ -211,7 +212,11 @@ def local_folds(root: Path, out: Path, local: Path) -> dict[str, Any]:
     """The same folds with the teacher in this process."""
     for path in sorted(out.glob("folds/*/spec.json")):
         spec = fold_spec_from_mapping(json.loads(path.read_text()))
-        spec = replace(spec, hyperparameters=replace(spec.hyperparameters, teacher=NAME))
+        spec = replace(
+            spec,
+            hyperparameters=replace(spec.hyperparameters, teacher=NAME),
+            teacher_fingerprint=teacher_fingerprint(NAME),
+        )
         job = FoldJob(
             spec=spec,
             benchmark=resolve_benchmark("two", root),

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from search_spaces.errors import UserError
+from trainables.fingerprints import teacher_fingerprint
 from trainables.jobs import FoldJob, job_from_mapping
 from trainables.worker import preflight, run_job
 
 MakeJob = Callable[..., FoldJob]
+NAME = "open_clip:vl2v-tiny:random:0"
 
 
 def test_a_job_survives_the_border_as_plain_values(make_job: MakeJob) -> None:
@@ -28,6 +30,16 @@ def test_changed_data_is_noticed(make_job: MakeJob) -> None:
     job = make_job("erm")
     changed = replace(job, spec=replace(job.spec, data_manifest="0" * 64))
     with pytest.raises(UserError, match="PACS has changed since the fold was planned"):
+        run_job(changed.to_mapping())
+
+
+def test_a_changed_teacher_is_noticed_whether_the_planned_one_is_still_open_or_not(make_job: MakeJob) -> None:
+    job = make_job()
+    planned = replace(job, spec=replace(job.spec, teacher_fingerprint=teacher_fingerprint(NAME)))
+    assert job.spec.hyperparameters.teacher == NAME
+    preflight(planned.to_mapping())
+    changed = replace(job, spec=replace(job.spec, teacher_fingerprint="0" * 64))
+    with pytest.raises(UserError, match=f"{NAME} has changed since the work was planned: .*planned was {'0' * 12};"):
         run_job(changed.to_mapping())
 
 

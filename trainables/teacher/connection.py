@@ -16,8 +16,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.errors import UserError
-from search_spaces.hyperparameters import content_key
-from trainables.teacher.wire import IDEMPOTENCY_KEY, MAX_IMAGES, PROTOCOL, TOKEN_VARIABLE
+from search_spaces.hyperparameters import Resources, check_shows_no_secret, content_key
+from trainables.teacher.names import another_teacher
+from trainables.teacher.wire import FINGERPRINT, IDEMPOTENCY_KEY, MAX_IMAGES, PROTOCOL, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     import httpx
@@ -43,6 +44,15 @@ class Patience:
     """Requests at work at once."""
 
 
+def patience_of(resources: Resources) -> Patience:
+    """The user's choice."""
+    return Patience(
+        timeout_s=resources.teacher_timeout_s,
+        total_s=resources.teacher_patience_s,
+        concurrency=resources.teacher_requests,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFacts:
     """What a server says of the teacher it serves."""
@@ -59,10 +69,15 @@ class Connection:
 
     The bearer token comes from the environment variable VL2V_TEACHER_TOKEN alone; it is kept in no attribute that is
     printed, and a connection cannot be pickled.
+
+    Args:
+        fingerprint: what the server must say of itself, and at every answer where it does; of a connection without
+            one, what it said first.
     """
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
+    def __init__(self, url: str, patience: Patience | None = None, *, fingerprint: str = "") -> None:
         self.url = checked_url(url)
+        self._fingerprint = fingerprint
         self.patience = patience or Patience()
         self._client = _client(self.url, self.patience)
         weakref.finalize(self, self._client.close)
@@ -79,7 +94,7 @@ class Connection:
         """Ask the server what it serves.
 
         Raises:
-            UserError: it cannot be reached, refuses us, speaks another protocol, or is no teacher.
+            UserError: it cannot be reached, refuses us, speaks another protocol, is no teacher, or another one.
         """
         response = self.request("GET", "/v1/teacher", total_s=min(OPENING_S, self.patience.total_s))
         try:
@@ -88,7 +103,7 @@ class Connection:
             facts = TeacherFacts(
                 embedding_dim=int(said["embedding_dim"]),
                 logit_scale=float(said["logit_scale"]),
-                fingerprint=content_key({"kind": "remote", "fingerprint": str(said["fingerprint"])}),
+                fingerprint=_fingerprint(str(said["fingerprint"])),
                 image_size=None if size is None else int(size),
                 max_images=int(said.get("max_images", MAX_IMAGES)),
             )
@@ -100,6 +115,8 @@ class Connection:
             raise UserError(f"the teacher at {self.url} speaks protocol {protocol}, we speak {PROTOCOL}")
         if not math.isfinite(facts.logit_scale) or facts.embedding_dim < 1 or facts.max_images < 1:
             raise UserError(f"the teacher at {self.url} says of itself what cannot be: {facts}")
+        self._check(facts.fingerprint)
+        self._fingerprint = facts.fingerprint
         return facts
 
     def post(self, path: str, *, headers: Mapping[str, str] | None = None, **content: Any) -> httpx.Response:
@@ -108,7 +125,11 @@ class Connection:
         return self.request("POST", path, headers=keyed, **content)
 
     def request(self, method: str, path: str, *, total_s: float | None = None, **content: Any) -> httpx.Response:
-        """Ask until there is an answer, patience ends, or the server says that asking again is no use."""
+        """Ask until there is an answer, patience ends, or the server says that asking again is no use.
+
+        Raises:
+            UserError: there is no answer, or another model made it.
+        """
         import httpx
 
         deadline = time.monotonic() + (self.patience.total_s if total_s is None else total_s)
@@ -120,6 +141,8 @@ class Connection:
                 with self._slots:
                     response = self._client.request(method, path, **content)
                 if response.status_code < 300:
+                    if (said := response.headers.get(FINGERPRINT)) is not None:
+                        self._check(_fingerprint(said))
                     return response
                 problem = f"{response.status_code} {_error_of(response)}"
                 if response.status_code not in RETRIED_STATUSES:
@@ -133,6 +156,10 @@ class Connection:
                 raise UserError(f"the teacher at {self.url} did not answer after {attempts} attempts; last: {problem}")
             time.sleep(wait_s)
             pause_s = min(2 * pause_s, self.patience.longest_pause_s)
+
+    def _check(self, found: str) -> None:
+        if self._fingerprint and found != self._fingerprint:
+            raise another_teacher(f"remote:{self.url}", found=found, planned=self._fingerprint)
 
     def _refused(self, status: int, problem: str) -> UserError:
         if status in (401, 403):
@@ -154,22 +181,26 @@ def remote_fingerprint(url: str) -> str:
         connection.close()
 
 
+def _fingerprint(said: str) -> str:
+    return content_key({"kind": "remote", "fingerprint": said.strip()})
+
+
 def checked_url(url: str) -> str:
     """The address without a trailing slash.
 
     Raises:
-        UserError: it is no http address, or holds a user or password (they would stand in logs and records).
+        UserError: it is no http address, or holds what may be a secret (it would stand in logs and records): a user, a
+            password, a query string, a fragment.
     """
     import httpx
 
+    check_shows_no_secret(f"remote:{url}")
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UserError("a remote teacher is remote:http://HOST:PORT or remote:https://HOST")
-    if parsed.userinfo:
-        raise UserError(f"the teacher's address holds a password; put a token in {TOKEN_VARIABLE} instead")
     return url.rstrip("/")
 
 

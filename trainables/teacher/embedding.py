@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ import torch
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.configuration import from_mapping
+from search_spaces.hyperparameters import Resources
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
-from trainables.teacher.filling import StoreStatus, fill, status, verify
+from trainables.teacher.checking import verify
+from trainables.teacher.connection import patience_of
+from trainables.teacher.filling import StoreStatus, fill, missing_queries, status
 from trainables.teacher.ledger import QueryLedger
 from trainables.teacher.meter import MeteredTeacher
+from trainables.teacher.names import requests_at_once
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import prompts
 from trainables.teacher.store import EmbeddingStore, store_key
@@ -39,8 +43,7 @@ class EmbeddingJob:
     data_root: str | None = None
     cache_folder: str | None = None
     query_budget: int | None = None
-    threads: int = 1
-    gpu: bool = False
+    resources: Resources = field(default_factory=Resources)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values; `embed` reads them back."""
@@ -51,16 +54,17 @@ def embed(job: Mapping[str, Any], progress: Callable[[int], None] | None = None)
     """Ask for every text and view that is missing, beside whoever else does; returns the rows that were asked here.
 
     Raises:
-        UserError: the data or the teacher do not exist or do not fit.
-        BudgetReached: the budget ends; finished shards stay.
+        UserError: the data or the teacher do not exist, do not fit, or the teacher is no longer the job's.
+        BudgetReached: the budget ends; every answer stays.
     """
     wanted = from_mapping(EmbeddingJob, job)
-    torch.set_num_threads(wanted.threads)
+    torch.set_num_threads(wanted.resources.threads_per_worker)
     store, num_views = embedding_store(wanted)
     teacher = _metered(wanted)
     try:
         store.texts(teacher, prompts(store.source.class_names))
-        return {"rows": fill(store, teacher, num_views=num_views, progress=progress)}
+        at_once = requests_at_once(wanted.teacher, wanted.resources.teacher_requests)
+        return {"rows": fill(store, teacher, num_views=num_views, at_once=at_once, progress=progress)}
     finally:
         teacher.ledger.close()
 
@@ -69,6 +73,21 @@ def embedding_status(job: EmbeddingJob) -> StoreStatus:
     """How far the job's store is filled."""
     store, num_views = embedding_store(job)
     return status(store, num_views=num_views)
+
+
+def missing(job: EmbeddingJob) -> tuple[int, int]:
+    """Image and text queries that filling the job's store still asks, at most."""
+    store, _ = embedding_store(job)
+    wanted = missing_queries(
+        f"{job.store}/embeddings",
+        store.source,
+        mode=job.teacher_mode,
+        teacher=job.teacher,
+        teacher_fingerprint=job.teacher_fingerprint,
+        image_size=job.image_size,
+        domains=store.source.domain_names,
+    )
+    return sum(images for images, _ in wanted.values()), sum(texts for _, texts in wanted.values())
 
 
 def check(job: Mapping[str, Any], *, sample: int) -> list[str]:
@@ -103,6 +122,12 @@ def embedding_store(job: EmbeddingJob) -> tuple[EmbeddingStore, int]:
 
 
 def _metered(job: EmbeddingJob) -> MeteredTeacher:
-    device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
-    teacher = open_teacher(job.teacher, image_size=job.image_size, device=device)
+    device = torch.device("cuda" if job.resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
+    teacher = open_teacher(
+        job.teacher,
+        image_size=job.image_size,
+        device=device,
+        fingerprint=job.teacher_fingerprint,
+        patience=patience_of(job.resources),
+    )
     return MeteredTeacher(teacher, QueryLedger(Path(job.store) / "queries", SCOPE, budget=job.query_budget))

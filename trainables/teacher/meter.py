@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -29,7 +29,13 @@ class MeteredTeacher:
         return self.teacher.logit_scale
 
     def embed_images(self, images_N3HW: Tensor, *, image_ids: Sequence[int] = (), views: Sequence[int] = ()) -> Tensor:
-        """L2-normalised embeddings [N, D]; N image queries.
+        """L2-normalised embeddings [N, D]; N image queries. Arguments and errors are those of `image_query`."""
+        return self.image_query(images_N3HW, image_ids=image_ids, views=views)()
+
+    def image_query(
+        self, images_N3HW: Tensor, *, image_ids: Sequence[int] = (), views: Sequence[int] = ()
+    ) -> Callable[[], Tensor]:
+        """Reserve N image queries now; what is returned asks them, from any thread, and gives the embeddings [N, D].
 
         `image_ids` names the images, one each, so that unique ones can be counted; `views`, beside them, which view of
         its image each is (leave it out in `live`, where every view is new).
@@ -47,9 +53,13 @@ class MeteredTeacher:
             views=tuple((int(image), int(view)) for image, view in zip(image_ids, views, strict=False)),
         )
         self.ledger.reserve(reservation)
-        embeddings_ND = self.teacher.embed_images(images_N3HW)
-        self.ledger.settle(reservation)
-        return embeddings_ND
+
+        def ask() -> Tensor:
+            embeddings_ND = self.teacher.embed_images(images_N3HW)
+            self.ledger.settle(reservation)
+            return embeddings_ND
+
+        return ask
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """L2-normalised embeddings [len(prompts), D]; one text query each.

@@ -22,7 +22,7 @@ KINDS = ("demo", "open_clip:ARCHITECTURE:TAG_OR_PATH", "remote:URL")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz")
 
 SHARD_ROWS = 1024
-"""Rows of a whole shard of the embedding store; a killed filler asks at most a few shards again."""
+"""Rows of a whole shard of the embedding store; what a killed filler was answered of one is kept beside it."""
 BATCH_MULTIPLE = 16
 """A local teacher is asked in multiples of this many images: on the CPU the bits of an answer then do not depend on the
 batch it was asked in (measured on ViT, ResNet and the demo tower, one and two threads; odd batches differ in the last
@@ -33,6 +33,19 @@ def batch_multiple(teacher: str) -> int:
     """What the number of images in a query is a multiple of, while a store is filled: a remote teacher's batches are
     its server's matter."""
     return 1 if teacher.startswith("remote:") else BATCH_MULTIPLE
+
+
+def requests_at_once(teacher: str, wanted: int) -> int:
+    """Batches that are asked at once while a store is filled: a local teacher computes one after the other."""
+    return wanted if teacher.startswith("remote:") else 1
+
+
+def another_teacher(teacher: str, *, found: str, planned: str) -> UserError:
+    """Says that a teacher is not the one that the work was planned with; both are fingerprints."""
+    return UserError(
+        f"{teacher} has changed since the work was planned: its fingerprint is {found[:12]}, planned was "
+        f"{planned[:12]}; bring the planned one back, or run the command again, which asks the new one for everything"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,10 +17,14 @@ from trainables.teacher.wire import SAFETENSORS, WireError, pack, unpack
 class RemoteTeacher:
     """Asks a server; every answer is checked for shape, numbers and length before anybody trains on it.
 
-    A pickled one connects anew where it is unpickled: the token never travels.
+    A pickled one connects anew where it is unpickled, to the same model: the token never travels.
+
+    Args:
+        fingerprint: of the model that is wanted; whatever the server serves where it is empty.
 
     Raises:
-        UserError: the server cannot be reached, refuses the token, or answers what is no embedding.
+        UserError: the server cannot be reached, refuses the token, answers what is no embedding, or serves another
+            model than is wanted or than it served before.
     """
 
     def __init__(
@@ -30,8 +34,9 @@ class RemoteTeacher:
         image_size: int | None = None,
         device: torch.device | str = "cpu",
         patience: Patience | None = None,
+        fingerprint: str = "",
     ) -> None:
-        self._connection = Connection(url, patience)
+        self._connection = Connection(url, patience, fingerprint=fingerprint)
         self._device, self._image_size = torch.device(device), image_size
         self.url = self._connection.url
         self.name = f"remote:{self.url}"
@@ -47,7 +52,7 @@ class RemoteTeacher:
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _again, (self.url, self._image_size, str(self._device), self._connection.patience)
+        return _again, (self.url, self._image_size, str(self._device), self._connection.patience, self.fingerprint)
 
     def __repr__(self) -> str:
         return f"RemoteTeacher({self.url!r})"
@@ -57,6 +62,8 @@ class RemoteTeacher:
         parts = list(torch.split(images_N3HW, self.max_images)) if len(images_N3HW) else []
         if not parts:
             return torch.zeros(0, self.embedding_dim, device=self._device)
+        if len(parts) == 1:
+            return self._ask_images(images_N3HW).to(self._device)
         with ThreadPoolExecutor(min(len(parts), self._connection.patience.concurrency)) as pool:
             return torch.cat(list(pool.map(self._ask_images, parts))).to(self._device)
 
@@ -105,5 +112,5 @@ class RemoteTeacher:
         return F.normalize(embeddings_ND, dim=-1)
 
 
-def _again(url: str, image_size: int | None, device: str, patience: Patience) -> RemoteTeacher:
-    return RemoteTeacher(url, image_size=image_size, device=device, patience=patience)
+def _again(url: str, image_size: int | None, device: str, patience: Patience, fingerprint: str) -> RemoteTeacher:
+    return RemoteTeacher(url, image_size=image_size, device=device, patience=patience, fingerprint=fingerprint)

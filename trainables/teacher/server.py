@@ -25,7 +25,16 @@ from torch import Tensor
 
 from search_spaces.errors import UserError
 from trainables.teacher.protocol import Teacher
-from trainables.teacher.wire import IDEMPOTENCY_KEY, MAX_IMAGES, PROTOCOL, SAFETENSORS, WireError, pack, unpack
+from trainables.teacher.wire import (
+    FINGERPRINT,
+    IDEMPOTENCY_KEY,
+    MAX_IMAGES,
+    PROTOCOL,
+    SAFETENSORS,
+    WireError,
+    pack,
+    unpack,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +207,7 @@ def create_app(
             "logit_scale": teacher.logit_scale,
             "max_images": max_images,
         }
-        return JSONResponse(content)
+        return JSONResponse(content, headers={FINGERPRINT: fingerprint})
 
     @app.get("/v1/ledger")
     async def paid(request: Request) -> Response:
@@ -220,7 +229,8 @@ def create_app(
             answer = await run_in_threadpool(work, request.headers.get(IDEMPOTENCY_KEY, ""), await request.body())
         except (WireError, UserError) as error:
             raise Refusal(400, str(error)) from None
-        return (_BrokenOff if fault == "drop" else Response)(answer, media_type=SAFETENSORS)
+        answered = _BrokenOff if fault == "drop" else Response
+        return answered(answer, media_type=SAFETENSORS, headers={FINGERPRINT: fingerprint})
 
     return app
 

@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from search_spaces.errors import UserError
+
 Rows = npt.NDArray[np.float32]
 
 
-class DamagedShardError(ValueError):
-    """A file that is not what its checksum says."""
+ASKED_AGAIN = "remove the file: `teacher embed`, or the next fold, asks for it again"
+"""What to do about a file that holds the wrong thing."""
+
+
+class DamagedShardError(UserError):
+    """A file that is not what its checksum says; the one line names it and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,9 +89,9 @@ def read_shard(path: str, *, verify: bool = False) -> ShardContent:
             checksum=metadata["sha256"],
         )
     except (pa.ArrowInvalid, KeyError, ValueError, IndexError) as error:
-        raise DamagedShardError(f"{path} is damaged ({type(error).__name__})") from None
+        raise DamagedShardError(f"{path} is damaged ({type(error).__name__}); {ASKED_AGAIN}") from None
     if verify and checksum(content.embeddings, content.image_ids) != content.checksum:
-        raise DamagedShardError(f"{path} is damaged (its checksum does not agree)")
+        raise DamagedShardError(f"{path} is damaged (its checksum does not agree); {ASKED_AGAIN}")
     return content
 
 

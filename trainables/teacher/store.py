@@ -2,6 +2,7 @@
 
     ROOT/KEY/store.json                what the key stands for
     ROOT/KEY/d0-v000-b00000.arrow      rows of one domain, view and block of images: Arrow IPC, memory-mapped
+    ROOT/KEY/*.rows.part               what was answered of a shard that is not whole yet
     ROOT/KEY/texts-SHA256.arrow        the text embeddings of one list of prompts
     ROOT/KEY/.leases/                  `flock`ed while somebody fills a shard; the lock dies with its holder
 
@@ -34,6 +35,7 @@ from trainables.record import write_json
 from trainables.teacher.names import SHARD_ROWS
 from trainables.teacher.protocol import Teacher
 from trainables.teacher.shards import read_shard, write_shard
+from trainables.teacher.spool import remove_half_written
 
 VIEW_DEFINITION = 1
 """Raised whenever `trainables.data.views` or the seeds of stored views make other pixels."""
@@ -195,21 +197,30 @@ class EmbeddingStore:
             f"{self.folder}/texts-{hashlib.sha256(content_key({'prompts': list(prompts)}).encode()).hexdigest()}.arrow"
         )
 
+    def texts_paths(self) -> list[str]:
+        """Every file of text embeddings that is there; the store is local."""
+        return [str(path) for path in sorted(Path(self.folder).glob("texts-*.arrow"))]
+
     def texts(self, teacher: Teacher, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings [len(prompts), D] of a list of prompts: asked once, by one of all who come at once."""
+        """Text embeddings [len(prompts), D] of a list of prompts: asked once, by one of all who come at once.
+
+        Raises:
+            DamagedShardError: what is stored of them does not agree with its checksum.
+        """
         path = self.texts_path(prompts)
         name = os.path.basename(path)
         try:
-            return torch.from_numpy(read_shard(path).embeddings.copy())
+            return torch.from_numpy(read_shard(path, verify=True).embeddings.copy())
         except FileNotFoundError:
             pass
         with self.lease(name, wait=True):
             if not os.path.exists(path):
+                remove_half_written(path)
                 self.describe()
                 embeddings: Rows = teacher.embed_texts(prompts).cpu().numpy()
                 numbers = np.arange(len(prompts), dtype=np.int64)
                 write_shard(path, embeddings=embeddings, image_ids=numbers, view=0, key=self.key.key)
-        return torch.from_numpy(read_shard(path).embeddings.copy())
+        return torch.from_numpy(read_shard(path, verify=True).embeddings.copy())
 
     @contextmanager
     def lease(self, name: str, *, wait: bool = False) -> Iterator[bool]:

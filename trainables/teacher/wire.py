@@ -6,6 +6,9 @@
     POST /v1/texts      body: JSON {"prompts": [...]}; answer: safetensors {"embeddings": float32 [C, D]}
     GET  /v1/ledger  -> JSON: images, texts, requests (what the server counts as paid)
 
+An answer may carry `Teacher-Fingerprint`: the fingerprint of /v1/teacher, of the very model that made this answer. A
+client that opened another one refuses the answer. It is printable ASCII.
+
 Every POST carries `Idempotency-Key`: a repeated key with the same body is answered again and not paid again; with
 another body it is refused (422). `Authorization: Bearer TOKEN` on every request, where the server asks for one (401
 otherwise). 429 and 503 may carry `Retry-After` (seconds or an HTTP date). Errors are JSON {"error": one line}.
@@ -15,13 +18,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.hyperparameters import TEACHER_TOKEN_VARIABLE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 PROTOCOL = 1
-TOKEN_VARIABLE = "VL2V_TEACHER_TOKEN"
+TOKEN_VARIABLE = TEACHER_TOKEN_VARIABLE
 SAFETENSORS = "application/x-safetensors"
 IDEMPOTENCY_KEY = "Idempotency-Key"
+FINGERPRINT = "Teacher-Fingerprint"
 MAX_IMAGES = 512
 """Most images in one request, unless the server says otherwise."""
 

@@ -22,9 +22,11 @@ import httpx
 import pytest
 import torch
 
+from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from trainables.fingerprints import teacher_fingerprint
 from trainables.teacher.connection import Patience, retry_after_s
+from trainables.teacher.embedding import EmbeddingJob, embed
 from trainables.teacher.ledger import QueryLedger, query_counts
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher
@@ -44,8 +46,8 @@ from trainables.teacher.server import Faults, serve
 settings = json.loads(sys.argv[1])
 teacher = open_teacher(settings["name"], image_size=32)
 ledger = Path(settings["ledger"])
-serve(teacher, port=settings["port"], fingerprint="weights-of-the-test", token=settings["token"], image_size=32,
-      ledger=ledger, faults=Faults(**settings["faults"]))
+serve(teacher, port=settings["port"], fingerprint="weights of " + settings["name"], token=settings["token"],
+      image_size=32, ledger=ledger, faults=Faults(**settings["faults"]))
 """
 
 
@@ -58,6 +60,7 @@ class Server:
     token: str | None
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    name: str = NAME
 
     @property
     def url(self) -> str:
@@ -72,7 +75,12 @@ class Server:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
-        settings = {"name": NAME, "ledger": str(self.folder / "paid.jsonl"), "port": self.port, "token": self.token}
+        settings = {
+            "name": self.name,
+            "ledger": str(self.folder / "paid.jsonl"),
+            "port": self.port,
+            "token": self.token,
+        }
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SERVER, json.dumps(settings | {"faults": self.faults})],
@@ -205,11 +213,16 @@ def test_the_token_stands_nowhere(server: Server, caplog: pytest.LogCaptureFixtu
     assert TOKEN not in server.log
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "host:80", "http://", "http://user:pass@host"])
-def test_addresses_that_are_none_are_one_line(url: str) -> None:
-    with pytest.raises(UserError, match=r"remote:http|holds a password") as caught:
-        RemoteTeacher(url)
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://host", "host:80", "http://", "http://user:pass@host", "http://host/v1?key=pass", "http://host/v1#pass"],
+)
+def test_addresses_that_are_none_are_one_line_and_not_shown(url: str) -> None:
+    with pytest.raises(UserError, match=r"remote:http|holds a password|holds a query string or a fragment") as caught:
+        RemoteTeacher(url, patience=Patience(total_s=0.1))
     assert "pass@" not in str(caught.value)
+    assert "=pass" not in str(caught.value)
+    assert "#pass" not in str(caught.value)
 
 
 def test_nobody_there_is_one_line_within_the_patience() -> None:
@@ -254,6 +267,30 @@ def test_lost_answers_refusals_and_a_restart_change_neither_the_numbers_nor_the_
         counts = query_counts(tmp_path / "ledger")
         assert (counts.images, counts.unconfirmed) == (240, 0)
         assert server.paid() == {"images": 240, "texts": 0, "requests": 40}
+
+
+def test_another_model_at_the_same_address_is_one_line_and_nothing_of_it_is_stored(tmp_path: Path) -> None:
+    with running(tmp_path, token=TOKEN) as server:
+        planned = teacher_fingerprint(f"remote:{server.url}")
+        benchmark = BENCHMARKS["icons"]
+        job = EmbeddingJob(
+            benchmark=benchmark, teacher=f"remote:{server.url}", teacher_fingerprint=planned, teacher_mode="clean",
+            image_size=32, store=str(tmp_path / "store"),
+        )  # fmt: skip
+        remote = RemoteTeacher(server.url, patience=HASTE)
+        remote.embed_images(IMAGES)
+        server.kill()
+        server.name = "open_clip:vl2v-tiny:random:1"
+        server.start()
+        other = teacher_fingerprint(f"remote:{server.url}")
+        line = f"remote:{server.url} has changed .* is {other[:12]}, planned was {planned[:12]}; bring the planned one"
+        with pytest.raises(UserError, match=line):
+            remote.embed_images(IMAGES)
+        with pytest.raises(UserError, match=line):
+            embed(job.to_mapping())
+        with pytest.raises(UserError, match=line):
+            pickle.loads(pickle.dumps(remote))  # noqa: S301
+    assert not list(tmp_path.rglob("*.arrow"))
 
 
 def test_retry_after_in_seconds_and_as_a_date() -> None:

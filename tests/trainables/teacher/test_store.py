@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,18 @@ import pytest
 import torch
 from PIL import Image
 
+from search_spaces.errors import UserError
 from trainables.data.batches import stored_view_seed
 from trainables.data.images import Indices, Role
 from trainables.data.views import EvalView, TrainView
 from trainables.teacher import store as store_module
-from trainables.teacher.filling import fill, status, verify
-from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts
+from trainables.teacher.checking import verify
+from trainables.teacher.filling import fill, status
+from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts, reserved_queries
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher
+from trainables.teacher.shards import ASKED_AGAIN, write_shard
+from trainables.teacher.spool import Spool
 from trainables.teacher.store import EmbeddingStore, MissingEmbeddingsError, Shard, StoreKey, store_key
 
 COUNTS = {"art": 41, "photo": 58}
@@ -65,6 +71,12 @@ def metered(folder: Path, *, budget: int | None = None) -> MeteredTeacher:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "SHARD_ROWS", 32)
+
+
+@pytest.fixture
+def large_shards(monkeypatch: pytest.MonkeyPatch, small_shards: None) -> None:
+    """A shard holds all images of a domain in a view."""
+    monkeypatch.setattr(store_module, "SHARD_ROWS", 1024)
 
 
 def test_every_row_is_asked_once_and_a_second_filling_asks_nothing(tmp_path: Path) -> None:
@@ -190,16 +202,40 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     swapped.write_bytes(torn.read_bytes())
     torn.write_bytes(torn.read_bytes()[:300])
     lost.unlink()
-    problems = "\n".join(verify(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=2))
-    assert f"{flipped} is damaged (its checksum does not agree)" in problems
-    assert f"{torn} is damaged (" in problems
-    assert f"{lost} is missing" in problems
-    assert f"{swapped} holds other images" in problems
-    assert problems.count("\n") == 3
+    problems = verify(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=2)
+    assert {problem.partition("; ")[2] for problem in problems} == {ASKED_AGAIN}
+    assert [problem.partition(";")[0] for problem in problems] == [
+        f"{swapped} holds other images than its place says",
+        f"{flipped} is damaged (its checksum does not agree)",
+        f"{torn} is damaged (ArrowInvalid)",
+    ]
     other: Any = MeteredTeacher(
         open_teacher("open_clip:vl2v-tiny:random:1", image_size=32), QueryLedger(tmp_path / "ledger", "check")
     )
     assert "the teacher answers something else" in "\n".join(verify(store, num_views=2, teacher=other, sample=4))
+
+
+def test_texts_with_a_flipped_bit_are_found_and_not_used(tmp_path: Path) -> None:
+    store, teacher = EmbeddingStore(tmp_path, KEY, Drawn()), metered(tmp_path)
+    first, prompts = store.texts(teacher, ["a photo of a dog"]), ["a photo of a cat"]
+    store.texts(teacher, prompts)
+    file = Path(store.texts_path(prompts))
+    data = bytearray(file.read_bytes())
+    place = data.index(store.texts(teacher, prompts).numpy().tobytes())
+    data[place + 3] ^= 1
+    file.write_bytes(data)
+    line = (
+        f"{file} is damaged (its checksum does not agree); remove the file: `teacher embed`, or the next fold, asks for"
+    )
+    assert verify(store, num_views=1) == [f"{line} it again"]
+    with pytest.raises(UserError, match=re.escape(line)):
+        store.texts(teacher, prompts)
+    file.unlink()
+    assert store.texts(teacher, prompts).shape == first.shape
+    numbers = np.ones((1, 4), dtype=np.float32)
+    for wrong, embeddings, key in (("NaN or infinite", numbers * np.nan, KEY.key), ("another store", numbers, "k")):
+        write_shard(str(file), embeddings=embeddings, image_ids=np.arange(1), view=0, key=key)
+        assert wrong in verify(store, num_views=1)[0]
 
 
 FILLER = """
@@ -209,7 +245,7 @@ import torch
 from tests.trainables.teacher import test_store as tests
 from trainables.teacher import store as store_module
 from trainables.teacher.filling import fill
-store_module.SHARD_ROWS = 32
+store_module.SHARD_ROWS = int(sys.argv[4])
 torch.set_num_threads(1)
 folder, pause = Path(sys.argv[1]), float(sys.argv[2])
 teacher = tests.metered(folder)
@@ -227,17 +263,91 @@ print(fill(store_module.EmbeddingStore(folder, tests.KEY, tests.Drawn()), teache
 """
 
 
-def _fillers(folder: Path, pause_s: float, *, count: int = 1) -> list[subprocess.Popen[str]]:
+def _fillers(folder: Path, pause_s: float, *, count: int = 1, shard_rows: int = 32) -> list[subprocess.Popen[str]]:
     """Processes that fill the store, let go together once all are ready."""
     command = [sys.executable, "-W", "ignore", "-c", FILLER, str(folder), str(pause_s)]
     processes = [
-        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, text=True) for number in range(count)
+        subprocess.Popen([*command, str(number), str(shard_rows)], stdout=subprocess.PIPE, text=True)
+        for number in range(count)
     ]
     deadline = time.monotonic() + 120
     while not all((folder / f"ready-{number}").exists() for number in range(count)) and time.monotonic() < deadline:
         time.sleep(0.02)
     (folder / "go").touch()
     return processes
+
+
+def _bits(store: EmbeddingStore, num_views: int) -> dict[Shard, bytes]:
+    return {shard: store.rows(shard).tobytes() for shard in store.shards(num_views)}
+
+
+def test_a_budget_raised_in_steps_smaller_than_a_shard_gets_there_and_pays_no_answer_twice(
+    tmp_path: Path, large_shards: None
+) -> None:
+    undisturbed, store = (EmbeddingStore(tmp_path / name, KEY, Drawn()) for name in ("undisturbed", "raised"))
+    fill(undisturbed, metered(tmp_path / "undisturbed"), num_views=1)
+    budget, rows = 0, [0]
+    while not status(store, num_views=1).is_complete:
+        budget += 32
+        assert budget < 2 * SOURCE_ROWS, rows
+        with suppress(BudgetReached):
+            fill(store, metered(tmp_path / "raised", budget=budget), num_views=1, batch_size=16)
+        rows.append(status(store, num_views=1).rows)
+    assert rows == [0, 32, 64, 96, 97], "every answer counts"
+    assert reserved_queries(tmp_path / "raised" / "ledger") == 112, "97 rows, filled up to a multiple of 16"
+    assert _bits(EmbeddingStore(tmp_path / "raised", KEY, Drawn()), 1) == _bits(undisturbed, 1)
+    assert verify(store, num_views=1) == []
+    assert not list(Path(store.folder).glob("*.part"))
+
+
+def test_what_was_answered_before_kill_9_is_not_asked_again_and_its_leavings_are_removed(
+    tmp_path: Path, large_shards: None
+) -> None:
+    undisturbed, store = (EmbeddingStore(tmp_path / name, KEY, Drawn()) for name in ("undisturbed", "killed"))
+    fill(undisturbed, metered(tmp_path / "undisturbed"), num_views=4)
+    (tmp_path / "killed").mkdir()
+    (process,) = _fillers(tmp_path / "killed", 0.1, shard_rows=1024)
+    deadline = time.monotonic() + 60
+    while reserved_queries(tmp_path / "killed" / "ledger") < 112 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    for spool in Path(store.folder).glob("*.rows.part"):
+        with spool.open("ab") as file:
+            file.write(b"a record that was torn" * 5)
+    half = Path(f"{store.path(store.missing(4)[0])}.99-abc.part")
+    half.touch()
+    (again,) = _fillers(tmp_path / "killed", 0.0, shard_rows=1024)
+    again.communicate(timeout=120)
+    one_batch, padding = 16, 15
+    assert reserved_queries(tmp_path / "killed" / "ledger") <= 4 * SOURCE_ROWS + one_batch + padding
+    assert _bits(EmbeddingStore(tmp_path / "killed", KEY, Drawn()), 4) == _bits(undisturbed, 4)
+    assert not list(Path(store.folder).glob("*.part"))
+
+
+def test_a_spool_that_outlived_its_shard_is_removed(tmp_path: Path) -> None:
+    store, teacher = EmbeddingStore(tmp_path, KEY, Drawn()), metered(tmp_path)
+    fill(store, teacher, num_views=1)
+    Spool(store.path(Shard(0, 0, 0))).append(np.arange(2), np.ones((2, 4), dtype=np.float32))
+    assert status(store, num_views=1).rows == SOURCE_ROWS
+    fill(store, teacher, num_views=1)
+    assert not list(Path(store.folder).glob("*.part"))
+
+
+def test_a_spool_ends_where_a_record_is_damaged(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "shard"))
+    assert spool.resume() == {}
+    for first in (0, 2, 4):
+        spool.append(np.array([first, first + 1]), np.full((2, 3), first, dtype=np.float32))
+    assert {image_id: row.tolist() for image_id, row in spool.rows().items()} == {
+        image_id: [float(image_id // 2 * 2)] * 3 for image_id in range(6)
+    }
+    data = bytearray(spool.path.read_bytes())
+    data[-30] ^= 1
+    spool.path.write_bytes(data)
+    assert sorted(spool.resume()) == [0, 1, 2, 3]
+    spool.append(np.array([9]), np.ones((1, 3), dtype=np.float32))
+    assert sorted(spool.rows()) == [0, 1, 2, 3, 9]
 
 
 def test_two_fillers_share_the_work(tmp_path: Path) -> None:
