@@ -21,7 +21,7 @@ from PIL import Image
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.parquet import bounded_batches
-from trainables.data.sources import Step, sources_of
+from trainables.data.sources import Step, read_sources
 from trainables.record import read_json, write_json
 
 
@@ -146,7 +146,8 @@ def _parquet(step: Step, files: Mapping[str, Path], target: Path, benchmark: Ben
         raise UserError(f"{step.source} lacks the column {', '.join(absent)}; it has {', '.join(names)}")
     classes, domains = (_value_names(table.schema_arrow, column) for column in ("label", "domain"))
     row_number = 0
-    max_bytes = 2 * sources_of(benchmark.name).unpacked_bytes
+    known = read_sources().get(benchmark.name)
+    max_bytes = 2 * known.unpacked_bytes if known is not None else shutil.disk_usage(target).free
     for batch in bounded_batches(table, step.source, max_bytes=max_bytes):
         for row in batch.to_pylist():
             domain = _matching(domains.get(row["domain"], row["domain"]), benchmark.domain_names, "domain")
