@@ -38,7 +38,7 @@ class Arrivals:
 
     work: Path
     max_bytes: int
-    """Bytes that one archive may unpack to."""
+    """Bytes that one archive may unpack to, and one Parquet file hold."""
     attempts: int = 5
     first_wait_s: float = 1.0
     own_files: Path | None = None

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,9 +21,10 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
+from trainables.data.archives import ArchiveError
 from trainables.data.http_transport import Progress, quiet
 from trainables.data.parquet import bounded_batches
-from trainables.data.sources import Step, sources_of
+from trainables.data.sources import Step
 from trainables.record import read_json, write_json
 
 
@@ -34,27 +36,34 @@ class StepError(UserError):
         self.file = file
 
 
-def run_step(
-    step: Step,
-    number: int,
-    files: Mapping[str, Path],
-    target: Path,
-    benchmark: Benchmark,
-    *,
-    stages: Progress = quiet,
-) -> None:
-    """Run one step into the folder `target`; `files` gives each fetched file, or the folder it was unpacked into.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assembly:
+    """What the steps of one route work on."""
 
-    `stages` is told the images done and all there are. Raises `StepError` when a file is not as the step expects,
-    `UserError` when the disk is at fault. What is done is noted beside `target`.
+    benchmark: Benchmark
+    files: Mapping[str, Path]
+    """Each fetched file, or the folder it was unpacked into, by name."""
+    target: Path
+    """The folder that the steps fill; beside it stands what is done."""
+    max_bytes: int
+    """What the images of one Parquet file may take."""
+    stages: Progress = quiet
+    """Told the images done and all there are."""
+
+
+def run_step(step: Step, number: int, assembly: Assembly) -> None:
+    """Run one step, unless it is noted as done.
+
+    Raises `StepError` when a file is not as the step expects, `UserError` when the disk is at fault.
     """
+    target, benchmark = assembly.target, assembly.benchmark
     done_file = target.with_name("steps.json")
     done: list[int] = (read_json(done_file) or {}).get("done", [])
     if number in done:
         return
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _STEPS[step.step](step, files, target, benchmark, stages)
+        _STEPS[step.step](step, assembly)
         write_json(done_file, {"done": [*done, number]})
     except OSError as error:
         if error.errno is None:
@@ -65,8 +74,9 @@ def run_step(
         ) from None
 
 
-def _take(step: Step, files: Mapping[str, Path], target: Path, benchmark: Benchmark, stages: Progress) -> None:
+def _take(step: Step, assembly: Assembly) -> None:
     name, _, inside = step.source.partition("/")
+    files, target = assembly.files, assembly.target
     folder = files[name] / inside
     if not folder.is_dir():
         found = ", ".join(sorted(entry.name for entry in files[name].iterdir())[:10])
@@ -79,8 +89,9 @@ def _take(step: Step, files: Mapping[str, Path], target: Path, benchmark: Benchm
             entry.rename(target / entry.name)
 
 
-def _remove_listed(step: Step, files: Mapping[str, Path], target: Path, benchmark: Benchmark, stages: Progress) -> None:
-    lines = files[step.source].read_text(encoding="utf-8", errors="replace").splitlines()
+def _remove_listed(step: Step, assembly: Assembly) -> None:
+    target = assembly.target
+    lines = assembly.files[step.source].read_text(encoding="utf-8", errors="replace").splitlines()
     listed = sorted({line.strip() for line in lines if line.strip()})
     for path in listed:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -99,13 +110,14 @@ def _remove_listed(step: Step, files: Mapping[str, Path], target: Path, benchmar
         (target / path).unlink(missing_ok=True)
 
 
-def _camera_traps(step: Step, files: Mapping[str, Path], target: Path, benchmark: Benchmark, stages: Progress) -> None:
+def _camera_traps(step: Step, assembly: Assembly) -> None:
     """Sort images into location_L/CATEGORY, as DomainBed does.
 
     Images and annotations of all annotation files are merged by id. An image goes into the folder of every category
     that one of its annotations names, once each: one with a cat and a dog stands in both, one with two cats once.
     Other locations and categories are left out.
     """
+    files, benchmark = assembly.files, assembly.benchmark
     images, annotations, categories = _merged_annotations(files[step.annotations], step.annotations)
     pictures = {path.name: path for path in sorted(files[step.source].rglob("*")) if path.is_file()}
     wanted = {name.removeprefix("location_"): name for name in benchmark.domain_names}
@@ -117,7 +129,7 @@ def _camera_traps(step: Step, files: Mapping[str, Path], target: Path, benchmark
         classes_of.setdefault(image_id, set()).add(categories[category_id])
     missing = []
     for number, (image_id, (location, file_name)) in enumerate(sorted(images.items())):
-        stages(f"assembling {benchmark.name}", number, len(images))
+        assembly.stages(f"assembling {benchmark.name}", number, len(images))
         if location not in wanted:
             continue
         for category in sorted(classes_of.get(image_id, set()) & set(benchmark.class_names)):
@@ -125,7 +137,7 @@ def _camera_traps(step: Step, files: Mapping[str, Path], target: Path, benchmark
             if name not in pictures:
                 missing.append(name)
                 continue
-            _link(pictures[name], target / wanted[location] / category / name)
+            _link(pictures[name], assembly.target / wanted[location] / category / name)
     if missing:
         some = ", ".join(missing[:5])
         raise StepError(step.source, f"{len(missing):,} annotated images are missing from {step.source}: {some}")
@@ -164,25 +176,27 @@ def _link(source: Path, destination: Path) -> None:
         aside.rename(destination)
 
 
-def _parquet(step: Step, files: Mapping[str, Path], target: Path, benchmark: Benchmark, stages: Progress) -> None:
+def _parquet(step: Step, assembly: Assembly) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
+    benchmark = assembly.benchmark
     try:
-        with parquet.ParquetFile(files[step.source]) as table:
+        with parquet.ParquetFile(assembly.files[step.source]) as table:
             names = table.schema_arrow.names
             absent = [name for name in ("image", "domain", "label") if name not in names]
             if absent:
                 message = f"{step.source} lacks the column {', '.join(absent)}; it has {', '.join(names)}"
                 raise StepError(step.source, message)
             value_names = {column: _value_names(table.schema_arrow, column) for column in ("label", "domain")}
-            max_bytes = 2 * sources_of(benchmark.name).unpacked_bytes
-            batches = bounded_batches(table, step.source, max_bytes=max_bytes)
+            batches = bounded_batches(table, step.source, max_bytes=assembly.max_bytes)
             rows = (row for batch in batches for row in batch.to_pylist())
             for row_number, row in enumerate(rows):
-                stages(f"assembling {benchmark.name}", row_number, table.metadata.num_rows)
+                assembly.stages(f"assembling {benchmark.name}", row_number, table.metadata.num_rows)
                 place, image = _placed(row, row_number, step, value_names, benchmark)
-                _write_whole(target / place, image)
+                _write_whole(assembly.target / place, image)
+    except ArchiveError as error:
+        raise StepError(step.source, str(error)) from None
     except (pa.ArrowException, UnicodeDecodeError) as error:
         kind = "is no Parquet file, or is damaged"
         raise StepError(step.source, f"{step.source} {kind}: {' '.join(str(error).split())}") from None
@@ -245,7 +259,7 @@ def _write_whole(place: Path, data: bytes) -> None:
     aside.replace(place)
 
 
-_STEPS: dict[str, Callable[[Step, Mapping[str, Path], Path, Benchmark, Progress], None]] = {
+_STEPS: dict[str, Callable[[Step, Assembly], None]] = {
     "take": _take,
     "parquet": _parquet,
     "camera_traps": _camera_traps,

@@ -22,7 +22,7 @@ from pathlib import Path
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.arrivals import Arrivals, NoOriginError
-from trainables.data.assemble import StepError, run_step
+from trainables.data.assemble import Assembly, StepError, run_step
 from trainables.data.http_transport import Progress, quiet
 from trainables.data.receipt import receipt_notes, was_accepted, write_receipt
 from trainables.data.sources import BenchmarkSources, Route, sources_of
@@ -160,9 +160,16 @@ def _follow(
     while True:
         files = {file.name: arrivals.obtain(file) for file in route.files}
         stages(f"assembling {benchmark.name}", 0, None)
+        assembly = Assembly(
+            benchmark=benchmark,
+            files=files,
+            target=arrivals.assembled,
+            max_bytes=arrivals.max_bytes,
+            stages=stages,
+        )
         try:
             for number, step in enumerate(route.steps):
-                run_step(step, number, files, arrivals.assembled, benchmark, stages=stages)
+                run_step(step, number, assembly)
         except StepError as error:
             arrivals.reject(route.files, error.file, str(error))
             continue

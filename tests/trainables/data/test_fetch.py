@@ -510,7 +510,7 @@ def test_a_parquet_with_original_paths_keeps_their_names(tmp_path: Path) -> None
     import pyarrow.parquet as parquet
 
     from tests.trainables.data.folders import encoded, tiny_benchmark
-    from trainables.data.assemble import run_step
+    from trainables.data.assemble import Assembly, run_step
 
     rows = {
         "image": [{"bytes": encoded(1), "path": "a.png"}, {"bytes": encoded(2), "path": None}],
@@ -523,14 +523,16 @@ def test_a_parquet_with_original_paths_keeps_their_names(tmp_path: Path) -> None
     (tmp_path / "x.parquet").write_bytes(stream.getvalue())
     target = tmp_path / "assembled"
     step = Step(step="parquet", source="x.parquet")
-    run_step(step, 0, {"x.parquet": tmp_path / "x.parquet"}, target, tiny_benchmark())
+    files = {"x.parquet": tmp_path / "x.parquet"}
+    assembly = Assembly(benchmark=tiny_benchmark(), files=files, target=target, max_bytes=2**20)
+    run_step(step, 0, assembly)
     found = sorted(str(file.relative_to(target)) for file in target.rglob("*.png"))
     assert found == ["art/cat/x-000001.png", "sketch/dog/dog_7.png"]
     assert (target / found[1]).read_bytes() == encoded(1)
     assert isinstance(hub_parquet(tmp_path), bytes)
     (tmp_path / "x.parquet").write_bytes(tarred({}))
     with pytest.raises(UserError, match=r"x.parquet is no Parquet file"):
-        run_step(step, 1, {"x.parquet": tmp_path / "x.parquet"}, target, tiny_benchmark())
+        run_step(step, 1, assembly)
 
 
 def test_the_result_is_a_verification(tmp_path: Path, pacs: BenchmarkSources) -> None:
