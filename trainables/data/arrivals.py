@@ -90,7 +90,7 @@ class Arrivals:
             shutil.rmtree(made, ignore_errors=True)
         for note in ("steps.json", "removing.json"):
             (self.work / note).unlink(missing_ok=True)
-        suspects = [file for file in files if file.sha256 is None and at_fault in ("", file.name)]
+        suspects = [file for file in files if not file.has_checksum and at_fault in ("", file.name)]
         hopeful = [file for file in suspects if self._left(file)]
         earlier = [line for file in suspects for line in self._said.get(file.name, [])]
         for file in hopeful or suspects:

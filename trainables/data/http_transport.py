@@ -80,7 +80,7 @@ def fetch_url(
     if is_whole:
         return part
     headers = {"Accept-Encoding": "identity"}
-    if have and (validator or file.sha256):
+    if have and (validator or file.has_checksum):
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator and not version else {})
     try:
         with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as response:

@@ -50,12 +50,19 @@ class RemoteFile:
     """Bytes, where known."""
     sha256: str | None = None
     """Checksum, where known."""
+    md5: str | None = None
+    """Checksum of files of which nothing better is published; it tells a damaged copy, not a forged one."""
     mirrors: tuple[Mirror, ...] = ()
     """Tried in order."""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise UserError(f"a source file has a plain name, got {self.name!r}")
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether what arrives can be told from what was meant."""
+        return self.sha256 is not None or self.md5 is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

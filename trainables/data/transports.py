@@ -104,8 +104,11 @@ def check_arrived(file: RemoteFile, path: Path) -> str:
         problem = f"sent {size:,} bytes instead of {file.size:,}"
     elif size == 0:
         problem = "sent an empty file"
-    elif (found := sha256_of(path)) != (wanted := file.sha256 or found):
-        problem = f"wrong checksum: SHA-256 {found[:16]}... instead of {wanted[:16]}..."
+    else:
+        found = digest_of(path, "sha256")
+        problem = _wrong("SHA-256", found, file.sha256)
+        if file.md5 is not None and not problem:
+            problem = _wrong("MD5", digest_of(path, "md5"), file.md5)
     if problem:
         path.unlink()
         state_of(path).unlink(missing_ok=True)
@@ -113,10 +116,14 @@ def check_arrived(file: RemoteFile, path: Path) -> str:
     return found
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
+def digest_of(path: Path, algorithm: str) -> str:
+    """A file's digest, in hexadecimal digits."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+def _wrong(kind: str, found: str, wanted: str | None) -> str:
+    return "" if wanted in (None, found) else f"wrong checksum: {kind} {found[:16]}... instead of {wanted[:16]}..."
 
 
 @contextmanager

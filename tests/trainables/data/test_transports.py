@@ -179,3 +179,16 @@ def test_a_hub_is_asked_for_the_pinned_revision_and_tells_its_progress(tmp_path:
         Mirror(transport="http", address="http://localhost/x.bin", revision="0123abc")
     with pytest.raises(UserError, match="OWNER/NAME/path"):
         Mirror(transport="hugging_face", address="owner/data")
+
+
+def test_where_only_an_md5_is_published_a_damaged_copy_is_told_by_it(tmp_path: Path, server: FileServer) -> None:
+    content = os.urandom(SIZE)
+    mirror, _ = mirrored(server, "http", content)
+    file = RemoteFile(name="x.bin", md5=hashlib.md5(content).hexdigest())
+    assert bring(file, mirror, tmp_path) == content
+    (tmp_path / "x.bin").unlink()
+    other, _ = mirrored(server, "http", content[:-1] + bytes([content[-1] ^ 1]), "other.bin")
+    with pytest.raises(MirrorError, match="wrong checksum: MD5 "):
+        bring(file, other, tmp_path)
+    assert not (tmp_path / "x.bin").exists()
+    assert file.has_checksum

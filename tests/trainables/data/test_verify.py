@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.benchmarks import BENCHMARKS, PACS, VLCS
+from search_spaces.benchmarks import BENCHMARKS, PACS, VLCS, Benchmark
 from search_spaces.errors import UserError
 from tests.trainables.data.folders import tiny_benchmark, write_tiny
 from tests.trainables.data.look_alikes import write_counts
@@ -67,16 +67,17 @@ def test_a_few_missing_images_name_the_nearest_variant(tmp_path: Path) -> None:
     assert found.notes[0] == "nearest known variant: papers; SUN09 3,279 instead of 3,282 (-3)"
 
 
-def test_classes_off_by_one_are_noticed(tmp_path: Path) -> None:
-    write_counts(tmp_path / "x", VLCS, known_variants("VLCS")[0])
-    folder = tmp_path / "x" / "LabelMe"
-    for name in VLCS.class_names:
+@pytest.mark.parametrize(("benchmark", "domain"), [(VLCS, "LabelMe"), (PACS, "photo")])
+def test_classes_off_by_one_are_noticed(benchmark: Benchmark, domain: str, tmp_path: Path) -> None:
+    write_counts(tmp_path / "x", benchmark, known_variants(benchmark.name)[0])
+    folder, names = tmp_path / "x" / domain, benchmark.class_names
+    for name in names:
         (folder / name).rename(folder / f"{name}-old")
-    for name, other in zip(VLCS.class_names, [*VLCS.class_names[1:], VLCS.class_names[0]], strict=True):
+    for name, other in zip(names, [*names[1:], names[0]], strict=True):
         (folder / f"{name}-old").rename(folder / other)
-    found = verify(tmp_path / "x", VLCS)
+    found = verify(tmp_path / "x", benchmark)
     assert found.variant == "unknown"
-    assert "LabelMe: the class counts are those of papers in another order; labels may be mixed up" in found.notes
+    assert f"{domain}: the class counts are those of papers in another order; labels may be mixed up" in found.notes
 
 
 def test_duplicates_are_counted_by_kind(pacs: Path) -> None:
@@ -102,13 +103,14 @@ def test_a_picture_of_another_class_in_another_domain_is_noticed(pacs: Path) -> 
     )
 
 
-def test_notes_say_how_far_labels_could_be_checked(pacs: Path) -> None:
+def test_notes_say_how_far_labels_could_be_checked(tmp_path: Path) -> None:
     checked = "class folders by name and order, and pictures that stand in several domains"
-    assert verify(pacs, PACS).notes[-1] == (
-        "labels could not be checked by counts: no counts per class are known; checked: the 7 " + checked
+    write_sample(tmp_path, images_per_class=1, image_side=16, benchmarks=["VLCS", "TerraIncognita"])
+    terra = BENCHMARKS["TerraIncognita"]
+    assert verify(tmp_path / terra.folder, terra).notes[-1] == (
+        "labels could not be checked by counts: no counts per class are known; checked: the 10 " + checked
     )
-    write_sample(pacs.parent, images_per_class=1, image_side=16, benchmarks=["VLCS"])
-    assert verify(pacs.parent / "VLCS", VLCS).notes[-1] == f"labels checked: the counts per class, the 5 {checked}"
+    assert verify(tmp_path / "VLCS", VLCS).notes[-1] == f"labels checked: the counts per class, the 5 {checked}"
 
 
 def test_names_that_differ_only_in_case_are_named(pacs: Path) -> None:
