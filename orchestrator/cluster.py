@@ -6,17 +6,13 @@ that was there before is only disconnected from.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
 import math
 import os
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -25,6 +21,7 @@ from typing import Any
 
 from orchestrator.attempts import LOST_NODES_WITHOUT_PROGRESS, describe
 from orchestrator.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
+from orchestrator.ray_folders import ray_folder
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from trainables.teacher.ledger import BudgetReached
@@ -40,8 +37,6 @@ ANSWER_TIMEOUT_S = 10.0
 MACHINE_TIMEOUT_S = 120.0
 """How long a machine of the cluster may take to start a process and answer."""
 
-LAST_WRITES_S = 5.0
-
 PATIENCE = {
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_health_check_failure_threshold": "60",
@@ -49,11 +44,6 @@ PATIENCE = {
 }
 """Of a Ray on this machine alone. Nobody takes over from it, so being slow for half a minute must not end it: Ray ends
 a raylet whose helpers are late, and with it, without a word and with exit code 1, the process that started it."""
-
-LONGEST_TEMPORARY = 30
-"""Characters of the folder that Ray's own is made in: the sockets below may not be longer than 107."""
-
-TEMPORARY_PREFIX = "vl2v-ray-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,7 +212,7 @@ def _local(*, dashboard: bool, cpus: int | None) -> Iterator[Cluster]:
     import ray
 
     _take_own_token()
-    with quiet_engines(), _temporary_folder() as folder:
+    with quiet_engines(), ray_folder() as folder:
         try:
             context: Any = ray.init(
                 # A stale address file of another Ray would be connected to instead.
@@ -308,56 +298,6 @@ def _fitting(there: Mapping[str, float], resources: Resources) -> int:
         math.floor(there.get(name, 0.0) / (resources.workers * each) + 1e-6) for name, each in wanted.items() if each
     ]
     return min(fits, default=1)
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A new folder for Ray's sessions, short enough for its sockets; folders of processes that were killed go too.
-
-    A lock on the folder tells the living from the dead: the system drops it with the process.
-    """
-    base = _temporary_base()
-    remove_abandoned_rays()
-    hidden = Path(tempfile.mkdtemp(prefix=f".{TEMPORARY_PREFIX}", dir=base))
-    lock = os.open(hidden, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    folder = hidden.rename(base / hidden.name.removeprefix("."))
-    try:
-        yield folder
-    finally:
-        _remove(folder)
-        os.close(lock)
-
-
-def _temporary_base() -> Path:
-    base = Path(tempfile.gettempdir())
-    return Path("/tmp") if len(str(base)) > LONGEST_TEMPORARY else base
-
-
-def _remove(folder: Path) -> None:
-    """Ray's processes may write for a moment after they were told to end."""
-    ended = time.monotonic() + LAST_WRITES_S
-    while folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        if time.monotonic() > ended:
-            return
-        time.sleep(0.05)
-
-
-def remove_abandoned_rays() -> None:
-    """Remove the folders of local Rays whose process was killed."""
-    for folder in _temporary_base().glob(f"{TEMPORARY_PREFIX}*"):
-        try:
-            lock = os.open(folder, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
-        finally:
-            os.close(lock)
 
 
 def _take_own_token() -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
-from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, remove_abandoned_rays
+from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.gpu_sharing import ShareTeller
@@ -23,6 +23,7 @@ from orchestrator.mirrored import at_work, check_budget_can_be_kept
 from orchestrator.plan import make_plan
 from orchestrator.preflight import CHECKING, check_data, check_methods, check_shared, resolve_benchmarks, unchecked
 from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
+from orchestrator.ray_folders import remove_abandoned_ray_folders
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remaining_need import remaining_need
 from orchestrator.remembered import LastRun, remember_run
@@ -278,7 +279,7 @@ def _work(
     """Run what is left; True where a signal ended it early."""
     settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
     # A command that was killed at its very end left these, and there may be nothing left to start Ray for.
-    remove_abandoned_rays()
+    remove_abandoned_ray_folders()
     shutil.rmtree(jobs.store.ray_folder, ignore_errors=True)
     if agenda.is_finished or agenda.is_out_of_budget:
         sync.finish()

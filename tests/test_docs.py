@@ -14,7 +14,7 @@ import typer
 
 from orchestrator.cli import app
 from orchestrator.cli.app import PROGRAM
-from orchestrator.cli.options import SweepOptions, build_request
+from orchestrator.cli.requests import SweepOptions, build_request
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -24,9 +24,8 @@ from orchestrator.cli.options import (
     SecondsPerFoldOption,
     TrackingOption,
     WallBudgetOption,
-    check_choice,
-    check_money,
 )
+from orchestrator.cli.requests import check_choice, check_money
 from orchestrator.cli.syncing import say_where_tracking_stands
 from orchestrator.limits import Limits
 

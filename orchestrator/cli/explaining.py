@@ -11,14 +11,8 @@ import typer
 
 from orchestrator.cli.app import FAILED_FOLDS, app
 from orchestrator.cli.consoles import wide_console
-from orchestrator.cli.options import (
-    AddressOption,
-    DataRootOption,
-    ExistingOutOption,
-    JsonOption,
-    QueryBudgetOption,
-    check_money,
-)
+from orchestrator.cli.options import AddressOption, DataRootOption, ExistingOutOption, JsonOption, QueryBudgetOption
+from orchestrator.cli.requests import check_money
 from orchestrator.cli.watching import FoldArgument
 from search_spaces.errors import UserError
 

@@ -31,15 +31,13 @@ from orchestrator.cli.options import (
     SeedsOption,
     SelectionOption,
     SpaceOption,
-    SweepOptions,
     TeacherModeOption,
     TeacherOption,
     TrialsOption,
     WallBudgetOption,
     WorkersOption,
-    build_request,
-    check_money,
 )
+from orchestrator.cli.requests import SweepOptions, build_request, check_money
 from orchestrator.limits import Limits
 from search_spaces.hyperparameters import Resources
 

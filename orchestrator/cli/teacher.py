@@ -22,12 +22,10 @@ from orchestrator.cli.options import (
     PriceOption,
     QueryBudgetOption,
     StoreOption,
-    SweepOptions,
     TeacherModeOption,
     TeacherOption,
-    build_request,
-    check_money,
 )
+from orchestrator.cli.requests import SweepOptions, build_request, check_money
 from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
 

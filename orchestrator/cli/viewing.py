@@ -10,7 +10,8 @@ import typer
 
 from orchestrator.cli.app import app
 from orchestrator.cli.consoles import wide_console
-from orchestrator.cli.options import ErrorOption, ExistingOutOption, JsonOption, PriceOption, check_choice, check_money
+from orchestrator.cli.options import ErrorOption, ExistingOutOption, JsonOption, PriceOption
+from orchestrator.cli.requests import check_choice, check_money
 
 if TYPE_CHECKING:
     from rich.table import Table

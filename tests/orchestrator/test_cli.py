@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.cli.options import SweepOptions, build_request
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
-from orchestrator.cli.running import queries_line
+from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.cli.training import queries_line
 from orchestrator.fold_groups import FoldGroup
 from orchestrator.progress import Counts, FoldEvent, ProgressEvent
 from orchestrator.records import TrialRecord

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import TEMPORARY_PREFIX, Cluster, call_on_cluster, check_resources, connect, engines_told
+from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, engines_told
+from orchestrator.ray_folders import TEMPORARY_PREFIX
 from orchestrator.tuning import folds_at_once
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.attempts import Attempt
 from orchestrator.cli import run
-from orchestrator.cli.options import SweepOptions, build_request
+from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.explain import explain_fold, explain_trial
 from orchestrator.export import export_groups
 from orchestrator.lookup import known_folds

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.attempts import Attempt
 from orchestrator.choices import choice
-from orchestrator.cli.options import SweepOptions, build_request
+from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.explain import explain_trial
 from orchestrator.lookup import known_folds
 from orchestrator.pair_folds import held_out_accuracy, held_out_validation

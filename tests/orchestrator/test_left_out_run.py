@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agenda import build_agenda
-from orchestrator.cli.options import SweepOptions, build_request
+from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.plan import make_plan
 from orchestrator.specs import FoldJobs, FoldSpecs
 from orchestrator.store import Store
