@@ -14,7 +14,7 @@
     OUT/pruning/GROUP.jsonl            what the pruner decided, and why (`orchestrator.pruning`); append-only
     OUT/data/                          indices and checks of the images, by manifest
     OUT/mlflow.db, OUT/mlartifacts/    the projection into MLflow
-    OUT/.documents/                    files on their way into MLflow, empty otherwise
+    OUT/.documents/                    files on their way into MLflow, gone afterwards
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
     OUT/run.json                       where and with what the sweep last ran (`orchestrator.remembered`)

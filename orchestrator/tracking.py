@@ -7,6 +7,7 @@ nothing, whoever was killed on the way. Processes that project the same sweep ta
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -133,6 +134,9 @@ class Tracker:
                 # What is known of the runs may be wrong by now: a server may come back as an older one.
                 self._forget()
                 raise
+            finally:
+                # With what a killed writer left in it.
+                shutil.rmtree(self._store.documents_folder, ignore_errors=True)
 
     @contextmanager
     def _only_writer(self) -> Iterator[None]:
@@ -261,7 +265,6 @@ class Tracker:
         file = self._store.documents_folder / name
         write_json(file, content)
         self._client.log_artifact(run_id, str(file))
-        file.unlink()
 
 
 def comparison_address(base: str, experiment_id: str, sweep_tag: str) -> str:
