@@ -21,6 +21,7 @@ from orchestrator.store import Store
 from orchestrator.sweep import alone_in, run_sweep
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
+from tests.heartbeats import quick_heartbeats
 from tests.orchestrator.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts
 from trainables.leases import read_owner, this_process
@@ -273,7 +274,7 @@ def _wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
 def test_a_sweep_that_was_taken_for_dead_and_taken_over_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.2)
+    quick_heartbeats(monkeypatch, 0.2)
     write_json(tmp_path / "BEHAVIOUR", {"pause": 3})
     store, other = Store(tmp_path), this_process()
 

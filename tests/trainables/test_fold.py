@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from search_spaces.hyperparameters import StageHyperparameters, Swad
+from tests.heartbeats import quick_heartbeats
 from trainables.align import LeaseLostError
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
@@ -225,7 +226,7 @@ def test_nothing_of_the_fold_stays_half_written(make_job: MakeJob) -> None:
 def test_a_worker_whose_folder_somebody_else_took_stops_at_its_next_report(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.02)
+    quick_heartbeats(monkeypatch, 0.02)
     job, other, reports = make_job("erm"), this_process(), 0
 
     def report(metrics: dict[str, Any]) -> None:

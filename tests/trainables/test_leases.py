@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.heartbeats import quick_heartbeats
 from trainables.leases import (
     STALE_S,
     Lease,
@@ -194,7 +195,7 @@ def test_without_hard_links_it_is_a_new_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_heartbeat_goes_on_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.02)
+    quick_heartbeats(monkeypatch, 0.02)
     lease = Lease(tmp_path / "lease.json", this_process())
     lease.take()
     os.utime(lease.path, (1.0, 1.0))
@@ -218,7 +219,7 @@ def test_release_leaves_a_lease_that_somebody_else_took(tmp_path: Path) -> None:
 
 
 def test_who_lost_the_lease_learns_it_at_the_next_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.02)
+    quick_heartbeats(monkeypatch, 0.02)
     told: list[Owner] = []
     lease, other = Lease(tmp_path / "lease.json", this_process(), when_lost=told.append), this_process()
     lease.take()
@@ -239,7 +240,7 @@ def test_who_lost_the_lease_learns_it_at_the_next_heartbeat(tmp_path: Path, monk
 
 
 def test_a_lease_that_is_let_go_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.leases.HEARTBEAT_S", 0.001)
+    quick_heartbeats(monkeypatch, 0.001)
     told: list[Owner] = []
     leases = [Lease(tmp_path / "lease.json", this_process(), when_lost=told.append) for _ in range(2)]
     for lease in leases * 20:
