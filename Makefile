@@ -1,4 +1,4 @@
-# make demo | test | bench | lint. Each makes .venv and installs once; a second run reuses it.
+# make demo | test | test-slow | bench | lint. Each makes .venv and installs once; a second run reuses it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= demo
 
-.PHONY: demo test bench lint install
+.PHONY: demo test test-slow bench lint install
 
 install: $(INSTALLED)
 
@@ -19,7 +19,10 @@ demo: $(INSTALLED)
 	$(BIN)/vl2v-orchestrate sweep --config demo.yaml --out $(DEMO_OUT) -y
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses 2 -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

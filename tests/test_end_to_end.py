@@ -16,8 +16,6 @@ from safetensors.torch import load_file
 from trainables.data.sample import write_sample
 from trainables.record import FoldFolder
 
-pytestmark = pytest.mark.slow
-
 TINY = (
     "student=test_byobnet",
     "student_weights=random",
@@ -63,6 +61,7 @@ def _losses(steps: Sequence[dict[str, Any]]) -> list[float]:
     return [step["loss"] for step in steps]
 
 
+@pytest.mark.slow
 def test_workers_and_executors_make_the_same_fold(data_root: Path, tmp_path: Path) -> None:
     one = _train(data_root, tmp_path / "one", "--workers", "1")
     again = _train(data_root, tmp_path / "again", "--workers", "1", "--executor", "tune")
@@ -115,6 +114,7 @@ def test_a_sweep_ends_in_a_report_and_is_not_run_twice(data_root: Path, tmp_path
     assert "distill step" not in second.stderr
 
 
+@pytest.mark.slow
 def test_bad_input_ends_in_one_line_and_trains_nothing(data_root: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (("--benchmark", "VLSC"), "VLCS"),
