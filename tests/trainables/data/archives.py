@@ -57,7 +57,8 @@ def downloads(benchmark: str, scratch: Path) -> dict[str, bytes]:
     write_sample(scratch, images_per_class=images_per_class, image_side=16, benchmarks=[benchmark])
     folder = scratch / BENCHMARKS[benchmark].folder
     if benchmark == "PACS":
-        return {"PACS.zip": zipped(folder, "kfold"), "pacs.parquet": hub_parquet(folder)}
+        archives = {"PACS.zip": zipped(folder, "kfold"), "pacs.zip": zipped(folder, "pacs/images")}
+        return archives | {"pacs.parquet": hub_parquet(folder)}
     if benchmark == "VLCS":
         return {"VLCS.tar.gz": tarred(files_below(folder, "VLCS"))}
     if benchmark == "OfficeHome":
@@ -137,7 +138,7 @@ def _local_file(file: RemoteFile, server: FileServer, files: dict[str, bytes]) -
     for mirror in file.mirrors:
         if mirror.transport == "hugging_face":
             owner, name, path = mirror.address.split("/", 2)
-            server.add(f"/datasets/{owner}/{name}/resolve/main/{path}", content)
+            server.add(f"/datasets/{owner}/{name}/resolve/{mirror.revision or 'main'}/{path}", content)
             mirrors.append(replace(mirror, endpoint=server.url))
         elif mirror.transport == "bucket":
             server.add(f"/bucket/{file.name}", content)
@@ -146,4 +147,5 @@ def _local_file(file: RemoteFile, server: FileServer, files: dict[str, bytes]) -
             path = f"/{mirror.transport}/{file.name}"
             server.add(path, content)
             mirrors.append(replace(mirror, address=f"{server.url}{path}"))
-    return replace(file, size=len(content), sha256=hashlib.sha256(content).hexdigest(), mirrors=tuple(mirrors))
+    sha256 = hashlib.sha256(content).hexdigest()
+    return replace(file, size=len(content), sha256=sha256, md5=None, mirrors=tuple(mirrors))

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,17 +25,6 @@ from trainables.data.sources import BenchmarkSources, Mirror
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 QUICK = FetchSettings(attempts=3, first_wait_s=0.01, variants=[])
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer().running() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pacs_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return downloads("PACS", tmp_path_factory.mktemp("pacs"))
 
 
 def _unvouched(sources: BenchmarkSources, *routes: int) -> BenchmarkSources:

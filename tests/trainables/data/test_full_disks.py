@@ -35,12 +35,6 @@ LARGE = 2_300_000
 """Bytes of the one file that does not fit."""
 
 
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer().running() as running:
-        yield running
-
-
 def _with_a_large_file(files: dict[str, bytes]) -> dict[str, bytes]:
     """The archives with one file that is small while it is packed and large when it is unpacked or written."""
     stream = io.BytesIO(files["PACS.zip"])

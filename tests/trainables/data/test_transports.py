@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 TRANSPORTS = ["http", "google_drive", "hugging_face", "bucket"]
 SIZE = 50_000
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer().running() as running:
-        yield running
 
 
 def mirrored(server: FileServer, transport: str, content: bytes, name: str = "x.bin") -> tuple[Mirror, str]:
