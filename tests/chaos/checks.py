@@ -21,8 +21,8 @@ ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "price
 ASKED_ONCE = ("unique_images", "unique_views")
 """What it asks again is what it asked before: different images and views are those of an undisturbed run."""
 HALF_FILES = (".*", "*.part", "*.tmp")
-KEPT = (".lock", ".mirror")
-"""The dot-files that may stay: a file that is locked, and a mirror's memory of what it has seen."""
+KEPT = (".lock", ".leases", ".mirror")
+"""What may stay: a file that is locked, the folder for such files, and a mirror's memory of what it has seen."""
 WHILE_RUNNING = ("running.json", "lease.json", "worker.json", "request.json", "checkpoint*", "ray")
 
 
