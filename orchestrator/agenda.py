@@ -126,6 +126,12 @@ class Agenda:
         self._states.running.discard(ticket.planned.key)
         self._ended(ticket)
 
+    def workers_ended(self) -> None:
+        """No worker is left: what those of pruned folds still made counts now, as it will for the next command."""
+        self._states.look_at_pruned()
+        for group in self.groups:
+            group.changed()
+
     def dropped(self, ticket: Ticket) -> None:
         """A fold was stopped from outside: it waits again, and nothing counts."""
         self._states.running.discard(ticket.planned.key)

@@ -51,6 +51,10 @@ class FoldStates:
         """Never run these again."""
         self._pruned.update(keys)
 
+    def look_at_pruned(self) -> None:
+        """The workers of folds that were stopped have ended: one may have come to its result before that."""
+        self._looked -= self._pruned - self.running
+
     def settled(self, key: str) -> bool:
         return self.objective(key) is not None or self.failed(key) or key in self._pruned
 

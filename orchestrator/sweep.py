@@ -310,6 +310,7 @@ def _work(
             _tune(agenda, jobs, owner, settings, cluster, stop, sync)
             with suppress(OSError):
                 jobs.store.mirrors.fetch_awaited()
+    agenda.workers_ended()
     sync.finish()
     if stop.user_error:
         raise UserError(stop.user_error)

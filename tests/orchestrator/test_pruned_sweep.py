@@ -44,7 +44,7 @@ def test_stopped_folds_leave_room_for_the_others(
     assert outcome.counts.waiting == outcome.counts.running == outcome.counts.failed == 0
     store = Store(tmp_path)
     pruned = [one for group in store.groups() for one in read_decisions(store, group.name) if one.verdict == "prune"]
-    # The workers of a nested trainer run on until it is ended, and a stub may come to its end before that.
+    # The workers of a nested trainer run on until it is ended, and a stub may come to its result before that.
     given_up = {key for one in pruned for key in one.folds if not store.fold(key).is_done}
     assert len(given_up) == outcome.counts.pruned > 0
     told = {event.fold.key: event.fold for event in events if event.kind == "fold_pruned" and event.fold}

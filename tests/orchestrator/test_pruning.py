@@ -309,6 +309,19 @@ def test_another_sweep_on_the_store_goes_on_with_a_pruned_fold_and_its_result_wi
     assert (after.done, after.pruned) == (before.done + 1, before.pruned - 1)
 
 
+def test_a_worker_that_came_to_its_result_while_it_was_stopped_counts_at_the_end(tmp_path: Path) -> None:
+    bench = Worked(tmp_path)
+    bench.run_all()
+    before = bench.agenda.counts()
+    spec = bench.store.spec(min(bench.pruned_keys()))
+    assert spec is not None
+    bench.write_result(spec)
+    bench.agenda.workers_ended()
+    after = bench.agenda.counts()
+    assert (after.done, after.pruned) == (before.done + 1, before.pruned - 1)
+    assert after == Worked(tmp_path, bench.sweep).agenda.counts()
+
+
 def test_two_sweeps_that_give_a_fold_up_are_both_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.mark_pruned("k", {"rule": "asha"}, "one")
