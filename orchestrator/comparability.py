@@ -31,7 +31,7 @@ def fingerprint(measurement: Measurement) -> dict[str, str]:
         "view": f"{image_size} px",
         "precision": hyperparameters.precision,
     }
-    if facts.uses_teacher_images or facts.uses_teacher_texts:
+    if facts.asks:
         content["teacher"] = f"{hyperparameters.teacher} ({spec.teacher_fingerprint or 'by name'})"
         content["teacher mode"] = hyperparameters.teacher_mode
     if facts.trains:

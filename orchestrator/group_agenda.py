@@ -107,11 +107,11 @@ class GroupAgenda:
             if not self._states.settled(planned.key):
                 yield self.spec(number, planned)
 
-    @property
-    def num_unwritten(self) -> int:
-        """Folds that will be written for each test domain, by further trials and by the confirmation."""
-        unwritten = self.group.trials - len(self._trials)
-        return unwritten + (self.group.seeds - 1 if self._confirmation is None else 0)
+    def num_unwritten(self, further: int | None = None) -> int:
+        """Folds that will be written for each test domain, by further trials (None for all) and by the confirmation."""
+        left = self.group.trials - len(self._trials)
+        unwritten = left if further is None else min(left, further)
+        return unwritten + (self.group.seeds - 1 if self._confirmation is None or unwritten else 0)
 
     def unwritten_pairs(self) -> Iterator[tuple[FoldSpec, bool]]:
         """The first trial's pair folds while none is written, and whether each is settled already by another group."""
@@ -144,6 +144,17 @@ class GroupAgenda:
     def num_to_finish(self) -> int:
         """Folds that are not settled if no further trial begins."""
         return max(0, self.num_left - (self.group.trials - len(self._trials)) * self.num_per_trial)
+
+    @property
+    def num_promised(self) -> int:
+        """Folds that are not settled if no trial begins but the first: a group that begins is given at least these."""
+        return self.num_to_finish + (0 if self.is_started else self.num_per_trial)
+
+    @property
+    def num_with_another_trial(self) -> int:
+        """Folds that are not settled if one more trial begins, a new choice after an early one among them."""
+        anew = 0 if self._confirmation is None else (self.group.seeds - 1) * len(self.group.test_domains)
+        return self.num_to_finish + self.num_per_trial + anew
 
     @property
     def num_per_trial(self) -> int:

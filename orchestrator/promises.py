@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.records import Promise
+
 if TYPE_CHECKING:
     from orchestrator.store import Store
 
 
 class Promises:
-    """Names of fold groups, each with the budget that it began within."""
+    """What fold groups were promised, by their names."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._made = store, store.promises()
 
     def holds(self, group: str, budget: int) -> bool:
         """Whether the group began within this budget or a smaller one."""
-        return group in self._made and self._made[group] <= budget
+        return group in self._made and self._made[group].budget <= budget
 
-    def make(self, group: str, budget: int) -> None:
+    def is_narrow(self, group: str) -> bool:
+        return group in self._made and self._made[group].narrow
+
+    def make(self, group: str, budget: int, *, narrow: bool = False) -> None:
         """Write down that the group begins, before any of its folds does."""
-        if not self.holds(group, budget):
-            self._made[group] = budget
+        if not self.holds(group, budget) or self.is_narrow(group) != narrow:
+            self._made[group] = Promise(budget=budget, narrow=narrow)
             self._store.write_promises(self._made)
 
     def take_back(self) -> None:

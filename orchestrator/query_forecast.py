@@ -83,7 +83,6 @@ def own_need(
 ) -> Need:
     """What one fold asks for that it shares with no other; `steps` as in `teacher_queries_per_fold`."""
     facts = method_facts(method)
-    asks_texts = facts.uses_teacher_images or facts.uses_teacher_texts
     if not facts.trains:
         sources = benchmark.source_domains((test_domain,))
         validation = sum(int(pool(name, "source") * VALIDATION_FRACTION) for name in sources)
@@ -93,13 +92,13 @@ def own_need(
     images = teacher_queries_per_fold(
         benchmark, hyperparameters, method, num_test_domains=num_test_domains, steps=steps
     )
-    return Need(images=images, texts=classes if asks_texts else 0)
+    return Need(images=images, texts=classes if facts.asks else 0)
 
 
 def preflight_need(method: str, *, teacher_mode: str, classes: int) -> Need:
     """What the check before the first fold of a benchmark and method asks for."""
     facts = method_facts(method)
-    if not (facts.uses_teacher_images or facts.uses_teacher_texts) or (facts.trains and teacher_mode != "live"):
+    if not facts.asks or (facts.trains and teacher_mode != "live"):
         return Need()
     return Need(images=0 if facts.trains else PREFLIGHT_IMAGES, texts=classes)
 
@@ -119,7 +118,7 @@ def largest(sweep: Sweep, benchmark: Benchmark, method: str) -> Hyperparameters:
 def planned_need(sweep: Sweep, benchmark: Benchmark, method: str, groups: Iterable[FoldGroup]) -> Need | None:
     """What a benchmark's folds of one method ask for with an empty store; None where its images are not counted."""
     facts, hyperparameters = method_facts(method), largest(sweep, benchmark, method)
-    if not (facts.uses_teacher_images or facts.uses_teacher_texts):
+    if not facts.asks:
         return Need()
     sizes = {(domain.name, role): domain.pool_size(role) for domain in benchmark.domains for role in ("source", "test")}
     live, classes = hyperparameters.teacher_mode == "live", benchmark.num_classes
@@ -162,8 +161,8 @@ def forecast_lines(
     yield line if price_per_1000 is None else f"{line}; price at most {need.price(price_per_1000):,.2f}"
     if query_budget is not None and need.queries > query_budget:
         yield (
-            f"the query budget of {query_budget:,} may not be enough: fold groups start while the whole of each fits, "
-            "and the sweep then ends with exit code 4; raise it and run the same command again"
+            f"the query budget of {query_budget:,} may not be enough: fold groups begin while they fit, whole rows "
+            "first, and the sweep then ends with exit code 4; raise it and run the same command again"
         )
     elif query_budget is not None:
         yield f"the query budget of {query_budget:,} covers all of it"

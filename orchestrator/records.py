@@ -68,3 +68,12 @@ class GroupRecord:
     def num_folds(self) -> int:
         """Folds planned: every trial on seed 0, the chosen one on the other seeds too."""
         return (self.trials + self.seeds - 1) * len(self.test_domains)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promise:
+    """What a fold group was let begin within."""
+
+    budget: int
+    narrow: bool
+    """It holds for the first trial and its confirmation; every further trial is weighed."""

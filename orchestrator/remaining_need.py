@@ -36,12 +36,15 @@ class RemainingNeed:
         self.unchecked: set[tuple[str, str]] = set()
         """Pairs of benchmark and method whose teacher and student are still to be checked, which asks too."""
 
-    def __call__(self, group: GroupAgenda) -> Need:
-        """Folds that are written but not done, folds that will be written, and the check before the first."""
+    def __call__(self, group: GroupAgenda, further: int | None = None) -> Need:
+        """Folds that are written but not done, folds that will be written, and the check before the first.
+
+        `further` trials will be written, or all that are left.
+        """
         record = group.group
-        if group.is_finished or not _asks(record.method):
+        if group.is_finished or not method_facts(record.method).asks:
             return Need()
-        unwritten = group.num_unwritten
+        unwritten = group.num_unwritten(further)
         needs = [self.of_written(spec) for spec in group.unsettled_specs()]
         if unwritten:
             benchmark = self._specs.benchmarks[record.benchmark]
@@ -123,7 +126,7 @@ def fold_need(
         num_test_domains=len(spec.fold.test_domains),
         steps=steps,
     )
-    if live or not method_facts(spec.method).trains or not _asks(spec.method):
+    if live or not method_facts(spec.method).trains or not method_facts(spec.method).asks:
         return own
     # Loads torch, which only stored views need.
     from trainables.teacher.filling import missing_queries
@@ -163,8 +166,3 @@ def _steps_after(checkpoint: Path, written: int, stage: str, num_steps: int) -> 
     from trainables.fitting.checkpoint import steps_left
 
     return steps_left(checkpoint, stage=stage, num_steps=num_steps)
-
-
-def _asks(method: str) -> bool:
-    facts = method_facts(method)
-    return facts.uses_teacher_images or facts.uses_teacher_texts

@@ -127,7 +127,7 @@ def _need(benchmark: Benchmark, method: str, hyperparameters: Hyperparameters) -
     if hyperparameters.teacher_mode != "live":
         return Need()
     images = teacher_queries_per_fold(benchmark, hyperparameters, method, num_test_domains=PAIR)
-    asks = facts.uses_teacher_images or facts.uses_teacher_texts
+    asks = facts.asks
     return Need(images=images, texts=benchmark.num_classes if asks else 0)
 
 

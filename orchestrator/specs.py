@@ -52,7 +52,7 @@ def fold_spec(fold: Fold, *, method: str, hyperparameters: Hyperparameters, data
         UserError: the hyperparameters name a teacher, a student or a file that there is not.
     """
     facts = method_facts(method)
-    asks_teacher = facts.uses_teacher_images or facts.uses_teacher_texts or facts.student_is_teacher
+    asks_teacher = facts.asks or facts.student_is_teacher
     own_student = facts.trains and not facts.student_is_teacher
     return FoldSpec(
         fold=fold,

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.attempts import FoldAttempts, read_attempts
-from orchestrator.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, TrialRecord
+from orchestrator.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, Promise, TrialRecord
 from orchestrator.store_mirrors import StoreMirrors
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
@@ -194,13 +194,13 @@ class Store:
         """Whether a fold of the sweep was ever handed out, by whatever command."""
         return any((self.out / "trials").glob("*/[0-9]*.json"))
 
-    def promises(self) -> dict[str, int]:
-        """Names of the fold groups that a query budget has let begin, each with that budget."""
+    def promises(self) -> dict[str, Promise]:
+        """What a query budget has promised to fold groups, by their names."""
         content = read_json(self.promises_file) or {}
-        return {str(group): int(budget) for group, budget in content.items()}
+        return {str(group): from_mapping(Promise, promise) for group, promise in content.items()}
 
-    def write_promises(self, promises: Mapping[str, int]) -> None:
-        self._write(self.promises_file, promises)
+    def write_promises(self, promises: Mapping[str, Promise]) -> None:
+        self._write(self.promises_file, {group: asdict(promise) for group, promise in promises.items()})
 
     def trials(self, group: str) -> list[TrialRecord]:
         """The group's trials by number."""

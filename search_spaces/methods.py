@@ -36,6 +36,11 @@ class MethodFacts:
         return "align" in self.stages
 
     @property
+    def asks(self) -> bool:
+        """The teacher is asked, for images or for texts."""
+        return self.uses_teacher_images or self.uses_teacher_texts
+
+    @property
     def trains(self) -> bool:
         """False for the teacher itself, which is only evaluated."""
         return bool(self.stages)

@@ -119,7 +119,7 @@ class _Answers:
         """
         self._job, self._scope = job, scope
         facts = method_facts(job.spec.method)
-        self._asks = facts.uses_teacher_images or facts.uses_teacher_texts
+        self._asks = facts.asks
         self._stores = self._asks and job.spec.hyperparameters.teacher_mode != "live"
         place = _place(job, job.queries_folder)
         assert place is not None, "a job with an address has its store there"

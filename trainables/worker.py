@@ -154,7 +154,7 @@ def _inputs(job: FoldJob, workers: Workers) -> tuple[ImageSource, Teacher | None
             f"planned was {job.spec.data_manifest[:12]}"
         )
     facts = method_facts(job.spec.method)
-    if not (facts.uses_teacher_images or facts.uses_teacher_texts):
+    if not facts.asks:
         return source, None
     image_size = job.spec.hyperparameters.image_size or job.benchmark.image_size
     return source, _teacher(

@@ -24,6 +24,7 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters
+from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import Bench
@@ -36,6 +37,8 @@ from trainables.teacher.ledger import BudgetReached, QueryLedger, Reservation
 PER_FOLD = 10
 FOLDS_PER_GROUP = 4
 """3 trials on seed 0, the best on one further seed."""
+SWEEP = stub_sweep(methods=["kd"])
+"""Four groups, one row."""
 
 
 class Spending:
@@ -53,8 +56,10 @@ class Spending:
         self.agenda: Agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=self.admission)
         bench.agenda = self.agenda
 
-    def need(self, group: GroupAgenda) -> Need:
-        left = len(list(group.unsettled_specs())) + group.num_unwritten * len(group.group.test_domains)
+    def need(self, group: GroupAgenda, further: int | None = None) -> Need:
+        if not method_facts(group.group.method).asks:
+            return Need()
+        left = len(list(group.unsettled_specs())) + group.num_unwritten(further) * len(group.group.test_domains)
         return Need(images=PER_FOLD * left)
 
     def run_all(self, slots: int = 1, *, most: int = 10_000) -> None:
@@ -64,8 +69,9 @@ class Spending:
                 running.append(ticket)
             if not running:
                 return
-            self.asked += self.really
-            self.bench.run(running.pop(0))
+            ticket = running.pop(0)
+            self.asked += self.really if method_facts(ticket.spec.method).asks else 0
+            self.bench.run(ticket)
 
     @property
     def done(self) -> list[int]:
@@ -75,13 +81,13 @@ class Spending:
 
 @pytest.mark.parametrize("slots", [1, 3])
 def test_whole_groups_run_and_the_rest_waits_for_a_larger_budget(tmp_path: Path, slots: int) -> None:
-    spending = Spending(Bench(tmp_path), 2 * FOLDS_PER_GROUP * PER_FOLD + PER_FOLD)
+    spending = Spending(Bench(tmp_path, SWEEP), 2 * FOLDS_PER_GROUP * PER_FOLD + PER_FOLD)
     spending.run_all(slots)
     assert sorted(spending.done) == [0, 0, 4, 4], "a group that was begun is finished, and none is begun in vain"
     assert spending.asked == 80
     assert spending.agenda.is_out_of_budget
     assert not spending.agenda.is_finished
-    more = Spending(Bench(tmp_path), 10**6)
+    more = Spending(Bench(tmp_path, SWEEP), 10**6)
     more.run_all(slots)
     assert more.done == [4, 4, 4, 4]
     assert not more.agenda.is_out_of_budget
@@ -90,12 +96,12 @@ def test_whole_groups_run_and_the_rest_waits_for_a_larger_budget(tmp_path: Path,
 
 def test_after_a_kill_what_was_begun_goes_on_and_nothing_else_begins(tmp_path: Path) -> None:
     budget = 2 * FOLDS_PER_GROUP * PER_FOLD
-    killed = Spending(Bench(tmp_path), budget)
+    killed = Spending(Bench(tmp_path, SWEEP), budget)
     killed.run_all(most=3)
     begun = [index for index, done in enumerate(killed.done) if done]
     killed.bench.die()
     lost = 5
-    again = Spending(Bench(tmp_path), budget, asked=killed.asked + lost)
+    again = Spending(Bench(tmp_path, SWEEP), budget, asked=killed.asked + lost)
     assert not again.agenda.is_out_of_budget, "the bounds are above the budget by what was lost; bounds are not reached"
     again.run_all()
     assert [index for index, done in enumerate(again.done) if done] == begun
@@ -105,41 +111,92 @@ def test_after_a_kill_what_was_begun_goes_on_and_nothing_else_begins(tmp_path: P
         f"the query budget of {budget} does not cover what is left: {budget + lost} asked, at most {budget} to come; "
         f"raise --query-budget ({2 * budget + lost} would do) and run the same command again"
     )
-    enough = Spending(Bench(tmp_path), 2 * budget + lost, asked=again.asked)
+    enough = Spending(Bench(tmp_path, SWEEP), 2 * budget + lost, asked=again.asked)
     enough.run_all()
     assert enough.agenda.is_finished
 
 
 def test_a_smaller_budget_is_held_to_no_promise_of_a_larger_one(tmp_path: Path) -> None:
-    killed = Spending(Bench(tmp_path), 100)
+    killed = Spending(Bench(tmp_path, SWEEP), 100)
     killed.run_all(most=1)
     killed.bench.die()
-    smaller = Spending(Bench(tmp_path), 30, asked=killed.asked)
-    assert smaller.agenda.is_out_of_budget
-    larger = Spending(Bench(tmp_path), 110, asked=killed.asked)
+    smaller = Spending(Bench(tmp_path, SWEEP), 19, asked=killed.asked)
+    assert smaller.agenda.is_out_of_budget, "the confirmation does not fit"
+    larger = Spending(Bench(tmp_path, SWEEP), 110, asked=killed.asked)
     larger.run_all()
     assert sorted(larger.done) == [0, 0, 4, 4]
 
 
 def test_who_meets_the_budgets_end_goes_by_the_bounds_from_then_on(tmp_path: Path) -> None:
-    spending = Spending(Bench(tmp_path), FOLDS_PER_GROUP * PER_FOLD)
+    spending = Spending(Bench(tmp_path, SWEEP), FOLDS_PER_GROUP * PER_FOLD)
     first = spending.agenda.next()
     assert first is not None
     spending.agenda.met_budget(first)
     spending.bench.die()
-    again = Spending(Bench(tmp_path), FOLDS_PER_GROUP * PER_FOLD, asked=PER_FOLD)
+    again = Spending(Bench(tmp_path, SWEEP), FOLDS_PER_GROUP * PER_FOLD, asked=2 * PER_FOLD + 1)
     assert again.agenda.is_out_of_budget, "nothing is asked to find that out once more"
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(
+    ("folds", "done"),
+    # Less than one whole group: a row of first trials with their confirmations is 8 folds, a group's is 2.
+    [(1, [0, 0, 0, 0]), (3, [0, 0, 0, 3]), (5, [0, 0, 2, 3]), (8, [2, 2, 2, 2]), (11, [2, 3, 3, 3])],
+)
+def test_a_budget_below_one_groups_search_tries_as_many_configurations_as_fit(
+    tmp_path: Path, folds: int, done: list[int], slots: int
+) -> None:
+    sweep = stub_sweep(methods=["kd"], trials=20, seeds=2)
+    spending = Spending(Bench(tmp_path, sweep), folds * PER_FOLD + 5)
+    spending.run_all(slots)
+    assert sorted(spending.done) == done
+    assert spending.asked == sum(done) * PER_FOLD
+    assert spending.agenda.is_out_of_budget
+    for group in spending.bench.groups:
+        trials, chosen = spending.bench.store.trials(group.name), spending.bench.store.confirmation(group.name)
+        assert (chosen is None) == (not trials)
+        assert chosen is None or all(spending.bench.store.fold(planned.key).is_done for planned in chosen.folds)
+
+
+def test_killed_at_any_fold_a_budget_below_one_groups_search_buys_the_same(tmp_path: Path) -> None:
+    sweep = stub_sweep(methods=["kd"], trials=20, seeds=2)
+    for most in range(1, 11):
+        killed = Spending(Bench(tmp_path / str(most), sweep), 11 * PER_FOLD)
+        killed.run_all(most=most)
+        killed.bench.die()
+        again = Spending(Bench(tmp_path / str(most), sweep), 11 * PER_FOLD, asked=killed.asked)
+        again.run_all()
+        assert sorted(again.done) == [2, 3, 3, 3]
+    more = Spending(Bench(tmp_path / "3", sweep), 10**6, asked=110)
+    more.run_all()
+    assert more.agenda.is_finished
+    assert {choice.trials for choice in more.bench.choices().values()} == {20}
+
+
+@pytest.mark.parametrize(
+    ("folds", "done"), [(14, [0, 12]), (20, [0, 16]), (24, [0, 16]), (32, [16, 16])], ids=lambda value: str(value)
+)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_whole_rows_come_before_parts_of_further_ones(tmp_path: Path, folds: int, done: list[int], slots: int) -> None:
+    sweep = stub_sweep(methods=["erm", "kd", "vl2v_adip"])
+    spending = Spending(Bench(tmp_path, sweep), folds * PER_FOLD)
+    spending.run_all(slots)
+    by_method: dict[str, int] = {}
+    for group in spending.agenda.groups:
+        by_method[group.group.method] = by_method.get(group.group.method, 0) + group.counts().done
+    assert by_method.pop("erm") == 16, "asks for nothing"
+    assert sorted(by_method.values()) == done
+
+
 def test_what_was_not_spent_lets_another_group_begin(tmp_path: Path) -> None:
-    spending = Spending(Bench(tmp_path), FOLDS_PER_GROUP * PER_FOLD + 8, really=1)
+    spending = Spending(Bench(tmp_path, SWEEP), FOLDS_PER_GROUP * PER_FOLD + 8, really=1)
     spending.run_all()
     assert sorted(spending.done) == [0, 4, 4, 4]
     assert spending.asked == 12
 
 
 def test_a_budget_of_nothing_starts_nothing(tmp_path: Path) -> None:
-    spending = Spending(Bench(tmp_path), 0)
+    spending = Spending(Bench(tmp_path, SWEEP), 0)
     assert spending.agenda.is_out_of_budget
     assert spending.agenda.next() is None
     with pytest.raises(UserError, match="0 or more, got -1"):
@@ -147,7 +204,7 @@ def test_a_budget_of_nothing_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_meets_the_budget_ends_the_sweep_and_fails_nothing(tmp_path: Path) -> None:
-    spending = Spending(Bench(tmp_path), 10**6)
+    spending = Spending(Bench(tmp_path, SWEEP), 10**6)
     first, second = spending.agenda.next(), spending.agenda.next()
     assert first is not None
     assert second is not None

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.budget import Admission
 from orchestrator.durations import FoldDurations, assumed_seconds
+from orchestrator.group_agenda import GroupAgenda
 from orchestrator.limits import Limits
 from orchestrator.measurements import Selection
 from orchestrator.query_forecast import Need
@@ -61,8 +62,8 @@ class Timed:
         self.forecast._assumed = lambda kind: assumed  # type: ignore[method-assign]
         self.forecast.at_once = lambda: 1
         queries = QueryPrice(need=lambda group: Need(), asked=lambda: 0)
-        own = accounts(limits, self.forecast, lambda: self.clock.total, gpus=2.0, queries=queries)
-        admission = Admission(accounts=own, forecast=self.forecast)
+        self.accounts = accounts(limits, self.forecast, lambda: self.clock.total, gpus=2.0, queries=queries)
+        admission = Admission(accounts=self.accounts, forecast=self.forecast)
         self.agenda: Agenda = build_agenda(self.bench.groups, specs=specs, store=self.bench.store, admission=admission)
         self.forecast.groups = self.agenda.groups
 
@@ -92,9 +93,23 @@ class Timed:
         """Folds done of each group."""
         return [group.counts().done for group in self.agenda.groups]
 
+    def row(self, method: str) -> list[GroupAgenda]:
+        return [group for group in self.agenda.groups if group.group.method == method]
+
+    def is_whole(self, method: str) -> bool:
+        """Whether every test domain has its choice, done on all seeds."""
+        store = self.bench.store
+        chosen = [store.confirmation(group.group.name) for group in self.row(method)]
+        return all(one and all(store.fold(planned.key).is_done for planned in one.folds) for one in chosen)
+
 
 SWEEP = stub_sweep(trials=3, seeds=2)
 """Four groups of four folds: three trials on seed 0, the best on one further seed."""
+
+
+def hours(folds: int) -> float:
+    """Of so many folds of 100 s, and a little."""
+    return (folds + 0.01) * 100 / 3600
 
 
 def always(seconds: float) -> Callable[[int], float]:
@@ -107,21 +122,108 @@ def always(seconds: float) -> Callable[[int], float]:
     [Limits(gpu_hours=0.5), Limits(wall_hours=0.25), Limits(money=1.0, price_per_gpu_hour=2.0)],
     ids=["gpu_hours", "wall", "money"],
 )
-def test_whole_groups_run_and_the_rest_waits_for_a_larger_budget(tmp_path: Path, limits: Limits, slots: int) -> None:
-    # A fold is 100 s on two GPUs: 900 s of wall time, or 0.5 GPU-hours, or 1.0 at 2.0 an hour, hold two groups of four.
+def test_a_row_is_whole_with_as_many_configurations_as_fit_and_goes_on_with_a_larger_budget(
+    tmp_path: Path, limits: Limits, slots: int
+) -> None:
+    # A fold is 100 s on two GPUs: 900 s of wall time, or 0.5 GPU-hours, or 1.0 at 2.0 an hour, hold nine folds. Four
+    # groups of one trial and its confirmation are eight.
     timed = Timed(tmp_path, limits, takes=always(100.0), sweep=SWEEP)
     timed.run_all(slots)
-    assert sorted(timed.done) == [0, 0, 4, 4]
-    assert timed.clock.total.wall_seconds == 800
+    assert sorted(timed.done) == [2, 2, 2, 3]
+    assert timed.is_whole("erm")
+    assert timed.clock.total.wall_seconds == 900
     assert timed.agenda.is_out_of_budget
     (line,) = timed.agenda.refusals()
     assert "raise --" in line
     more = Timed(tmp_path, Limits(wall_hours=10.0), takes=always(100.0), sweep=SWEEP)
-    assert more.clock.total.wall_seconds == 800, "what was spent is known to the next run"
+    assert more.clock.total.wall_seconds == 900, "what was spent is known to the next run"
     more.run_all(slots)
-    assert more.done == [4, 4, 4, 4]
     assert more.agenda.is_finished
     assert not more.agenda.is_out_of_budget
+    undisturbed = Bench(tmp_path / "undisturbed", SWEEP)
+    undisturbed.run_all()
+    if slots == 1:
+        assert more.bench.points() == undisturbed.points()
+    assert {choice.trials for choice in more.bench.choices().values()} == {3}
+
+
+def test_a_row_that_does_not_fit_begins_in_part_where_nothing_else_was_begun(tmp_path: Path) -> None:
+    # Seven folds: not four groups of a trial and its confirmation, but three, and a trial more.
+    timed = Timed(tmp_path, Limits(wall_hours=hours(7)), takes=always(100.0), sweep=SWEEP)
+    timed.run_all()
+    assert sorted(timed.done) == [0, 2, 2, 3]
+    assert timed.clock.total.wall_seconds == 700
+
+
+def test_less_than_a_trial_and_its_confirmation_begins_nothing(tmp_path: Path) -> None:
+    for seconds, folds in ((199, 0), (200, 2)):
+        timed = Timed(tmp_path / str(seconds), Limits(wall_hours=seconds / 3600), takes=always(100.0), sweep=SWEEP)
+        timed.run_all()
+        assert sum(timed.done) == folds
+        assert timed.agenda.is_out_of_budget
+
+
+TWO_ROWS = stub_sweep(methods=["erm", "kd"], trials=3, seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("folds", "done"),
+    [(7, 7), (16, 16), (20, 16), (23, 16), (24, 24), (29, 29), (32, 32)],
+    ids=lambda value: str(value),
+)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_no_row_begins_that_would_not_be_whole_beside_another(
+    tmp_path: Path, folds: int, done: int, slots: int
+) -> None:
+    timed = Timed(tmp_path, Limits(wall_hours=hours(folds)), takes=always(100.0), sweep=TWO_ROWS)
+    timed.run_all(slots)
+    by_method = {name: sum(group.counts().done for group in timed.row(name)) for name in ("erm", "kd")}
+    assert sum(by_method.values()) == done
+    assert folds == 7 or all(timed.is_whole(name) for name, count in by_method.items() if count)
+    assert sum(count > 0 for count in by_method.values()) == (2 if folds >= 24 else 1)
+    assert timed.agenda.is_finished is (folds == 32)
+
+
+def test_killed_at_any_fold_the_same_budget_buys_the_same_whole_row(tmp_path: Path) -> None:
+    for folds in range(1, 9):
+        limits, out = Limits(wall_hours=0.25), tmp_path / str(folds)
+        killed = Timed(out, limits, takes=always(100.0), sweep=SWEEP)
+        for _ in range(folds):
+            ticket = killed.agenda.next()
+            assert ticket is not None
+            killed._run(ticket)
+        again = Timed(out, limits, takes=always(100.0), sweep=SWEEP)
+        again.run_all()
+        assert sorted(again.done) == [2, 2, 2, 3]
+        assert again.is_whole("erm")
+        assert again.clock.total.wall_seconds == 900
+
+
+def test_a_whole_benchmarks_search_ends_with_what_a_budget_leaves(tmp_path: Path) -> None:
+    sweep = stub_sweep(trials=20, seeds=2, scope="benchmark", stop_level=0.0)
+    timed = Timed(tmp_path, Limits(wall_hours=hours(50)), takes=always(100.0), sweep=sweep)
+    timed.run_all()
+    (group,) = timed.agenda.groups
+    # Eleven trials of four folds and the confirmation: 48 of 50.
+    assert group.counts().done == 48
+    assert timed.is_whole("erm")
+    (note,) = (line for line in build_report(timed.bench.store).table("icons").notes if "chosen from" in line)
+    assert "chosen from 11 of 20 configurations, for a budget ended the search" in note
+
+
+def test_a_choice_made_anew_is_paid_for(tmp_path: Path) -> None:
+    # Two trials and a confirmation in each of four groups; then a trial more may need another confirmation.
+    timed = Timed(tmp_path, Limits(wall_hours=hours(12)), takes=always(100.0), sweep=SWEEP)
+    timed.run_all()
+    assert timed.done == [3, 3, 3, 3]
+    one_more = Timed(tmp_path, Limits(wall_hours=hours(13)), takes=always(100.0), sweep=SWEEP)
+    one_more.run_all()
+    assert one_more.done == [3, 3, 3, 3]
+    two_more = Timed(tmp_path, Limits(wall_hours=hours(14)), takes=always(100.0), sweep=SWEEP)
+    two_more.run_all()
+    assert len([group for group in two_more.bench.groups if len(two_more.bench.store.trials(group.name)) == 3]) >= 1
+    assert two_more.is_whole("erm")
+    assert two_more.clock.total.wall_seconds <= 1400
 
 
 def test_a_group_is_measured_before_others_go_by_the_assumption(tmp_path: Path) -> None:
@@ -133,25 +235,25 @@ def test_a_group_is_measured_before_others_go_by_the_assumption(tmp_path: Path) 
         assert ticket is not None
         timed._run(ticket)
     timed.run_all()
-    assert sorted(timed.done) == [0, 0, 4, 4]
+    # Three trials had been begun in the first group by then: a whole row of four does not fit any more.
+    assert sorted(timed.done) == [0, 2, 3, 4]
+    assert timed.clock.total.wall_seconds == 900
 
 
 def test_a_search_that_takes_longer_than_forecast_ends_early_with_whole_rows_and_goes_on_later(tmp_path: Path) -> None:
     sweep = stub_sweep(trials=5, seeds=2)
-    # 50 s each at first: two groups of six fit 700 s. From the third fold on they take 150 s.
-    slow: Callable[[int], float] = lambda done: 50.0 if done < 2 else 150.0  # noqa: E731
-    timed = Timed(tmp_path, Limits(wall_hours=700 / 3600), takes=slow, assumed=50.0, sweep=sweep)
+    # 50 s each at first: the row of four groups of six fits 1,200 s. From the third fold on they take 100 s.
+    slow: Callable[[int], float] = lambda done: 50.0 if done < 2 else 100.0  # noqa: E731
+    timed = Timed(tmp_path, Limits(wall_hours=1200 / 3600), takes=slow, assumed=50.0, sweep=sweep)
     timed.run_all()
-    begun = [group for group in timed.agenda.groups if group.is_started]
-    assert len(begun) == 2
-    for group in begun:
+    assert timed.is_whole("erm")
+    for group in timed.agenda.groups:
         trials, chosen = timed.bench.store.trials(group.group.name), timed.bench.store.confirmation(group.group.name)
         assert 1 <= len(trials) < 5, "no new configuration began"
         assert chosen is not None
         assert chosen.trials == len(trials)
-        assert all(timed.bench.store.fold(planned.key).is_done for planned in chosen.folds), "the row is whole"
     assert timed.agenda.is_out_of_budget
-    assert timed.clock.total.wall_seconds <= 700 + 150, "at most what was begun when the forecast erred"
+    assert timed.clock.total.wall_seconds <= 1200 + 100, "at most what was begun when the forecast erred"
     more = Timed(tmp_path, Limits(wall_hours=100.0), takes=slow, sweep=sweep)
     assert not more.agenda.is_out_of_budget
     more.run_all()
@@ -194,8 +296,7 @@ def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
         again = Timed(tmp_path, Limits(wall_hours=hours), takes=always(100.0), sweep=sweep)
         failed = failed_folds(again.bench.store)
         assert len(failed) == 1
-        own = again.agenda._admission._accounts
-        admission = Admission(accounts=own, forecast=again.forecast, folds=lambda group: group.num_left)
+        admission = Admission(accounts=again.accounts, forecast=again.forecast, folds=lambda group: group.num_left)
         specs = again.agenda.groups[0]._specs
         agenda = build_agenda(
             again.bench.groups,
