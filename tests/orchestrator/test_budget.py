@@ -173,6 +173,18 @@ def test_killed_at_any_fold_a_budget_below_one_groups_search_buys_the_same(tmp_p
     assert {choice.trials for choice in more.bench.choices().values()} == {20}
 
 
+def test_a_choice_made_anew_is_counted_before_it_is_known_to_be_needed(tmp_path: Path) -> None:
+    sweep = stub_sweep(methods=["kd"], trials=20, seeds=2)
+    for folds, done in ((8, [2, 2, 2, 2]), (9, [2, 2, 2, 2])):
+        spending = Spending(Bench(tmp_path, sweep), folds * PER_FOLD, asked=0 if folds == 8 else 80)
+        spending.run_all()
+        assert spending.done == done
+    more = Spending(Bench(tmp_path, sweep), 10 * PER_FOLD, asked=80)
+    more.run_all()
+    assert sum(more.done) > 8
+    assert more.asked <= 100
+
+
 @pytest.mark.parametrize(
     ("folds", "done"), [(14, [0, 12]), (20, [0, 16]), (24, [0, 16]), (32, [16, 16])], ids=lambda value: str(value)
 )

@@ -59,7 +59,9 @@ class Timed:
             sweep=sweep, benchmarks=self.bench.jobs.benchmarks, manifests=dict.fromkeys(sweep.benchmarks, "0" * 64)
         )
         self.forecast = TimeForecast(sweep, specs.benchmarks, self.clock)  # type: ignore[arg-type]
-        self.forecast._assumed = lambda kind: assumed  # type: ignore[method-assign]
+        self.slowness: dict[str, float] = {}
+        """By method; 1 where none is given."""
+        self.forecast._assumed = lambda kind: assumed * self.slowness.get(kind[1], 1.0)  # type: ignore[method-assign]
         self.forecast.at_once = lambda: 1
         queries = QueryPrice(need=lambda group: Need(), asked=lambda: 0)
         self.accounts = accounts(limits, self.forecast, lambda: self.clock.total, gpus=2.0, queries=queries)
@@ -82,7 +84,8 @@ class Timed:
             self.agenda.failed(ticket, CRASH)
             return
         run_job(self.bench.jobs.job(ticket.spec).to_mapping())
-        folder, seconds = self.bench.store.fold(ticket.planned.key), self.takes(self.agenda.counts().done)
+        folder = self.bench.store.fold(ticket.planned.key)
+        seconds = self.takes(self.agenda.counts().done) * self.slowness.get(ticket.spec.method, 1.0)
         write_json(folder.result, {**(folder.read_result() or {}), "seconds": seconds})
         self.clock.pass_time(seconds)
         write_json(self.file, {name: getattr(self.clock.total, name) for name in Usage.__dataclass_fields__})
@@ -197,6 +200,30 @@ def test_killed_at_any_fold_the_same_budget_buys_the_same_whole_row(tmp_path: Pa
         assert sorted(again.done) == [2, 2, 2, 3]
         assert again.is_whole("erm")
         assert again.clock.total.wall_seconds == 900
+
+
+def test_what_one_row_leaves_is_enough_for_a_cheaper_one(tmp_path: Path) -> None:
+    # Nine folds of erm leave 90 s: too little for a tenth, enough for eight of kd.
+    timed = Timed(tmp_path, Limits(wall_hours=9.9 / 36), takes=always(100.0), sweep=TWO_ROWS)
+    timed.slowness = {"kd": 0.1}
+    timed.run_all()
+    done = {name: sum(group.counts().done for group in timed.row(name)) for name in ("erm", "kd")}
+    assert done == {"erm": 9, "kd": 9}
+    assert timed.is_whole("erm")
+    assert timed.is_whole("kd")
+    assert timed.clock.total.wall_seconds == 990
+
+
+def test_what_was_started_is_finished_whatever_became_of_the_budget(tmp_path: Path) -> None:
+    killed = Timed(tmp_path, Limits(wall_hours=hours(9)), takes=always(100.0), sweep=SWEEP)
+    for _ in range(2):
+        ticket = killed.agenda.next()
+        assert ticket is not None
+        killed._run(ticket)
+    assert sorted(killed.done) == [0, 0, 1, 1]
+    less = Timed(tmp_path, Limits(wall_hours=hours(2)), takes=always(100.0), sweep=SWEEP)
+    less.run_all()
+    assert sorted(less.done) == [0, 0, 2, 2]
 
 
 def test_a_whole_benchmarks_search_ends_with_what_a_budget_leaves(tmp_path: Path) -> None:
