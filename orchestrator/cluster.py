@@ -209,25 +209,36 @@ def _call(function_path: str, argument: Any) -> dict[str, Any]:
 
 @contextmanager
 def _local(*, dashboard: bool, cpus: int | None) -> Iterator[Cluster]:
-    import ray
-
     _take_own_token()
     with quiet_engines(), ray_folder() as folder:
         try:
-            context: Any = ray.init(
-                # A stale address file of another Ray would be connected to instead.
-                address="local",
+            context = _started(
                 num_cpus=cpus,
                 resources={DRIVER_RESOURCE: LOCAL_DRIVERS},
                 include_dashboard=dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(folder),
-                **_common(spot=False),
             )
             yield Cluster(is_local=True, address=str(context.address_info["address"]))
         finally:
             # The next Ray of this process then shares no port and no folder with one that is still ending.
             _leave(wait_for_processes=True)
+
+
+def _started(**options: Any) -> Any:
+    """Ray's context; whatever kept Ray from starting is said in one line."""
+    import ray
+
+    try:
+        # A stale address file of another Ray would be connected to instead of a new one.
+        return ray.init(address="local", **options, **_common(spot=False))
+    except OSError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"Ray cannot be started on this machine ({_first_line(error)}); look with vl2v-orchestrate doctor "
+            "--thorough, and run the same command again"
+        ) from None
 
 
 @contextmanager
@@ -276,11 +287,15 @@ def _check_answers(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(
-        f"no Ray cluster answers at {address} ({reason[0].rstrip('.')}); check RAY_ADDRESS, or unset it to use this "
+        f"no Ray cluster answers at {address} ({_first_line(error)}); check RAY_ADDRESS, or unset it to use this "
         "machine"
     )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def _common(*, spot: bool) -> dict[str, Any]:

@@ -83,6 +83,25 @@ def test_an_address_where_nobody_answers_is_told_at_once(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+def test_a_ray_that_cannot_be_started_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "from orchestrator.cluster import connect\n"
+        "from search_spaces.errors import UserError\n"
+        "try:\n"
+        "    with connect(address='local', cpus=-1): pass\n"
+        "except UserError as error: print(error)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    (line,) = ended.stdout.splitlines()
+    assert line.startswith("Ray cannot be started on this machine (Resource quantities must be nonnegative")
+    assert "doctor --thorough" in line
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))
+
+
 def test_a_local_ray_leaves_nothing_and_sweeps_up_after_the_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
