@@ -1,6 +1,6 @@
 """What a sweep does next: one queue over all fold groups, each with its search and its confirmation. No Ray in here.
 
-A group tries its trials on seed 0, then runs the best one on the other seeds. Everything is decided from the store, so
+A group tries its trials on one seed, then runs the best one on the others. Everything is decided from the store, so
 that a sweep that was killed goes on as if it had not been: trials are written before they run, a finished fold is never
 handed out again, and suggestions are pure functions (`orchestrator.studies`).
 """

@@ -1,15 +1,13 @@
 """Random search as the paper's authors ran it, on DomainBed's pattern (`--sampler authors`).
 
-What is kept: the first configuration is the paper's; every other hyperparameter is drawn by itself, from the authors'
-ranges (`--space official`) and from a stream of its own that follows from the configuration's number alone, so that
-every test domain, benchmark and method is given the same draws, whatever was found before. Their protocol is
-`--trials 20 --seeds 3`.
+What is kept: every seed is searched anew, with draws and a choice of its own; the first configuration is the paper's;
+every other hyperparameter is drawn by itself, from the authors' ranges (`--space official`) and from a stream of its
+own that follows from the configuration's number and the seed alone, so that every test domain, benchmark and method is
+given the same draws, whatever was found before. Their protocol is `--trials 20 --seeds 3`.
 
 What could not be recovered: the names that the authors' streams were seeded with, so these are other draws from the
 same distributions; and whether their published rows were searched at all or ran with the defaults.
 
-Deviation: DomainBed draws and chooses anew for each of its trial seeds; here the search runs on seed 0 and the chosen
-configuration is repeated on the other seeds.
 Deviation: each stage draws its own learning rate and weight decay (`search_spaces.spaces`). A sweep's own value that
 lies outside the ranges is one more choice, or widens them.
 """
@@ -27,9 +25,12 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
-def authors_point(distributions: Mapping[str, BaseDistribution], *, search_seed: int, number: int) -> Point:
-    """Draw configuration `number`; equal arguments give equal points, and each key has its own stream."""
-    seed = stream_seed(number, search_seed)
+def authors_point(
+    distributions: Mapping[str, BaseDistribution], *, search_seed: int, fold_seed: int, number: int
+) -> Point:
+    """Draw configuration `number` of a seed; equal arguments give equal points, and each key has its own stream."""
+    # DomainBed hashes its hparams seed and its trial seed; another search seed gives other draws altogether.
+    seed = stream_seed(number, fold_seed, *([search_seed] if search_seed else []))
     return {key: _draw(distributions[key], stream_seed(seed, key)) for key in sorted(distributions)}
 
 

@@ -110,7 +110,7 @@ def _on_all_seeds(store: Store, group: GroupRecord, trial: TrialRecord) -> Itera
         yield planned
         spec = store.spec(planned.key)
         if spec is not None:
-            yield from on_seeds(spec, range(1, group.seeds))
+            yield from on_seeds(spec, group.all_seeds[1:])
 
 
 def chosen_on_all_seeds(store: Store, group: GroupRecord, number: int) -> Choice:

@@ -36,7 +36,7 @@ class TrialOutcome:
 
     number: int
     states: tuple[FoldState, ...]
-    """Of its folds on seed 0."""
+    """Of its folds on the seed that was searched."""
     accuracy: float | None
     """Mean source validation accuracy once every fold is done; what the choice goes by."""
 

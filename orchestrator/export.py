@@ -36,9 +36,9 @@ class ExportedGroup:
     @property
     def text(self) -> str:
         """The configuration as YAML, with a comment that says where it comes from."""
-        benchmark, method, domain = self.group.split("/")
+        benchmark, method, domain, *own_seed = self.group.split("/")
         accuracy = "" if self.accuracy is None else f", source validation {self.accuracy:.2%}"
-        about = "all test domains" if domain == "*" else f"test domain {domain}"
+        about = ", ".join(["all test domains" if domain == "*" else f"test domain {domain}", *own_seed])
         content: str = yaml.safe_dump(self.config, sort_keys=False)
         return f"# {method} on {benchmark}, chosen for {about}: trial {self.trial}{accuracy}.\n{content}"
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
-from search_spaces.samplers import check_sampler
+from search_spaces.samplers import EACH_SEED, check_sampler
 from search_spaces.spaces import search_space
 from search_spaces.sweeps import Sweep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldGroup:
-    """The folds that one search is about: a benchmark, a method and, in scope `domain`, one test domain."""
+    """The folds that one search is about: a benchmark, a method and, in scope `domain`, one test domain.
+
+    Where every seed is searched anew, also one seed.
+    """
 
     benchmark: str
     method: str
@@ -24,16 +27,19 @@ class FoldGroup:
     test_domains: tuple[str, ...]
     """The domains that a trial leaves out, one fold each."""
     trials: int
-    """Configurations tried on seed 0."""
+    """Configurations tried, on seed 0 or on the seed of its own."""
     seeds: int
-    """Repetitions of the best configuration, seed 0 among them."""
+    """Repetitions of the best configuration, the search's own seed among them."""
     pair_folds: int = 0
     """Folds that leave two domains out, where the sweep selects by them; other groups may share some."""
+    own_seed: int | None = None
+    """The one seed that is searched and judged here, where every seed is searched anew; None for seed 0 and on."""
 
     @property
     def name(self) -> str:
-        """`PACS/vl2v_adip/sketch`, or `PACS/vl2v_adip/*` for all test domains."""
-        return f"{self.benchmark}/{self.method}/{self.test_domain or '*'}"
+        """`PACS/vl2v_adip/sketch`, `PACS/vl2v_adip/*` for all test domains, or with `/seed1` for a seed of its own."""
+        own = "" if self.own_seed is None else f"/seed{self.own_seed}"
+        return f"{self.benchmark}/{self.method}/{self.test_domain or '*'}{own}"
 
     @property
     def slug(self) -> str:
@@ -70,6 +76,8 @@ def fold_groups(sweep: Sweep, benchmark: Benchmark, method: str) -> tuple[FoldGr
         members: list[tuple[str | None, tuple[str, ...]]] = [(None, domains)]
     else:
         members = [(name, (name,)) for name in domains]
+    apart = trials > 1 and sweep.seeds > 1 and sweep.sampler in EACH_SEED
+    own_seeds: Sequence[int | None] = range(sweep.seeds) if apart else (None,)
     return tuple(
         FoldGroup(
             benchmark=benchmark.name,
@@ -77,10 +85,12 @@ def fold_groups(sweep: Sweep, benchmark: Benchmark, method: str) -> tuple[FoldGr
             test_domain=test_domain,
             test_domains=test_domains,
             trials=trials,
-            seeds=sweep.seeds,
+            seeds=1 if apart else sweep.seeds,
             pair_folds=_pair_folds(sweep, method, trials, test_domains, domains),
+            own_seed=own_seed,
         )
         for test_domain, test_domains in members
+        for own_seed in own_seeds
     )
 
 

@@ -1,4 +1,4 @@
-"""What one fold group does next: trials on seed 0, one after another, then the chosen one on the other seeds."""
+"""What one fold group does next: trials on its first seed, one after another, then the chosen one on its others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from search_spaces.sweeps import SweepSelection
 
 
 class GroupAgenda:
-    """One fold group: trials on seed 0, then the chosen one on all seeds."""
+    """One fold group: trials on its first seed, then the chosen one on all of its seeds."""
 
     def __init__(
         self, group: GroupRecord, *, specs: FoldSpecs, store: Store, states: FoldStates, repeatable: bool = False
@@ -98,7 +98,7 @@ class GroupAgenda:
     def first_specs(self) -> Iterator[FoldSpec]:
         """What the group's first folds compute, one for each test domain: the sweep's own point."""
         for domain in self.group.test_domains:
-            fold = Fold(benchmark=self.group.benchmark, test_domains=(domain,), seed=0)
+            fold = Fold(benchmark=self.group.benchmark, test_domains=(domain,), seed=self.group.all_seeds[0])
             yield self._specs.spec(self.group, self._point(0, ()), fold)
 
     def unsettled_specs(self) -> Iterator[FoldSpec]:
@@ -258,7 +258,7 @@ class GroupAgenda:
             group=self.group.name,
             number=number,
             point=point,
-            folds=self._specs.planned(self.group, point, range(1)),
+            folds=self._specs.planned(self.group, point, self.group.all_seeds[:1]),
             source="paper" if number == 0 else "sampler",
             created=time.time(),
             history=_numbers_by_state(history),
@@ -278,6 +278,7 @@ class GroupAgenda:
             history,
             sampler=sweep.sampler,
             search_seed=sweep.search_seed,
+            fold_seed=self.group.all_seeds[0],
             group=self.group.name,
             number=number,
         )
@@ -305,7 +306,7 @@ class GroupAgenda:
                 number = chosen
             else:
                 number = select(complete).number
-        folds = self._specs.planned(self.group, self._trials[number].point, range(self.group.seeds))
+        folds = self._specs.planned(self.group, self._trials[number].point, self.group.all_seeds)
         self._confirmation = ConfirmationRecord(
             group=self.group.name, number=number, folds=folds, trials=len(self._trials)
         )

@@ -21,7 +21,7 @@ class LeftOut:
     """The pair folds of a group's complete trials.
 
     They begin when every trial has ended: a trial that failed or was pruned costs none, and a search that is cut off
-    early is no dearer than without them. They are on seed 0, as the trials are.
+    early is no dearer than without them. They are on the trials' seed.
     """
 
     def __init__(self, group: GroupRecord, *, specs: FoldSpecs, store: Store, states: FoldStates) -> None:
@@ -41,7 +41,10 @@ class LeftOut:
 
     def folds(self) -> Iterator[Fold]:
         """The pair folds of one configuration."""
-        return (Fold(benchmark=self._group.benchmark, test_domains=pair, seed=0) for pair in self._pairs)
+        return (
+            Fold(benchmark=self._group.benchmark, test_domains=pair, seed=self._group.all_seeds[0])
+            for pair in self._pairs
+        )
 
     @property
     def num_expected(self) -> int:

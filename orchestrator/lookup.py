@@ -4,6 +4,7 @@
 icons/line/seed0                 benchmark, test domain and seed, as commands print them
 icons/erm/line/seed0/trial2      with as much more as tells it apart; the order after the benchmark is free
 icons/erm/line/trial2            a trial: no seed, and a number
+icons/erm/*/seed1/trial2         a trial of all test domains, of a search that every seed has anew
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Known:
             UserError: several trials match.
         """
         parts = _parts(text)
-        if any(_seed(part) is not None for part in parts) or _number(parts) is None:
+        if _number(parts) is None or (any(_seed(part) is not None for part in parts) and "*" not in parts):
             return None
         found = [trial for trial in self.trials if self._names_trial(parts, trial)]
         if len(found) > 1:
@@ -104,6 +105,7 @@ class Known:
     def _names_trial(self, parts: Sequence[str], trial: TrialRecord) -> bool:
         group = self.groups[trial.group]
         words = {group.method, "*", *group.test_domains, f"trial{trial.number}"}
+        words |= set() if group.own_seed is None else {f"seed{group.own_seed}"}
         return parts[0].lower() == group.benchmark.lower() and set(parts[1:]) <= words
 
     def _matching(self, text: str) -> list[KnownFold]:

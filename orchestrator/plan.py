@@ -155,8 +155,8 @@ class Plan:
         sweep, references = self.sweep, len(self.groups) - len(self.searched_groups)
         trials = sum(group.trials for group in self.searched_groups)
         return [
-            f"{len(self.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials on seed 0 in space "
-            f"{sweep.space}, the best of each group on {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
+            f"{len(self.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials in space {sweep.space}, "
+            + self._seeds_line(),
             *_search_lines(sweep, self.benchmarks, searched=trials > len(self.searched_groups)),
             f"{self.num_folds:,} folds" + (f", {references} fold groups of them zero-shot" if references else ""),
             f"{self.num_stages:,} training stages, up to {self.num_stages_shared:,} of them shared (one Align serves "
@@ -169,6 +169,12 @@ class Plan:
             *forecast_lines(self.need, self.modes, query_budget=query_budget, price_per_1000=price_per_1000),
             selection_line(self.selections, chosen=sweep.selection, price_per_1000=price_per_1000, time=pair_fold_time),
         ]
+
+    def _seeds_line(self) -> str:
+        seeds = f"{self.sweep.seeds} seed{'s' if self.sweep.seeds > 1 else ''}"
+        if any(group.own_seed is not None for group in self.groups):
+            return f"each of {seeds} searched anew"
+        return f"on seed 0, the best of each group on {seeds}"
 
     def table(self) -> Table:
         """One row per benchmark and method, for a terminal."""

@@ -19,7 +19,7 @@ class PlannedFold:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
-    """One configuration being tried in a fold group, on seed 0."""
+    """One configuration being tried in a fold group, on the seed that it searches."""
 
     group: str
     number: int
@@ -33,7 +33,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfirmationRecord:
-    """The trial that was chosen in a fold group, and its folds on all seeds (seed 0 is the trial's own)."""
+    """The trial that was chosen in a fold group, and its folds on all the group's seeds (the first is the trial's)."""
 
     group: str
     number: int
@@ -44,7 +44,7 @@ class ConfirmationRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairRecord:
-    """The pair folds that leave-one-domain-out selection asks for one trial, on seed 0."""
+    """The pair folds that leave-one-domain-out selection asks for one trial, on the trial's seed."""
 
     group: str
     number: int
@@ -63,10 +63,18 @@ class GroupRecord:
     """One domain, or all of a benchmark's in scope `benchmark`."""
     trials: int
     seeds: int
+    own_seed: int | None = None
+    """The one seed that is searched and judged here, where every seed is searched anew; None for seed 0 and on."""
+
+    @property
+    def all_seeds(self) -> range:
+        """The seed that is searched, and those on which the choice is repeated."""
+        first = self.own_seed or 0
+        return range(first, first + self.seeds)
 
     @property
     def num_folds(self) -> int:
-        """Folds planned: every trial on seed 0, the chosen one on the other seeds too."""
+        """Folds planned: every trial on the first seed, the chosen one on the other seeds too."""
         return (self.trials + self.seeds - 1) * len(self.test_domains)
 
 

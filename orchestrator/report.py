@@ -86,6 +86,8 @@ class Report:
     tables: tuple[BenchmarkTable, ...]
     missing: str = ""
     """One line where folds are missing: which, and the command that runs them."""
+    each_seed_searched: bool = False
+    """Every seed had a search and a choice of its own, instead of seed 0 for all."""
     grand_average: Mapping[str, Cell] = field(default_factory=dict)
     """By method, the mean over benchmarks; not whole where a benchmark is missing or not comparable."""
     ledger: tuple[LedgerEntry, ...] = ()
@@ -151,6 +153,7 @@ def build_report(
         selection=selection,
         tables=tables,
         missing=missing_line(store, missing, selection),
+        each_seed_searched=any(group.own_seed is not None for group in groups),
         grand_average=grand_average,
         ledger=tuple(ledger(averages, measurements, selection)),
         notes=tuple(notes),
@@ -168,7 +171,7 @@ def _benchmark_table(
     own = [item for item in measurements if item.benchmark == name]
     methods = tuple(dict.fromkeys(group.method for group in own_groups))
     domains = planned_domains(groups, name)
-    seeds = tuple(range(max(group.seeds for group in own_groups)))
+    seeds = tuple(sorted({seed for group in own_groups for seed in group.all_seeds}))
     notes: list[str] = []
     for method in methods:
         members = [item for item in own if item.method == method]
@@ -224,11 +227,15 @@ def _missing(row: Row) -> list[str]:
 def _shortened(groups: Sequence[tuple[GroupRecord, int]], benchmark: str) -> list[str]:
     """Which searches were not whole."""
     return [
-        f"{group.method} on {', '.join(group.test_domains)}: chosen from {tried} of {group.trials} configurations, for "
-        "a budget ended the search"
+        f"{group.method} on {', '.join(group.test_domains)}{_own_seed(group)}: chosen from {tried} of "
+        f"{group.trials} configurations, for a budget ended the search"
         for group, tried in groups
         if group.benchmark == benchmark
     ]
+
+
+def _own_seed(group: GroupRecord) -> str:
+    return "" if group.own_seed is None else f", seed {group.own_seed}"
 
 
 def _mixed(measurements: Sequence[Measurement], names: Sequence[str], what: str, allow_mixed: bool) -> list[str]:

@@ -118,17 +118,21 @@ def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iter
 
 
 def _selection_notes(report: Report, table: BenchmarkTable) -> Iterator[str]:
+    if report.each_seed_searched:
+        yield "Every seed was searched anew: a cell's error bar is over searches, each with a choice of its own."
     if report.selection == "leave_one_domain_out":
+        seed = "the same seed" if report.each_seed_searched else "seed 0"
         yield (
-            "A configuration is chosen by its mean accuracy on each source domain in folds (seed 0) that leave that "
+            f"A configuration is chosen by its mean accuracy on each source domain in folds ({seed}) that leave that "
             "domain out beside the test domain; the step inside a fold by source validation, as always."
         )
         if table.benchmark == "icons":
             yield "icons: these folds test the same concepts as the table, drawn in the source domains' styles."
     if report.selection == "oracle":
+        seed = "" if report.each_seed_searched else " on seed 0, on every seed"
         yield (
-            "The configuration with the best last step on the test domain's own 20% part on seed 0, on every seed. The "
-            "last step is the one at which training ended: with SWAD that is where its valley was over, if it was."
+            f"The configuration with the best last step on the test domain's own 20% part{seed}. The last step is the "
+            "one at which training ended: with SWAD that is where its valley was over, if it was."
         )
 
 

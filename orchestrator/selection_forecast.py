@@ -91,8 +91,9 @@ def pair_forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Seque
     if not chooses(method, trials) or len(domains) <= PAIR:
         return PairForecast(benchmark=benchmark.name, method=method, fold_steps=fold_steps)
     agreeing = trials if points_agree(sweep) else 1
-    count = count_pairs(len(domains), agreeing=agreeing, own=trials - agreeing)
-    pairs = len(domains) * (len(domains) - 1) // 2
+    searches = len({group.own_seed for group in groups})
+    count = count_pairs(len(domains), agreeing=searches * agreeing, own=searches * (trials - agreeing))
+    pairs = searches * len(domains) * (len(domains) - 1) // 2
     shared = count.run - pairs if align_is_shared(sweep, benchmark, method) else 0
     return PairForecast(
         benchmark=benchmark.name,
@@ -117,7 +118,7 @@ def check_enough_domains(benchmark: str, domains: Collection[str]) -> None:
 
 
 def points_agree(sweep: Sweep) -> bool:
-    """Whether all test domains try the same configurations; otherwise only the first, the sweep's own, is the same."""
+    """Whether all test domains try the same configurations (of a seed); otherwise only the first, the sweep's own."""
     return sweep.scope == "benchmark" or sweep.sampler == "authors"
 
 
@@ -202,7 +203,7 @@ def selection_line(
         queries += f" (price {(left_out.images + left_out.texts) / 1000 * price_per_1000:,.2f})"
     shared = f", {left_out.stages_shared:,} of them shared" if left_out.stages_shared else ""
     return (
-        f"{line}: {left_out.pair_folds:,} pair folds more on seed 0 ({left_out.pair_folds_shared:,} others shared "
+        f"{line}: {left_out.pair_folds:,} pair folds more ({left_out.pair_folds_shared:,} others shared "
         f"between two test domains), {left_out.stages:,} stages{shared}, {left_out.share_of_steps:.0%} of the other "
         f"folds' steps, {queries}{f', {time}' if time else ''}"
     )

@@ -32,7 +32,7 @@ class GroupStatus:
     best: int | None
     """Number of the trial that is best so far (the chosen one, once it is chosen)."""
     accuracy: float | None
-    """That trial's mean source validation accuracy on seed 0, a fraction."""
+    """That trial's mean source validation accuracy on the seed that was searched, a fraction."""
     teacher_images: int
     """Images that the teacher was asked for in the group's finished folds."""
 

@@ -50,15 +50,18 @@ def suggest_point(
     search_seed: int,
     group: str,
     number: int,
+    fold_seed: int = 0,
 ) -> Point:
     """Ask the sampler for trial `number`; equal arguments give equal points.
+
+    `fold_seed` is the seed that the trial's folds run on; only the authors' draws follow from it.
 
     Trials that still run count with TPE's constant liar, so that parallel suggestions differ. Random search and the
     authors' draws do not look at the history at all.
     """
     seed = sampler_seed(search_seed, group, number)
     if sampler == "authors":
-        return authors_point(distributions, search_seed=search_seed, number=number)
+        return authors_point(distributions, search_seed=search_seed, fold_seed=fold_seed, number=number)
     if sampler == "cmaes":
         by_number = sorted(history, key=lambda tried: tried.number)
         told = [(tried.point, tried.objective) for tried in by_number if tried.objective is not None]

@@ -20,9 +20,12 @@ SAMPLERS: Mapping[Sampler, str] = {
     "random": "independent draws, other ones in every fold group",
     "gp": "Gaussian process; at home in spaces without conditions and with up to about 100 trials",
     "cmaes": "CMA-ES; for two or more numbers and no choices",
-    "authors": "random search as by the paper's authors: equal draws in every fold group, from their ranges",
+    "authors": "random search as by the paper's authors, in their ranges: every seed is searched anew",
 }
 """What each sampler is, in one line."""
+
+EACH_SEED: tuple[Sampler, ...] = ("authors",)
+"""Samplers that search every seed anew, instead of seed 0 alone."""
 
 STARTUP = 10
 """Trials that Optuna's TPE and Gaussian process draw at random before they learn (its `n_startup_trials`)."""

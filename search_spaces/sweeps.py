@@ -49,7 +49,8 @@ class Sweep:
     trials: int = 1
     """Configurations tried in each fold group; the first is the sweep's own hyperparameters."""
     seeds: int = 1
-    """Repetitions of the best configuration: seeds 0 to seeds - 1. The search runs on seed 0."""
+    """Repetitions of the best configuration: seeds 0 to seeds - 1. The search runs on seed 0; with the sampler
+    `authors` on every seed anew."""
     scope: Scope = "domain"
     """Hyperparameters are chosen per test domain (as DomainBed), or once for all test domains of a benchmark."""
     selection: SweepSelection = "source_validation"

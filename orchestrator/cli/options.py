@@ -22,7 +22,7 @@ SpaceOption = Annotated[
     str | None, typer.Option("--space", metavar="NAME", help="Search space: paper (nothing), official, wide, demo.")
 ]
 TrialsOption = Annotated[
-    int | None, typer.Option("--trials", metavar="N", help="Configurations tried in each fold group, on seed 0.")
+    int | None, typer.Option("--trials", metavar="N", help="Configurations tried in each fold group.")
 ]
 SeedsOption = Annotated[
     int | None, typer.Option("--seeds", metavar="N", help="Seeds that the best configuration of a group runs on.")

@@ -14,10 +14,10 @@ from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.attempts import Attempt
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.leases import FoldLeases
-from orchestrator.plan import make_plan
-from orchestrator.records import GroupRecord, TrialRecord
+from orchestrator.records import TrialRecord
 from orchestrator.specs import FoldJobs, FoldSpecs
 from orchestrator.store import Store
+from orchestrator.sweep import group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
@@ -37,17 +37,7 @@ class Bench:
         self.leases = FoldLeases(this_process())
         benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
         manifests = dict.fromkeys(benchmarks, "0" * 64)
-        self.groups = tuple(
-            GroupRecord(
-                name=group.name,
-                benchmark=group.benchmark,
-                method=group.method,
-                test_domains=group.test_domains,
-                trials=group.trials,
-                seeds=group.seeds,
-            )
-            for group in make_plan(self.sweep, benchmarks).groups
-        )
+        self.groups = group_records(self.sweep, benchmarks)
         self.store.claim(self.sweep, self.groups, manifests)
         self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
         specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)

@@ -131,7 +131,7 @@ def test_what_each_selection_needs_by_hand() -> None:
     assert plan.queries == 28 * 32 * 3 * 10_002 + 54 * 32 * 2 * 10_002
     assert cost.texts == 54 * 7
     (line,) = [line for line in plan.lines(price_per_1000=2.0) if line.startswith("model selection")]
-    assert "leave_one_domain_out 82: 54 pair folds more on seed 0 (6 others shared between two test domains)" in line
+    assert "leave_one_domain_out 82: 54 pair folds more (6 others shared between two test domains)" in line
     assert f"(price {(cost.images + cost.texts) / 500:,.2f})" in line
     assert [group.pair_folds for group in plan.groups] == [5 * 3] * 4
     assert plan.to_mapping()["selections"][1]["pair_folds"] == 54
@@ -147,7 +147,20 @@ def test_pair_folds_are_priced_whether_they_are_chosen_by_or_not() -> None:
     assert chosen.need.queries - plain.need.queries == chosen.selection.images + chosen.selection.texts
 
 
-@pytest.mark.parametrize("changes", [{"scope": "benchmark"}, {"sampler": "authors"}])
+def test_the_authors_search_every_seed_anew() -> None:
+    plan = make_plan(sweep(benchmarks=("PACS",), space="official", trials=20, seeds=3, sampler="authors"), BENCHMARKS)
+    searched = plan.searched_groups
+    assert plan.num_folds - sum(group.num_folds for group in plan.groups if group not in searched) == 4 * 20 * 3
+    assert len({group.name for group in searched}) == len(searched) == 4 * 3
+    assert {(group.own_seed, group.seeds) for group in searched} == {(0, 1), (1, 1), (2, 1)}
+    assert "each of 3 seeds searched anew" in plan.lines()[0]
+    pairs = make_plan(left_out(trials=20, seeds=3, sampler="authors"), BENCHMARKS).selection
+    assert (pairs.pair_folds, pairs.pair_folds_shared) == (3 * 20 * 6, 3 * 20 * 6)
+    lone = make_plan(sweep(benchmarks=("PACS",), space="official", trials=1, seeds=3, sampler="authors"), BENCHMARKS)
+    assert {(group.own_seed, group.seeds) for group in lone.searched_groups} == {(None, 3)}, "nothing is searched"
+
+
+@pytest.mark.parametrize("changes", [{"scope": "benchmark"}, {"sampler": "authors", "seeds": 1}])
 def test_where_all_test_domains_try_the_same_points_every_pair_serves_two(changes: dict[str, Any]) -> None:
     cost = make_plan(left_out(trials=5, **changes), BENCHMARKS).selection
     assert (cost.pair_folds, cost.pair_folds_shared) == (5 * 6, 5 * 6)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from orchestrator.authors_draws import authors_point, stream_seed
@@ -144,15 +146,25 @@ def test_pruned_trials_are_told_with_what_they_reached() -> None:
     assert study.trials[1].intermediate_values == {0: 0.25, 4: 0.5}
 
 
-def test_the_authors_draws_are_domainbeds_streams() -> None:
+def authors_draw(
+    number: int, *, search_seed: int = 0, fold_seed: int = 0, space: Mapping[str, BaseDistribution] = SPACE
+) -> dict[str, Any]:
+    return dict(authors_point(space, search_seed=search_seed, fold_seed=fold_seed, number=number))
+
+
+def test_the_authors_draws_are_domainbeds_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     # printf '(3, 0)' | md5sum, then modulo 2**31: DomainBed's `seed_hash(3, 0)`.
     assert stream_seed(3, 0) == 0xFFFBF93DBE73628D0DEF4C6E0D9E3A89 % 2**31 == 228473481
-    third = authors_point(SPACE, search_seed=0, number=3)
-    assert authors_point({"image_weight": SPACE["image_weight"]}, search_seed=0, number=3) == {
-        "image_weight": third["image_weight"]
-    }, "each hyperparameter has a stream of its own"
-    drawn = [authors_point(SPACE, search_seed=0, number=number) for number in range(200)]
+    third = authors_draw(3)
+    alone = authors_draw(3, space={"image_weight": SPACE["image_weight"]})
+    assert alone == {"image_weight": third["image_weight"]}, "each hyperparameter has a stream of its own"
+    drawn = [authors_draw(number) for number in range(200)]
     assert len({str(point) for point in drawn}) > 195
     assert 70 < sum(point["image_weight"] == 0.1 for point in drawn) < 130
     assert 70 < sum(float(point["distill.lr"]) < 1e-3 for point in drawn) < 130
-    assert authors_point(SPACE, search_seed=1, number=3) != third
+    assert authors_draw(3, search_seed=1) != third
+    assert authors_draw(3, fold_seed=1) not in (third, authors_draw(3, search_seed=1))
+    streams = []
+    monkeypatch.setattr("orchestrator.authors_draws._draw", lambda distribution, seed: streams.append(seed))
+    authors_draw(3, fold_seed=2, space={"lr": SPACE["distill.lr"]})
+    assert streams == [stream_seed(stream_seed(3, 2), "lr")], "seed_hash(seed_hash(hparams seed, trial seed), name)"
