@@ -158,7 +158,7 @@ def run_sweep(
     benchmarks = benchmarks or resolve_benchmarks(sweep.benchmarks, root)
     store.check_writable()
     store.check_sweep(sweep)
-    groups = group_records(sweep, benchmarks)
+    groups = fold_group_records(sweep, benchmarks)
     manifests = check_data(benchmarks, store=store, data_root=root, tell=settings.message)
     with alone_in(store) as owner, closing(FoldLeases(owner)) as leases:
         store.claim(sweep, groups, manifests)
@@ -379,7 +379,7 @@ def _preflight_caller(settings: SweepSettings) -> Callable[[list[dict[str, objec
     return call
 
 
-def group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tuple[GroupRecord, ...]:
+def fold_group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tuple[GroupRecord, ...]:
     """The fold groups of a sweep as they are written down."""
     return tuple(
         GroupRecord(

@@ -29,7 +29,7 @@ from orchestrator.progress import ProgressEvent
 from orchestrator.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.specs import FoldJobs, FoldSpecs
 from orchestrator.store import Store
-from orchestrator.sweep import group_records, run_sweep
+from orchestrator.sweep import fold_group_records, run_sweep
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.hyperparameters import FoldSpec, Resources
 from search_spaces.spaces import Choice, IntegerRange, Point, search_space
@@ -171,7 +171,7 @@ def build_store(sweep: Sweep, store: Store, data_root: Path) -> int:
     chance = random.Random(0)
     benchmarks = {name: BENCHMARKS[name] for name in sweep.benchmarks}
     store.check_writable()
-    groups = group_records(sweep, benchmarks)
+    groups = fold_group_records(sweep, benchmarks)
     manifests = check_data(benchmarks, store=store, data_root=str(data_root), tell=lambda text: None)
     store.claim(sweep, groups, manifests)
     specs = FoldSpecs(sweep=sweep, benchmarks=benchmarks, manifests=manifests)

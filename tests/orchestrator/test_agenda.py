@@ -17,7 +17,7 @@ from orchestrator.leases import FoldLeases
 from orchestrator.records import TrialRecord
 from orchestrator.specs import FoldJobs, FoldSpecs
 from orchestrator.store import Store
-from orchestrator.sweep import group_records
+from orchestrator.sweep import fold_group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
@@ -37,7 +37,7 @@ class Bench:
         self.leases = FoldLeases(this_process())
         benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
         manifests = dict.fromkeys(benchmarks, "0" * 64)
-        self.groups = group_records(self.sweep, benchmarks)
+        self.groups = fold_group_records(self.sweep, benchmarks)
         self.store.claim(self.sweep, self.groups, manifests)
         self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
         specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)

@@ -16,7 +16,7 @@ from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.plan import make_plan
 from orchestrator.specs import FoldJobs, FoldSpecs
 from orchestrator.store import Store
-from orchestrator.sweep import group_records
+from orchestrator.sweep import fold_group_records
 from search_spaces.hyperparameters import Resources
 from trainables.data.open import open_benchmark
 from trainables.data.sample import write_sample
@@ -109,7 +109,7 @@ def select_for(group_name: str, data_root: Path, out: Path) -> tuple[Store, Any]
     )
     store, benchmarks = Store(out), dict(request.benchmarks)
     manifests = {name: open_benchmark(benchmark, data_root).manifest for name, benchmark in benchmarks.items()}
-    groups = group_records(request.sweep, make_plan(request.sweep, benchmarks).benchmarks)
+    groups = fold_group_records(request.sweep, make_plan(request.sweep, benchmarks).benchmarks)
     store.claim(request.sweep, groups, manifests)
     specs = FoldSpecs(sweep=request.sweep, benchmarks=benchmarks, manifests=manifests)
     own = [group for group in groups if group.name == group_name]
