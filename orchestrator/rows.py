@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from orchestrator.group_agenda import GroupAgenda
 
 
-def rest_ofrow_of(group: GroupAgenda, groups: Sequence[GroupAgenda], begun: Container[str]) -> list[GroupAgenda]:
-    """The group, and the others of its row that are left and were not begun."""
-    alike = (other for other in groups if row_of(other) == row_of(group) and not other.is_finished)
-    return [group, *(other for other in alike if other is not group and other.group.name not in begun)]
-
-
 def is_first_row(
     group: GroupAgenda, groups: Sequence[GroupAgenda], begun: Container[str], costs: Callable[[str], bool]
 ) -> bool:
@@ -34,7 +28,7 @@ def together(
     group: GroupAgenda, groups: Sequence[GroupAgenda], begun: Container[str], costs: Callable[[str], bool]
 ) -> Iterator[list[GroupAgenda]]:
     """What may begin with the group, the most welcome first."""
-    rest = rest_ofrow_of(group, groups, begun)
+    rest = _rest_of_row(group, groups, begun)
     yield rest
     if len(rest) > 1 and is_first_row(group, groups, begun, costs):
         yield [group]
@@ -43,3 +37,9 @@ def together(
 def row_of(group: GroupAgenda) -> tuple[str, str]:
     """Benchmark and method."""
     return group.group.benchmark, group.group.method
+
+
+def _rest_of_row(group: GroupAgenda, groups: Sequence[GroupAgenda], begun: Container[str]) -> list[GroupAgenda]:
+    """The group, and the others of its row that are left and were not begun."""
+    alike = (other for other in groups if row_of(other) == row_of(group) and not other.is_finished)
+    return [group, *(other for other in alike if other is not group and other.group.name not in begun)]

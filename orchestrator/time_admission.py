@@ -1,8 +1,8 @@
 """Budgets of time and money at work: which fold groups may start, and in those whether another trial may.
 
-A row's groups begin when the forecast of all their folds fits, or else that of their first configuration and its
-confirmation; a begun group tries a further configuration only while finishing all that is begun still fits, and then
-its best so far is confirmed. Nothing that runs is ended, so a forecast that errs may overrun a budget by what is begun.
+A row's groups begin when the forecast of their first configuration and its confirmation fits beside the searches that
+were begun; a begun group tries a further configuration only while finishing all that is begun still fits, and then its
+best so far is confirmed. Nothing that runs is ended, so a forecast that errs may overrun a budget by what is begun.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TimeAdmission:
             return ()
         self._reserved.clear()
         for groups in together(group, self._groups, self._begun, _costs):
-            if self._fits(groups, self._left) or self._fits(groups, lambda one: one.num_promised):
+            if self._fits(groups, lambda one: one.num_promised):
                 if self._is_measured(group):
                     return groups
                 self._reserved = {other.group.name: other for other in groups if other is not group}
