@@ -13,7 +13,7 @@ from typing import get_args
 
 from orchestrator.fold_groups import chooses, domain_pairs
 from orchestrator.pair_folds import held_out_validation, on_seeds, pair_folds
-from orchestrator.records import GroupRecord, PlannedFold, TrialRecord
+from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.selection import SourceValidation, select
 from orchestrator.store import Store
 from search_spaces.folds import Fold
@@ -63,7 +63,7 @@ def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: 
     """
     if not chooses(group.method, group.trials):
         selection = "source_validation"
-    written = store.confirmation(group.name, selection)
+    written = standing(store, group.name, selection)
     if written is not None:
         return replace(_chosen(store, group, written.number, written.folds), trials=written.trials)
     trials = store.trials(group.name)
@@ -81,6 +81,16 @@ def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: 
     if number is None:
         return Choice(missing=Missing(group=group.name))
     return _chosen(store, group, number, tuple(_on_all_seeds(store, group, complete[number])))
+
+
+def standing(store: Store, group: str, selection: SweepSelection) -> ConfirmationRecord | None:
+    """What a sweep chose, unless a trial that had failed by then was retried and has not: then it chooses anew."""
+    written = store.confirmation(group, selection)
+    if written is None or not written.without:
+        return written
+    trials = {trial.number: trial for trial in store.trials(group)}
+    failed = (any(store.attempts(fold.key).failed for fold in trials[number].folds) for number in written.without)
+    return written if all(failed) else None
 
 
 def _by_left_out_domains(

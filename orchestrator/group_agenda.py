@@ -34,9 +34,6 @@ class GroupAgenda:
         self._left_out = left_out(group, specs=specs, store=store, states=states)
         self._selection: SweepSelection = "leave_one_domain_out" if self._left_out else "source_validation"
         self._confirmation = store.confirmation(group.name, self._selection)
-        if self._confirmation is not None and self._confirmation.trials not in (0, len(self._trials)):
-            # A budget ended the search early, and a larger one has let it go on since.
-            self._confirmation = None
         self.permits_trial: Callable[[GroupAgenda], bool] = lambda group: True
         """Whether the budgets let one more trial begin."""
         self._hyperparameters = specs.sweep.hyperparameters_for(group.benchmark)
@@ -46,6 +43,8 @@ class GroupAgenda:
             group, sweep=specs.sweep, store=store, states=states, num_steps=steps[-1] if steps else 0
         )
         self._known: tuple[Counts, bool] | None = None
+        if self._confirmation is not None and not self._stands(self._confirmation):
+            self._confirmation = None
 
     @property
     def is_finished(self) -> bool:
@@ -234,13 +233,22 @@ class GroupAgenda:
         """A running fold has evaluated: why it is to be stopped, if it is."""
         return self._pruning.reported(self._trials[number], planned, self._trials)
 
+    def _stands(self, choice: ConfirmationRecord) -> bool:
+        """False where a larger budget has let the search go on since, or a trial is retried that had failed."""
+        if choice.trials not in (0, len(self._trials)):
+            return False
+        return all(self._has_failed(self._trials[number]) for number in choice.without)
+
+    def _has_failed(self, trial: TrialRecord) -> bool:
+        return any(self._states.failed(planned.key) for planned in trial.folds)
+
     def _is_settled(self, trial: TrialRecord) -> bool:
         return all(self._states.settled(planned.key) for planned in trial.folds)
 
     def _tried(self, trial: TrialRecord, *, values: bool) -> TriedPoint:
         keys = [planned.key for planned in trial.folds]
         objectives = [value for value in map(self._states.objective, keys) if value is not None]
-        if any(map(self._states.failed, keys)):
+        if self._has_failed(trial):
             return TriedPoint(number=trial.number, point=trial.point, state="failed")
         if len(objectives) < len(keys) and self._pruning.is_pruned(trial):
             reached = self._pruning.values(trial) if values else {}
@@ -308,7 +316,11 @@ class GroupAgenda:
                 number = select(complete).number
         folds = self._specs.planned(self.group, self._trials[number].point, self.group.all_seeds)
         self._confirmation = ConfirmationRecord(
-            group=self.group.name, number=number, folds=folds, trials=len(self._trials)
+            group=self.group.name,
+            number=number,
+            folds=folds,
+            trials=len(self._trials),
+            without=tuple(trial.number for trial in self._trials if trial.number != number and self._has_failed(trial)),
         )
         self._store.write_confirmation(self._confirmation, self._selection)
         self.changed()

@@ -40,6 +40,8 @@ class ConfirmationRecord:
     folds: tuple[PlannedFold, ...]
     trials: int = 0
     """Of how many trials it was chosen; 0 for all."""
+    without: tuple[int, ...] = ()
+    """Trials that had failed by then; once one of these has not, for it was retried, the choice is made anew."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

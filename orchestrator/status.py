@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from orchestrator.choices import standing
 from orchestrator.gpu_sharing import GpuShare, gpu_share
 from orchestrator.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.progress import Counts
@@ -181,7 +182,7 @@ def _group_status(
     store: Store, group: GroupRecord, owner: str | None, domains: Sequence[str], selection: SweepSelection
 ) -> tuple[GroupStatus, Finished, list[str]]:
     """The row, the finished folds, and the keys of those that run."""
-    trials, confirmation = store.trials(group.name), store.confirmation(group.name)
+    trials, confirmation = store.trials(group.name), standing(store, group.name, "source_validation")
     slots = [planned.key for trial in trials for planned in trial.folds]
     if confirmation is not None:
         own = {planned.key for planned in trials[confirmation.number].folds}
@@ -201,7 +202,7 @@ def _group_status(
         if all(planned.key in finished for planned in trial.folds):
             values = [_accuracy(finished[planned.key][1]) for planned in trial.folds]
             objectives[trial.number] = sum(values) / len(values)
-    confirmation = store.confirmation(group.name, selection) or confirmation
+    confirmation = standing(store, group.name, selection) or confirmation
     best = max(objectives, key=lambda key: (objectives[key], key), default=None)
     if confirmation is not None and confirmation.number in objectives:
         best = confirmation.number

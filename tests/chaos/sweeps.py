@@ -31,17 +31,17 @@ TINY = (
     "distill.num_steps=30",
 )
 
+PATIENCE = ("--max-failures", "50")
+"""With crashes, because a fold that gave up for a while is something that choices and later suggestions go by."""
 RANDOM = (
-    "--method", "erm,vl2v_adip", "--space", "demo", "--trials", "2", "--seeds", "2", "sweep.sampler=random", *TINY,
+    "--method", "erm,vl2v_adip", "--space", "demo", "--trials", "2", "--seeds", "2", *PATIENCE,
+    "sweep.sampler=random", *TINY,
 )  # fmt: skip
 TPE = (
     "--method", "erm", "--space", "demo", "--trials", "12", "--seeds", "1", "--max-concurrent", "1",
-    "--max-failures", "50", "sweep.sampler=tpe", *TINY, "distill.num_steps=10", "evaluate_every=5",
+    *PATIENCE, "sweep.sampler=tpe", *TINY, "distill.num_steps=10", "evaluate_every=5",
 )  # fmt: skip
-"""The first ten trials of a TPE study are drawn at random: twelve have two that follow from the others.
-
-Patience with crashes, because a fold that gave up is something that later suggestions go by.
-"""
+"""The first ten trials of a TPE study are drawn at random: twelve have two that follow from the others."""
 ONE_TRIAL = ("--method", "erm,vl2v_adip", "--space", "paper", "--seeds", "1", "teacher_mode=views:1", *TINY)
 
 

@@ -15,7 +15,9 @@ from orchestrator.attempts import Attempt
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.leases import FoldLeases
 from orchestrator.records import TrialRecord
+from orchestrator.report import build_report
 from orchestrator.specs import FoldJobs, FoldSpecs
+from orchestrator.status import sweep_status
 from orchestrator.store import Store
 from orchestrator.sweep import fold_group_records
 from search_spaces.benchmarks import benchmark
@@ -268,6 +270,41 @@ def test_a_trial_without_a_finite_objective_fails(tmp_path: Path) -> None:
     assert bench.agenda.counts().failed == 2
     assert bench.store.confirmation("icons/erm/line") is None
     assert "nan" in bench.store.attempts(next(bench.agenda.failures())[1].key).error
+
+
+@pytest.mark.parametrize("fields", [{}, {"sampler": "random"}, {"scope": "benchmark", "stop_level": 0.0}], ids=str)
+def test_a_trial_that_is_retried_after_the_choice_is_chosen_from_too(tmp_path: Path, fields: dict[str, Any]) -> None:
+    sweep = stub_sweep(trials=4, **{"sampler": "random", **fields})
+    undisturbed = Bench(tmp_path / "undisturbed", sweep)
+    undisturbed.run_all()
+    name, best = next(iter(undisturbed.choices().items()))
+    lost = undisturbed.store.trials(name)[best.number].folds[0].key
+    bench = Bench(tmp_path / "lost", sweep)
+    while not bench.agenda.is_finished:
+        ticket = bench.agenda.next()
+        assert ticket is not None
+        if ticket.planned.key == lost:
+            bench.agenda.failed(ticket, CRASH)
+        else:
+            bench.run(ticket)
+    first = bench.choices()[name]
+    assert first.number != best.number
+    assert first.without == (best.number,)
+    bench.die()
+    assert Bench(tmp_path / "lost", sweep).agenda.is_finished, "it stays failed, and the choice stands"
+    retried = Bench(tmp_path / "lost", sweep, retry_failed=True)
+    ticket = retried.agenda.next()
+    assert ticket is not None
+    assert ticket.planned.key == lost
+    retried.run(ticket)
+    retried.die()
+    assert build_report(bench.store).missing, "the choice is to be made anew"
+    assert sweep_status(bench.store).counts.waiting == len(best.folds) - len(undisturbed.store.trials(name)[0].folds)
+    again = Bench(tmp_path / "lost", sweep)
+    again.run_all()
+    assert again.choices() == undisturbed.choices()
+    assert again.agenda.counts() == undisturbed.agenda.counts()
+    assert not build_report(bench.store).missing
 
 
 def test_failed_folds_stay_failed_until_a_retry_is_asked_for(tmp_path: Path) -> None:
