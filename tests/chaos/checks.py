@@ -16,7 +16,7 @@ from orchestrator.store import Store
 from trainables.record import FoldFolder, read_json
 
 TIMES = frozenset({"time", "seconds", "started", "finished"})
-ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "price")
+ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "unconfirmed", "price")
 """A killed fold asks the teacher again: what it asked is counted, and is not what an undisturbed run asks."""
 ASKED_ONCE = ("unique_images", "unique_views")
 """What it asks again is what it asked before: different images and views are those of an undisturbed run."""
