@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 
 
 class TrackingAwayError(UserError):
@@ -77,7 +77,6 @@ class BackgroundSync:
             self._tracking.sync()
         except Exception as error:
             # Training does not depend on tracking: the store is whole, and a later sync fills everything in.
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.is_away(lines[0])
+            self.is_away(first_line(error))
         else:
             self.behind = ""

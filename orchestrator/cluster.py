@@ -22,7 +22,7 @@ from typing import Any
 from orchestrator.attempts import LOST_NODES_WITHOUT_PROGRESS, describe
 from orchestrator.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
 from orchestrator.ray_folders import ray_folder
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 from search_spaces.hyperparameters import Resources
 from trainables.teacher.ledger import BudgetReached
 
@@ -235,9 +235,10 @@ def _started(**options: Any) -> Any:
     except OSError:
         raise
     except Exception as error:
+        reason = first_line(error).rstrip(".")
         raise UserError(
-            f"Ray cannot be started on this machine ({_first_line(error)}); look with vl2v-orchestrate doctor "
-            "--thorough, and run the same command again"
+            f"Ray cannot be started on this machine ({reason}); look with vl2v-orchestrate doctor --thorough, and run "
+            "the same command again"
         ) from None
 
 
@@ -287,15 +288,10 @@ def _check_answers(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> UserError:
+    reason = first_line(error).rstrip(".")
     return UserError(
-        f"no Ray cluster answers at {address} ({_first_line(error)}); check RAY_ADDRESS, or unset it to use this "
-        "machine"
+        f"no Ray cluster answers at {address} ({reason}); check RAY_ADDRESS, or unset it to use this machine"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
 
 
 def _common(*, spot: bool) -> dict[str, Any]:

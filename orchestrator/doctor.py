@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search_spaces.benchmarks import BENCHMARKS
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 
 State = Literal["ok", "note", "wrong"]
 
@@ -224,8 +224,7 @@ def check_ray(address: str | None) -> Iterator[Finding]:
             text = f"{where}: {held.get('CPU', 0.0):g} CPUs, {held.get('GPU', 0.0):g} GPUs"
             yield Finding(state="ok", subject="ray starts", text=text)
     except (UserError, OSError, RuntimeError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        yield Finding(state="wrong", subject="ray starts", text=first_line)
+        yield Finding(state="wrong", subject="ray starts", text=first_line(error))
 
 
 def check_cluster_file(path: str) -> Iterator[Finding]:

@@ -128,8 +128,7 @@ def _need(benchmark: Benchmark, method: str, hyperparameters: Hyperparameters) -
     if hyperparameters.teacher_mode != "live":
         return Need()
     images = teacher_queries_per_fold(benchmark, hyperparameters, method, num_test_domains=PAIR)
-    asks = facts.asks
-    return Need(images=images, texts=benchmark.num_classes if asks else 0)
+    return Need(images=images, texts=benchmark.num_classes if facts.asks else 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

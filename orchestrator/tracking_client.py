@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.background import TrackingAwayError
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 from trainables.redaction import redact
 
 if TYPE_CHECKING:
@@ -162,5 +162,4 @@ def guarded(write: Callable[[], T]) -> T:
     try:
         return write()
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TrackingError(redact(first_line)) from None
+        raise TrackingError(redact(first_line(error))) from None

@@ -29,3 +29,8 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str], *, hint: str = ""
     if hint:
         parts.append(hint)
     return UserError("; ".join(parts))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

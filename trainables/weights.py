@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys below which training scripts (timm, DeiT, open_clip) put the state dict, best first."""
@@ -70,7 +70,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({_first_line(error)})") from None
+        raise UserError(f"{path} is not a whole safetensors file ({first_line(error)[:200]})") from None
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
@@ -84,7 +84,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             raise UserError(f"{path} is a TorchScript archive, a program and not only weights; {advice}") from None
         if "Unsupported global" in str(error) or "Unsupported operand" in str(error) or "class" in str(error):
             raise UserError(f"{path} holds Python objects beside tensors, which could run code; {advice}") from None
-        raise UserError(f"{path} is not a whole weights file of torch ({_first_line(error)})") from None
+        raise UserError(f"{path} is not a whole weights file of torch ({first_line(error)[:200]})") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}; a state dict (name -> tensor) is wanted")
     return content
@@ -142,7 +142,7 @@ def hub_weights(repository: str, filenames: Sequence[str], *, local_hint: str) -
                     return Path(hf_hub_download(repository, name))
                 except Exception as error:
                     # The hub's errors share no base class with those of the HTTP library below it.
-                    reason = reason or _first_line(error)
+                    reason = reason or first_line(error)[:200]
         finally:
             hub_logging.set_verbosity(verbosity)
     tried = f"{constants.ENDPOINT}/{repository} ({', '.join(filenames)})"
@@ -159,7 +159,3 @@ def _unreachable(endpoint: str) -> str:
     except OSError:
         return f"{host} does not resolve, so this machine is offline"
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

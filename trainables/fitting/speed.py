@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 from search_spaces.hyperparameters import Speed, StageHyperparameters
 
 Arranged = TypeVar("Arranged", Tensor, nn.Module)
@@ -54,7 +54,7 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(_one_line, dynamic=False)(torch.ones(2, device=device))
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise UserError(
             f"speed.compile finds no compiler that works for {device.type}: {line}; "
             "install one (a C++ compiler for the CPU, Triton for a GPU) or leave speed.compile off"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 from trainables.student.names import SMALL, student_weights_file, tagged_name
 from trainables.weights import hub_weights, load_strictly, misfit, read_weights, seeded
 
@@ -63,7 +63,7 @@ def _timm(student: str, weights: str, file: Path | None, image_size: int) -> nn.
     except (RuntimeError, TypeError, AssertionError, ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise UserError(f"student {student!r} cannot be built for {image_size} px: {line}") from None
     # timm keeps the settings, with a copy of the loaded weights inside.
     backbone.pretrained_cfg = backbone.default_cfg = {}
@@ -150,7 +150,7 @@ def _feature_width(backbone: nn.Module, student: str, image_size: int) -> int:
         with torch.inference_mode():
             features_1W = backbone(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise UserError(f"student {student!r} cannot take images of {image_size} px: {line}") from None
     backbone.train(training)
     if not isinstance(features_1W, Tensor) or features_1W.ndim != 2:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError, first_line, unknown_name
 from trainables.teacher.names import OpenClipName, parse_open_clip
 from trainables.weights import hub_weights, misfit, read_weights, seeded
 
@@ -181,7 +181,7 @@ def _build(architecture: str, image_size: int) -> nn.Module:
         )
     except Exception as error:
         # Architectures bring timm and transformers with them, whose errors are of any kind.
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise UserError(f"open_clip cannot build {architecture} for {image_size} px: {line}") from None
     return model
 
@@ -241,7 +241,7 @@ def _tokenizer(architecture: str) -> Any:
             return open_clip.get_tokenizer(architecture)
     except Exception as error:
         # A tokenizer may come from the hub through transformers, whose errors are of any kind.
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise UserError(f"the tokenizer of {architecture} cannot be loaded: {line}") from None
 
 
