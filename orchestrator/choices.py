@@ -84,13 +84,14 @@ def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: 
 
 
 def standing(store: Store, group: str, selection: SweepSelection) -> ConfirmationRecord | None:
-    """What a sweep chose, unless a trial that had failed by then was retried and has not: then it chooses anew."""
+    """What a sweep chose, while that stands."""
+
+    def has_failed(number: int) -> bool:
+        (trial,) = (trial for trial in store.trials(group) if trial.number == number)
+        return any(store.attempts(planned.key).failed for planned in trial.folds)
+
     written = store.confirmation(group, selection)
-    if written is None or not written.without:
-        return written
-    trials = {trial.number: trial for trial in store.trials(group)}
-    failed = (any(store.attempts(fold.key).failed for fold in trials[number].folds) for number in written.without)
-    return written if all(failed) else None
+    return written if written is not None and written.stands(has_failed) else None
 
 
 def _by_left_out_domains(

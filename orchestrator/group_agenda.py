@@ -237,7 +237,7 @@ class GroupAgenda:
         """False where a larger budget has let the search go on since, or a trial is retried that had failed."""
         if choice.trials not in (0, len(self._trials)):
             return False
-        return all(self._has_failed(self._trials[number]) for number in choice.without)
+        return choice.stands(lambda number: self._has_failed(self._trials[number]))
 
     def _has_failed(self, trial: TrialRecord) -> bool:
         return any(self._states.failed(planned.key) for planned in trial.folds)

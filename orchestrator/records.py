@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,7 +42,15 @@ class ConfirmationRecord:
     trials: int = 0
     """Of how many trials it was chosen; 0 for all."""
     without: tuple[int, ...] = ()
-    """Trials that had failed by then; once one of these has not, for it was retried, the choice is made anew."""
+    """Trials that had failed by then."""
+
+    def stands(self, has_failed: Callable[[int], bool]) -> bool:
+        """Whether the choice holds: it is made anew once a trial that had failed was retried, and has not.
+
+        Args:
+            has_failed: whether a trial, by its number, is failed now.
+        """
+        return all(has_failed(number) for number in self.without)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters
 from search_spaces.methods import method_facts
+from search_spaces.samplers import EACH_DOMAIN_ALIKE
 from search_spaces.sweeps import Sweep
 
 PAIR = 2
@@ -119,7 +120,7 @@ def check_enough_domains(benchmark: str, domains: Collection[str]) -> None:
 
 def points_agree(sweep: Sweep) -> bool:
     """Whether all test domains try the same configurations (of a seed); otherwise only the first, the sweep's own."""
-    return sweep.scope == "benchmark" or sweep.sampler == "authors"
+    return sweep.scope == "benchmark" or sweep.sampler in EACH_DOMAIN_ALIKE
 
 
 def _need(benchmark: Benchmark, method: str, hyperparameters: Hyperparameters) -> Need:

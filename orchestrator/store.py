@@ -31,8 +31,6 @@ Nothing here reads test-domain numbers.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -41,12 +39,14 @@ from typing import Any, Literal
 
 from orchestrator.attempts import FoldAttempts, read_attempts
 from orchestrator.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, Promise, TrialRecord
+from orchestrator.same_sweep import check_same_inputs, check_same_sweep
 from orchestrator.store_mirrors import StoreMirrors
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping
 from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
 from trainables.half_files import aside_of
+from trainables.json_lines import append_lines, read_lines
 from trainables.leases import living_owner_of
 from trainables.object_storage import is_address, parse_address
 from trainables.record import FoldFolder, read_json, write_json
@@ -119,7 +119,7 @@ class Store:
         self.check_sweep(sweep)
         before = self._sweep_content()
         if before is not None:
-            self._check_inputs(before, content)
+            check_same_inputs(before, manifests, where=self.where)
             if before["sweep"].get("selection") != sweep.selection:
                 # The last one asked for is what status, retry and report go by; what others chose stays.
                 self._write(self.sweep_file, before | {"sweep": before["sweep"] | {"selection": sweep.selection}})
@@ -132,13 +132,8 @@ class Store:
     def check_sweep(self, sweep: Sweep) -> None:
         """Raises `UserError` where the folder belongs to another sweep already."""
         before = self._sweep_content()
-        if before is not None and before.get("key") != sweep.key:
-            name = dict(before.get("sweep", {})).get("name", "?")
-            changed = ", ".join(_differences(before, sweep.to_mapping())) or "its settings"
-            raise UserError(
-                f"the output folder {self.where} belongs to another sweep ({name!r}, which differs in {changed}); give "
-                "another --out"
-            )
+        if before is not None:
+            check_same_sweep(before, sweep, where=self.where)
 
     def check_writable(self) -> None:
         """Make the folders, and note where STORE is; raises `UserError` where one cannot be made or written."""
@@ -250,15 +245,11 @@ class Store:
 
     def decisions(self, group: str) -> list[dict[str, Any]]:
         """What the pruner decided in a group, in order; a line torn by a crash is passed over."""
-        try:
-            lines = self._decisions_file(group).read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        return [line for line in map(_parsed, lines) if line is not None]
+        return list(read_lines(self._decisions_file(group)))
 
     def append_decision(self, group: str, decision: Mapping[str, Any]) -> None:
         """Keep a decision of the pruner."""
-        append_line(self._decisions_file(group), decision)
+        append_lines(self._decisions_file(group), [decision])
         self.mirrors.note(self._decisions_file(group))
 
     def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
@@ -356,15 +347,6 @@ class Store:
     def _sweep_content(self) -> dict[str, Any] | None:
         return read_json(self.sweep_file)
 
-    def _check_inputs(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        where = f"the output folder {self.where} was begun"
-        version = before.get("trainer_version")
-        if version != now["trainer_version"]:
-            raise UserError(f"{where} by trainer version {version}, this is {TRAINER_VERSION}; give another --out")
-        for name, manifest in now["manifests"].items():
-            if before["manifests"].get(name) != manifest:
-                raise UserError(f"{where} with other images of {name} than there are now; give another --out")
-
     @cached_property
     def _sweep_key(self) -> str:
         return str((self._sweep_content() or {}).get("key", ""))
@@ -401,24 +383,6 @@ class Store:
         return self.fold(key).path / "running.json"
 
 
-def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Append one line of JSON; a torn last line (a crash) is closed off first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-        file.write((b"\n" if torn else b"") + json.dumps(content, sort_keys=True).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return None
-    return content
-
-
 def _place(given: str | Path) -> str:
     """An absolute folder, or an address in its one spelling."""
     return str(parse_address(str(given))) if is_address(given) else str(Path(given).absolute())
@@ -427,22 +391,3 @@ def _place(given: str | Path) -> str:
 def group_slug(name: str) -> str:
     """A group's name as a folder name: `PACS/vl2v_adip/*` is `PACS--vl2v_adip--all`."""
     return name.replace("/", "--").replace("*", "all")
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Dotted names of the settings that differ, the sweep's own name and its selection left out."""
-    for section in ("sweep", "hyperparameters", "benchmark_hyperparameters"):
-        old, new = _flat(before.get(section, {})), _flat(now.get(section, {}))
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key) and (section, key) not in (("sweep", "name"), ("sweep", "selection")):
-                yield f"{section}.{key}"
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -27,6 +27,9 @@ SAMPLERS: Mapping[Sampler, str] = {
 EACH_SEED: tuple[Sampler, ...] = ("authors",)
 """Samplers that search every seed anew, instead of seed 0 alone."""
 
+EACH_DOMAIN_ALIKE: tuple[Sampler, ...] = ("authors",)
+"""Samplers that try the same configurations, of a seed, for every test domain."""
+
 STARTUP = 10
 """Trials that Optuna's TPE and Gaussian process draw at random before they learn (its `n_startup_trials`)."""
 

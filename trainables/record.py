@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.half_files import aside_of
+from trainables.json_lines import append_lines, read_lines
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -102,20 +103,11 @@ class FoldFolder:
             path.unlink(missing_ok=True)
 
     def append_journal(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Append lines in one write, flushed to disk; a torn last line (a crash) is closed off first.
+        """Append lines in one write, flushed to disk.
 
         A machine that goes down hard then has every line up to the checkpoint that is written next.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
-        with self.journal.open("ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    text = "\n" + text
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.journal, lines)
 
     def read_journal(self) -> Iterator[dict[str, Any]]:
         """Yield every (kind, stage, step) once, in order of writing.
@@ -124,15 +116,7 @@ class FoldFolder:
         line is skipped.
         """
         seen: set[tuple[Any, Any, Any]] = set()
-        try:
-            lines = self.journal.read_bytes().splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
+        for entry in read_lines(self.journal):
             identity = (entry.get("kind"), entry.get("stage"), entry.get("step"))
             if identity not in seen:
                 seen.add(identity)

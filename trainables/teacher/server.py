@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import random
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from search_spaces.errors import UserError
+from trainables.json_lines import append_lines, read_lines
 from trainables.teacher.protocol import Teacher
 from trainables.teacher.wire import (
     FINGERPRINT,
@@ -61,13 +62,9 @@ class ServerLedger:
         self.file = file
         self._paid: dict[str, tuple[str, str, int]] = {}
         self._mutex = threading.Lock()
-        if file is not None and file.exists():
-            for line in file.read_bytes().splitlines():
-                try:
-                    entry = json.loads(line)
-                    self._paid[entry["key"]] = (entry["kind"], entry["body"], entry["count"])
-                except (ValueError, KeyError, TypeError):
-                    continue
+        for entry in [] if file is None else read_lines(file):
+            with suppress(KeyError):
+                self._paid[entry["key"]] = (entry["kind"], entry["body"], entry["count"])
 
     def conflicts(self, key: str, body: str) -> bool:
         """Whether the key was paid for another body."""
@@ -80,15 +77,8 @@ class ServerLedger:
             if key in self._paid:
                 return
             self._paid[key] = (kind, body, count)
-            if self.file is None:
-                return
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("ab") as stream:
-                line = json.dumps({"key": key, "kind": kind, "body": body, "count": count})
-                # A line break first closes off a line that a crash tore.
-                stream.write(f"\n{line}\n".encode())
-                stream.flush()
-                os.fsync(stream.fileno())
+            if self.file is not None:
+                append_lines(self.file, [{"key": key, "kind": kind, "body": body, "count": count}])
 
     def totals(self) -> dict[str, int]:
         """Images and texts paid, and the number of requests."""

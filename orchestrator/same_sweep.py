@@ -1,0 +1,54 @@
+"""Whether an output folder, by the content of its `sweep.json`, is that of the sweep being asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from search_spaces.errors import UserError
+from search_spaces.hyperparameters import TRAINER_VERSION
+from search_spaces.sweeps import Sweep
+
+LEFT_OUT = (("sweep", "name"), ("sweep", "selection"))
+"""Settings that may change from one command to the next."""
+
+
+def check_same_sweep(before: Mapping[str, Any], sweep: Sweep, *, where: str) -> None:
+    """Raises `UserError` where the folder belongs to another sweep."""
+    if before.get("key") == sweep.key:
+        return
+    name = dict(before.get("sweep", {})).get("name", "?")
+    changed = ", ".join(_differences(before, sweep.to_mapping())) or "its settings"
+    raise UserError(
+        f"the output folder {where} belongs to another sweep ({name!r}, which differs in {changed}); give another --out"
+    )
+
+
+def check_same_inputs(before: Mapping[str, Any], manifests: Mapping[str, str], *, where: str) -> None:
+    """Raises `UserError` where the folder was begun by another trainer, or with other images."""
+    begun = f"the output folder {where} was begun"
+    version = before.get("trainer_version")
+    if version != TRAINER_VERSION:
+        raise UserError(f"{begun} by trainer version {version}, this is {TRAINER_VERSION}; give another --out")
+    for name, manifest in manifests.items():
+        if before["manifests"].get(name) != manifest:
+            raise UserError(f"{begun} with other images of {name} than there are now; give another --out")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of the settings that differ."""
+    for section in ("sweep", "hyperparameters", "benchmark_hyperparameters"):
+        old, new = _flat(before.get(section, {})), _flat(now.get(section, {}))
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key) and (section, key) not in LEFT_OUT:
+                yield f"{section}.{key}"
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
