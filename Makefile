@@ -36,3 +36,4 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.swad
 	$(BIN)/python -m tests.bench.data
 	$(BIN)/python -m tests.bench.orchestration
+	$(BIN)/python -m tests.bench.pruning

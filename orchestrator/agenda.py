@@ -60,7 +60,8 @@ class Agenda:
     @property
     def is_finished(self) -> bool:
         if self._only is not None:
-            return all(map(self._states.settled, self._only))
+            # What is planned no more, as a choice that is made anew, is not waited for.
+            return not self._states.running and not any(map(self._has_work, self.groups))
         return all(group.is_finished for group in self.groups)
 
     @property

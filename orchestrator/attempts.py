@@ -9,16 +9,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
-from trainables.record import FoldFolder, read_json, write_json
+from trainables.leases import LeaseLostError
+from trainables.record import FoldFolder, read_record, write_json
 from trainables.teacher.ledger import BudgetReached
 
-FailureKind = Literal["user", "budget", "out_of_memory", "lost_node", "lost", "crash", "diverged", "no_metric"]
-"""`lost` is a worker process that died alone, `lost_node` one whose machine went. A user's mistake and the end of a
-budget end the sweep; a diverged loss or a missing metric would come back with equal numbers."""
+FailureKind = Literal[
+    "user", "budget", "overtaken", "out_of_memory", "lost_node", "lost", "crash", "diverged", "no_metric"
+]
+"""`lost` is a worker process that died alone, `lost_node` one whose machine went; `overtaken` is one that was taken for
+dead, and whose fold is somebody else's now. A user's mistake and the end of a budget end the sweep; a diverged loss or
+a missing metric would come back with equal numbers."""
 
-PRECEDENCE: tuple[FailureKind, ...] = ("user", "budget", "diverged", "out_of_memory", "lost_node", "lost", "crash")
+PRECEDENCE: tuple[FailureKind, ...] = (
+    "user", "budget", "overtaken", "diverged", "out_of_memory", "lost_node", "lost", "crash"
+)  # fmt: skip
 """Of several errors the first kind is the cause: the other workers of a group then fail with broken connections."""
 
 UNCOUNTED: frozenset[FailureKind] = frozenset({"out_of_memory", "lost_node"})
@@ -93,8 +98,8 @@ def attempts_file(folder: FoldFolder) -> Path:
 
 def read_attempts(folder: FoldFolder) -> FoldAttempts:
     """The attempts that failed; none where nothing went wrong."""
-    content = read_json(attempts_file(folder))
-    return FoldAttempts() if content is None else from_mapping(FoldAttempts, content)
+    advice = "remove it, and the fold has all its attempts again"
+    return read_record(FoldAttempts, attempts_file(folder), advice=advice) or FoldAttempts()
 
 
 def record_attempt(folder: FoldFolder, attempt: Attempt) -> FoldAttempts:
@@ -204,6 +209,8 @@ def _kind(error: BaseException) -> FailureKind:
         return "user"
     if isinstance(error, BudgetReached):
         return "budget"
+    if isinstance(error, LeaseLostError):
+        return "overtaken"
     if name == "TrainingDivergedError":
         return "diverged"
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":

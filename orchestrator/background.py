@@ -20,6 +20,9 @@ class TrackingAwayError(UserError):
 class Tracking(Protocol):
     """Projects the store somewhere else."""
 
+    def look(self) -> None:
+        """Ask its server for a sign of life, and open nothing; raises as `preflight` does."""
+
     def preflight(self) -> None:
         """Raises `TrackingAwayError` where the server cannot be reached, `UserError` where the address is none."""
 

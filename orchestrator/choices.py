@@ -94,6 +94,36 @@ def standing(store: Store, group: str, selection: SweepSelection) -> Confirmatio
     return written if written is not None and written.stands(has_failed) else None
 
 
+def still_planned(store: Store, group: GroupRecord, selection: SweepSelection) -> Iterator[PlannedFold]:
+    """Every fold of a group that a sweep with this selection still runs, of all that was ever written for it.
+
+    The further seeds of a choice that is made anew, and the pair folds of another selection, are left as they are.
+    """
+    for trial in store.trials(group.name):
+        yield from trial.folds
+    if not chooses(group.method, group.trials):
+        selection = "source_validation"
+    if selection == "leave_one_domain_out":
+        for record in store.pairs(group.name):
+            yield from record.folds
+    chosen = standing(store, group.name, selection)
+    yield from () if chosen is None else chosen.folds
+
+
+def is_hopeless(store: Store, group: GroupRecord) -> bool:
+    """Whether everything has ended and there is nothing to choose: none of several configurations is whole."""
+    trials = store.trials(group.name)
+    if group.trials == 1 or len(trials) < group.trials or not all(_is_over(store, trial) for trial in trials):
+        return False
+    whole = [trial for trial in trials if _source_validation(store, trial) is not None]
+    if len(whole) < 2:
+        return not whole
+    pairs = store.pairs(group.name)
+    if any(_waits(store, planned) for record in pairs for planned in record.folds):
+        return False
+    return bool(pairs) and all(any(store.attempts(fold.key).failed for fold in record.folds) for record in pairs)
+
+
 def _by_left_out_domains(
     store: Store, group: GroupRecord, domains: Sequence[str], trials: Sequence[TrialRecord]
 ) -> tuple[int | None, tuple[tuple[int, Fold], ...]]:

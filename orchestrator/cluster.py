@@ -87,7 +87,7 @@ def connect(*, address: str | None = None, dashboard: bool = False, cpus: int | 
     Raises:
         UserError: no cluster answers at the address, or Ray ended in the middle of the work.
     """
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    wanted = _wanted(address)
     set_default_environment(fast_engine_environment(spot=wanted != "local"))
     if wanted == "local":
         set_default_environment(PATIENCE)
@@ -96,6 +96,15 @@ def connect(*, address: str | None = None, dashboard: bool = False, cpus: int | 
         return
     with engines_told(), _existing(wanted) as cluster:
         yield cluster
+
+
+def check_answers(address: str | None) -> None:
+    """Raises `UserError` where nothing listens at the address that `connect` would use; a look, without Ray."""
+    _check_answers(_wanted(address))
+
+
+def _wanted(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.attempts import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
 from orchestrator.leases import FoldLeases
 from orchestrator.store import Store
-from trainables.leases import Owner, clear_dead, this_process
+from trainables.leases import Owner, this_process
 
 
 class FoldStates:
@@ -108,10 +108,7 @@ class FoldStates:
         result = folder.read_result()
         if result is None:
             return
-        # Who was killed between a fold's result and their own tidying leaves marks that nobody else removes.
-        self._store.unmark_running(key)
-        clear_dead(folder.lease)
-        clear_dead(folder.worker)
+        self._store.tidy_done(key)
         self._seconds[key] = float(result["seconds"])
         accuracy = _accuracy(result)
         if math.isfinite(accuracy):

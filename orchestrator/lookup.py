@@ -116,6 +116,8 @@ class Known:
 
     def _unknown(self, text: str, names: Iterable[str]) -> UserError:
         names = list(dict.fromkeys(names))
+        if not names and self.folds:
+            return UserError(f"{self.store.where} holds folds and no trial; give the --out of a sweep")
         if not names:
             return UserError(f"{self.store.where} holds no fold yet; give the --out of a sweep or of `train`")
         nearest = get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from orchestrator.durations import ASSUMED_IMAGES_PER_S, FoldDurations, Kind, assumed_seconds
@@ -109,8 +109,8 @@ def time_lines(found: TimeForecast, limits: Limits, *, store: Store | None = Non
     if limits.money is not None and found.money is not None:
         yield _verdict("money", limits.money, found.money)
     if limits.wall_hours is not None:
-        at_once = ceil(found.fold_hours / limits.wall_hours) if limits.wall_hours else 0
-        side_by_side = f"{at_once:,} folds side by side" if limits.wall_hours else "more than there is"
+        at_once = found.fold_hours / limits.wall_hours if limits.wall_hours else inf
+        side_by_side = f"{ceil(at_once):,} folds side by side" if at_once < inf else "more than there is"
         yield f"the wall budget of {limits.wall_hours:,.4g} h needs {side_by_side} from start to end"
 
 

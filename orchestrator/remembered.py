@@ -47,11 +47,12 @@ def remember_run(store: Store, run: LastRun) -> None:
 
 def last_run(store: Store) -> LastRun:
     """The settings noted last; defaults where none were."""
-    content = read_json(store.run_file)
+    content = read_json(store.run_file, advice="run the sweep again, which writes it anew")
     if content is None:
         return LastRun()
-    benchmarks = {name: from_mapping(Benchmark, value) for name, value in content.pop("benchmarks").items()}
     try:
+        found = content.pop("benchmarks", {})
+        benchmarks = {name: from_mapping(Benchmark, value) for name, value in found.items()}
         resources = from_mapping(Resources, content.pop("resources"))
         limits = from_mapping(Limits, content.pop("limits", {}))
         return LastRun(**content, benchmarks=benchmarks, resources=resources, limits=limits)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search_spaces.errors import UserError
-from search_spaces.hyperparameters import TRAINER_VERSION
 from search_spaces.sweeps import Sweep
 
 LEFT_OUT = (("sweep", "name"), ("sweep", "selection"))
@@ -24,13 +23,13 @@ def check_same_sweep(before: Mapping[str, Any], sweep: Sweep, *, where: str) -> 
     )
 
 
-def check_same_inputs(before: Mapping[str, Any], manifests: Mapping[str, str], *, where: str) -> None:
+def check_same_inputs(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str) -> None:
     """Raises `UserError` where the folder was begun by another trainer, or with other images."""
     begun = f"the output folder {where} was begun"
     version = before.get("trainer_version")
-    if version != TRAINER_VERSION:
-        raise UserError(f"{begun} by trainer version {version}, this is {TRAINER_VERSION}; give another --out")
-    for name, manifest in manifests.items():
+    if version != now["trainer_version"]:
+        raise UserError(f"{begun} by trainer version {version}, this is {now['trainer_version']}; give another --out")
+    for name, manifest in now["manifests"].items():
         if before["manifests"].get(name) != manifest:
             raise UserError(f"{begun} with other images of {name} than there are now; give another --out")
 

@@ -156,6 +156,9 @@ class FoldSearch(Searcher):
             self._stop.because(running.attempt.error)
         elif running.attempt is not None and running.attempt.kind == "budget":
             self._agenda.met_budget(ticket)
+        elif running.attempt is not None and running.attempt.kind == "overtaken":
+            # What the other one makes of the fold counts; nothing here may be written beside it.
+            self._agenda.dropped(ticket)
         elif running.attempt is not None:
             self._fail(ticket, running.attempt)
         elif self._store.fold(ticket.planned.key).is_done:

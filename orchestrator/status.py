@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from orchestrator.choices import standing
+from orchestrator.choices import is_hopeless, standing
 from orchestrator.gpu_sharing import GpuShare, gpu_share
 from orchestrator.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.progress import Counts
@@ -206,8 +206,7 @@ def _group_status(
     best = max(objectives, key=lambda key: (objectives[key], key), default=None)
     if confirmation is not None and confirmation.number in objectives:
         best = confirmation.number
-    all_failed = len(trials) == group.trials > 1 and len(slots) == number["failed"]
-    hopeless = confirmation is None and all_failed
+    hopeless = confirmation is None and is_hopeless(store, group)
     expected = group.num_folds + pair_folds_expected(store, group, domains, selection)
     planned = len(slots) if hopeless else max(expected, len(slots))
     counts = Counts(**number, waiting=planned - sum(number.values()))

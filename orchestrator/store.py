@@ -21,6 +21,7 @@
     OUT/request.json                   a stop or cancel that was asked of who is at work (`orchestrator.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
+    OUT/arrivals.jsonl                 finished folds as they were first seen (`orchestrator.arrivals`); append-only
     OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.promises`)
     OUT/store.json                     where STORE is, when it is not OUT itself
 
@@ -43,13 +44,13 @@ from orchestrator.same_sweep import check_same_inputs, check_same_sweep
 from orchestrator.store_mirrors import StoreMirrors
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
-from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec, fold_spec_from_mapping
+from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec
 from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
 from trainables.half_files import aside_of
 from trainables.json_lines import append_lines, read_lines
-from trainables.leases import living_owner_of
+from trainables.leases import clear_dead, living_owner_of
 from trainables.object_storage import is_address, parse_address
-from trainables.record import FoldFolder, read_json, write_json
+from trainables.record import FoldFolder, read_json, read_record, write_json
 
 FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
 
@@ -90,6 +91,7 @@ class Store:
         self.ray_folder = self.out / "ray"
         self.data_folder = self.out / "data"
         self.price_file = self.out / "price.json"
+        self.arrivals_file = self.out / "arrivals.jsonl"
         self.promises_file = self.out / "promises.json"
         self._read_trials: dict[tuple[str, int], TrialRecord] = {}
 
@@ -119,7 +121,7 @@ class Store:
         self.check_sweep(sweep)
         before = self._sweep_content()
         if before is not None:
-            check_same_inputs(before, manifests, where=self.where)
+            check_same_inputs(before, content, where=self.where)
             if before["sweep"].get("selection") != sweep.selection:
                 # The last one asked for is what status, retry and report go by; what others chose stays.
                 self._write(self.sweep_file, before | {"sweep": before["sweep"] | {"selection": sweep.selection}})
@@ -211,8 +213,7 @@ class Store:
 
     def confirmation(self, group: str, selection: SweepSelection = "source_validation") -> ConfirmationRecord | None:
         """The trial that a selection chose in the group; None while it is searched."""
-        content = read_json(self._confirmation_file(group, selection))
-        return None if content is None else from_mapping(ConfirmationRecord, content)
+        return read_record(ConfirmationRecord, self._confirmation_file(group, selection))
 
     def chosen(self, group: str) -> ConfirmationRecord | None:
         """The trial that the selection asked for last chose; where it had nothing to choose, what was confirmed."""
@@ -228,8 +229,8 @@ class Store:
     def pairs(self, group: str) -> list[PairRecord]:
         """The pair folds of the group's trials, by the trial's number."""
         numbers = sorted(int(path.stem) for path in self._pairs_folder(group).glob("[0-9]*.json"))
-        contents = (read_json(self._pairs_folder(group) / f"{number}.json") for number in numbers)
-        return [from_mapping(PairRecord, content) for content in contents if content is not None]
+        records = (read_record(PairRecord, self._pairs_folder(group) / f"{number}.json") for number in numbers)
+        return [record for record in records if record is not None]
 
     def write_pairs(self, record: PairRecord) -> None:
         """Write a trial's pair folds ahead of their run."""
@@ -252,6 +253,16 @@ class Store:
         append_lines(self._decisions_file(group), [decision])
         self.mirrors.note(self._decisions_file(group))
 
+    def arrivals(self) -> list[tuple[str, str]]:
+        """Finished folds as (group, key), in the order in which they were first seen."""
+        return [(str(line["group"]), str(line["key"])) for line in read_lines(self.arrivals_file)]
+
+    def note_arrivals(self, arrived: Sequence[tuple[str, str]]) -> None:
+        """Add finished folds that were seen for the first time."""
+        if arrived:
+            append_lines(self.arrivals_file, [{"group": group, "key": key} for group, key in arrived])
+            self.mirrors.note(self.arrivals_file)
+
     def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
         """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""
         path = self._pruned_file(key)
@@ -273,8 +284,7 @@ class Store:
 
     def spec(self, key: str) -> FoldSpec | None:
         """What a fold was asked to compute; None before it first started."""
-        content = read_json(self.fold(key).spec)
-        return None if content is None else fold_spec_from_mapping(content)
+        return self.fold(key).read_spec()
 
     def attempts(self, key: str) -> FoldAttempts:
         """The fold's failed attempts."""
@@ -287,6 +297,16 @@ class Store:
     def unmark_running(self, key: str) -> None:
         self._running_file(key).unlink(missing_ok=True)
         self.mirrors.note(self._running_file(key))
+
+    def tidy_done(self, key: str) -> None:
+        """Remove what a process that was killed between a fold's result and its own tidying left beside it."""
+        folder = self.fold(key)
+        self.unmark_running(key)
+        if folder.checkpoint.exists():
+            folder.checkpoint.unlink(missing_ok=True)
+            self.mirrors.note(folder.checkpoint)
+        clear_dead(folder.lease)
+        clear_dead(folder.worker)
 
     def running_since(self, key: str) -> float | None:
         """When a fold that runs was started, in Unix seconds; None where it does not run."""
@@ -321,6 +341,8 @@ class Store:
     def _opened(self, place: str) -> Path:
         """The folder of a place: itself, or the mirror of an address."""
         if not is_address(place):
+            if Path(place).is_file():
+                raise UserError(f"{place} is a file; --out and --store are folders or addresses")
             return Path(place)
         return self.mirrors.open(place)
 
@@ -354,10 +376,10 @@ class Store:
     def _trial(self, group: str, number: int) -> TrialRecord | None:
         """One trial, remembered: its file is written once, and ten thousand take seconds to read."""
         if (group, number) not in self._read_trials:
-            content = read_json(self._trial_file(group, number))
-            if content is None:
+            record = read_record(TrialRecord, self._trial_file(group, number))
+            if record is None:
                 return None
-            self._read_trials[group, number] = from_mapping(TrialRecord, content)
+            self._read_trials[group, number] = record
         return self._read_trials[group, number]
 
     def _trials_folder(self, group: str) -> Path:

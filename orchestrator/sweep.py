@@ -13,7 +13,8 @@ from typing import Literal
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
-from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect
+from orchestrator.choices import still_planned
+from orchestrator.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
 from orchestrator.control import listening
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.gpu_sharing import ShareTeller
@@ -158,6 +159,8 @@ def run_sweep(
     benchmarks = benchmarks or resolve_benchmarks(sweep.benchmarks, root)
     store.check_writable()
     store.check_sweep(sweep)
+    if not store.is_begun:
+        _check_servers(settings)
     groups = fold_group_records(sweep, benchmarks)
     manifests = check_data(benchmarks, store=store, data_root=root, tell=settings.message)
     with alone_in(store) as owner, closing(FoldLeases(owner)) as leases:
@@ -229,14 +232,15 @@ def run_sweep(
 
 
 def failed_folds(store: Store) -> dict[str, PlannedFold]:
-    """The sweep's folds that gave up, or whose last attempt went wrong (a retry that was cut short), by key."""
-    planned = {planned.key: planned for group in store.groups() for planned in store.planned_folds(group.name)}
+    """Folds that the sweep still plans and that gave up, or whose retry was cut short, by key."""
+    selection = store.existing_sweep().selection
+    planned = (planned for group in store.groups() for planned in still_planned(store, group, selection))
 
     def went_wrong(key: str) -> bool:
         attempts = store.attempts(key)
-        return attempts.failed or bool(attempts.attempts and not store.fold(key).is_done)
+        return attempts.failed or bool(attempts.attempts and store.fold_state(key, None) == "waiting")
 
-    return {key: fold for key, fold in planned.items() if went_wrong(key)}
+    return {fold.key: fold for fold in planned if went_wrong(fold.key)}
 
 
 @contextmanager
@@ -317,6 +321,22 @@ def _work(
     return stop.closing and not agenda.is_finished
 
 
+def _check_servers(settings: SweepSettings) -> None:
+    """Raises `UserError` where a server that the sweep needs does not answer, before any image is read."""
+    try:
+        if settings.tracking is not None:
+            settings.tracking.look()
+    except TrackingAwayError as error:
+        raise _without_tracking(error) from None
+    check_answers(settings.address)
+
+
+def _without_tracking(error: TrackingAwayError) -> UserError:
+    return UserError(
+        f"{error}; or train without it (--tracking later) and fill it in afterwards (vl2v-orchestrate sync)"
+    )
+
+
 def _check_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: bool) -> None:
     """Look for the tracking server; of a sweep that was begun before, it may be away for as long as it likes.
 
@@ -331,9 +351,7 @@ def _check_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: b
             # Whoever starts a lost machine again at night must not have to start the server first.
             sync.is_away(error.reason)
             return
-        raise UserError(
-            f"{error}; or train without it (--tracking later) and fill it in afterwards (vl2v-orchestrate sync)"
-        ) from None
+        raise _without_tracking(error) from None
 
 
 def _tune(

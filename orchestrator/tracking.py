@@ -95,6 +95,15 @@ class Tracker:
         """What every run of the sweep carries as its tag `sweep`."""
         return self._sweep.key[:SHORT_KEY]
 
+    def look(self) -> None:
+        """Ask the server for a sign of life, and open nothing.
+
+        Raises:
+            TrackingAwayError: the server does not answer.
+            UserError: the address is none.
+        """
+        check_reachable(self.uri)
+
     def preflight(self) -> None:
         """Open the store and its experiment (and migrate a new database) before anything expensive.
 

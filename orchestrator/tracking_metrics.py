@@ -29,38 +29,51 @@ class MetricPoint:
     """Milliseconds since 1970, taken from the journal so that a replay writes the same."""
 
 
-def running_best(results: Iterable[Mapping[str, Any]], price_per_1000: float | None = None) -> list[MetricPoint]:
-    """The best source validation accuracy, and the teacher queries, after each finished fold, in order of finishing."""
+def running_best(results: Iterable[Mapping[str, Any] | None]) -> list[MetricPoint]:
+    """The best source validation accuracy, and the teacher queries, after each finished fold.
+
+    Args:
+        results: of finished folds, in an order that only ever grows; None keeps the place of one that is gone.
+    """
     points: list[MetricPoint] = []
     best = -math.inf
     queries: dict[str, float] = {}
-    for step, result in enumerate(sorted(results, key=lambda result: float(result["finished"]))):
+    for step, result in enumerate(results):
+        if result is None:
+            continue
         time = milliseconds(result["finished"])
         # A pair fold has fewer source domains: its accuracy stands beside no other's.
         if len(result.get("fold", {}).get("test_domains", ())) < 2:
             best = max(best, float(result["source_validation"]["accuracy"]))
             points.append(MetricPoint(name=SUMMARY, value=best, step=step, timestamp=time))
         points.append(MetricPoint(name="finished_folds", value=float(step + 1), step=step, timestamp=time))
-        own = query_metrics(result, price_per_1000)
+        own = query_metrics(result)
         # Different images of two folds may be the same ones: that is no sum.
         queries = {name: queries.get(name, 0.0) + own[name] for name in own if name != "teacher/unique_images"}
         points += [MetricPoint(name=name, value=value, step=step, timestamp=time) for name, value in queries.items()]
     return points
 
 
-def query_metrics(result: Mapping[str, Any], price_per_1000: float | None = None) -> dict[str, float]:
-    """What a finished fold asked the teacher, and its price; queries whose answers were lost stand beside it."""
+def query_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """What a finished fold asked the teacher; queries whose answers were lost stand beside it."""
     asked = result.get("teacher_queries", {})
     images, texts = float(asked.get("images", 0)), float(asked.get("texts", 0))
     values = {"teacher/image_queries": images, "teacher/text_queries": texts}
     for name in ("unique_images", "bytes", "unconfirmed"):
         values[f"teacher/{name}"] = float(asked.get(name, 0))
-    if price_per_1000 is not None:
-        values["teacher/price"] = (images + texts) / 1000.0 * price_per_1000
     return values
 
 
-def result_metrics(result: Mapping[str, Any], price_per_1000: float | None = None) -> Iterator[MetricPoint]:
+def price_tag(results: Iterable[Mapping[str, Any]], price_per_1000: float | None) -> dict[str, str]:
+    """What folds paid the teacher, as a tag: a metric's points stay, and the price may be given anew."""
+    if price_per_1000 is None:
+        return {}
+    asked = [query_metrics(result) for result in results]
+    queries = math.fsum(one["teacher/image_queries"] + one["teacher/text_queries"] for one in asked)
+    return {"teacher_price": f"{queries / 1000.0 * price_per_1000:.10g}"}
+
+
+def result_metrics(result: Mapping[str, Any]) -> Iterator[MetricPoint]:
     """The numbers of a finished fold, at the step that was chosen."""
     step = int(result.get("chosen", {}).get("step", 0))
     time = milliseconds(result["finished"])
@@ -68,7 +81,7 @@ def result_metrics(result: Mapping[str, Any], price_per_1000: float | None = Non
     values = {SUMMARY: validation["accuracy"], "source_validation_cross_entropy": validation["cross_entropy"]}
     values |= {f"source_validation/{name}": value for name, value in validation.get("domains", {}).items()}
     values["seconds"] = result["seconds"]
-    values |= query_metrics(result, price_per_1000)
+    values |= query_metrics(result)
     for name, value in values.items():
         yield MetricPoint(name=metric_name(name), value=float(value), step=step, timestamp=time)
 

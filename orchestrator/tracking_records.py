@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.tracking_metrics import MetricPoint, journal_metrics, milliseconds, result_metrics, running_best
+from orchestrator.arrivals import in_order_of_arrival
+from orchestrator.choices import is_hopeless
+from orchestrator.tracking_metrics import (
+    MetricPoint,
+    journal_metrics,
+    milliseconds,
+    price_tag,
+    result_metrics,
+    running_best,
+)
 from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
 from trainables.record import FoldFolder, read_json
@@ -87,15 +96,15 @@ def sweep_records(store: Store, sweep: Sweep, documents: Mapping[str, Any]) -> I
     price_per_1000 = store.price_per_1000
     folds = {group.name: list(tracked_folds(store, group)) for group in store.groups()}
     results = {name: _results(tracked) for name, tracked in folds.items()}
-    over = {name: _is_over(store, name, tracked) for name, tracked in folds.items()}
-    everything = [result for some in results.values() for result in some]
+    arrived = [(group, _result(store, results, group, key)) for group, key in in_order_of_arrival(store, results)]
+    over = {group.name: _is_over(store, group, folds[group.name]) for group in store.groups()}
     yield _parent_record(
         kind="sweep",
         group="",
         key=sweep.key,
         name=sweep.name,
         parameters=flat(sweep.to_mapping()),
-        results=everything,
+        results=[result for _, result in arrived],
         documents={**documents, "data_manifests.json": _manifests(store, folds)},
         over=all(over.values()),
         price_per_1000=price_per_1000,
@@ -111,7 +120,7 @@ def sweep_records(store: Store, sweep: Sweep, documents: Mapping[str, Any]) -> I
                 "method": group.method,
                 "test_domains": "+".join(group.test_domains),
             },
-            results=results[group.name],
+            results=[result for name, result in arrived if name == group.name],
             documents={},
             over=over[group.name],
             price_per_1000=price_per_1000,
@@ -165,36 +174,49 @@ def _parent_record(
     key: str,
     name: str,
     parameters: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any] | None],
     documents: Mapping[str, Any],
     over: bool,
     price_per_1000: float | None,
 ) -> RunRecord:
-    points = running_best(results, price_per_1000)
+    points = running_best(results)
     times = [point.timestamp for point in points]
+    there = [result for result in results if result is not None]
     return RunRecord(
         kind=kind,
         group=group,
         key=key,
         name=name,
-        version=digest([len(points), over, price_per_1000, sorted(str(result["key"]) for result in results)]),
+        version=digest([len(points), over, price_per_1000, [str(result["key"]) for result in there]]),
         parameters=parameters,
+        tags=price_tag(there, price_per_1000),
         metrics=lambda: points,
         documents=documents,
         status="FINISHED" if over else "RUNNING",
-        start_time=min((milliseconds(result["started"]) for result in results), default=None),
+        start_time=min((milliseconds(result["started"]) for result in there), default=None),
         end_time=max(times) if times and over else None,
     )
 
 
-def _results(folds: Iterable[TrackedFold]) -> list[dict[str, Any]]:
-    return [result for result in (fold.folder.read_result() for fold in folds) if result is not None]
+def _results(folds: Iterable[TrackedFold]) -> dict[str, dict[str, Any]]:
+    """What finished folds came to, by key."""
+    found = ((fold.key, fold.folder.read_result()) for fold in folds)
+    return {key: result for key, result in found if result is not None}
 
 
-def _is_over(store: Store, group: str, folds: Iterable[TrackedFold]) -> bool:
-    """Whether the group's configuration is chosen and nothing is left to run."""
-    chosen = store.confirmation(group) or store.confirmation(group, "leave_one_domain_out")
-    return chosen is not None and all(fold.failed or fold.folder.is_done or fold.pruned is not None for fold in folds)
+def _result(
+    store: Store, results: Mapping[str, Mapping[str, Mapping[str, Any]]], group: str, key: str
+) -> Mapping[str, Any] | None:
+    """What a fold came to, also of one that is planned no more."""
+    return results.get(group, {}).get(key) or store.fold(key).read_result()
+
+
+def _is_over(store: Store, group: GroupRecord, folds: Iterable[TrackedFold]) -> bool:
+    """Whether the group's configuration is chosen, or none can be, and nothing is left to run."""
+    if not all(fold.failed or fold.folder.is_done or fold.pruned is not None for fold in folds):
+        return False
+    chosen = store.confirmation(group.name) or store.confirmation(group.name, "leave_one_domain_out")
+    return chosen is not None or is_hopeless(store, group)
 
 
 def _manifests(store: Store, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:
@@ -219,8 +241,8 @@ def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunR
         name=_name(fold),
         version=f"{digest(result)}:{fold.chosen}:{price_per_1000}",
         parameters=spec_parameters(spec),
-        tags=_tags(fold, spec),
-        metrics=lambda: (*journal_metrics(fold.folder, fold.align), *result_metrics(result, price_per_1000)),
+        tags=_tags(fold, spec) | price_tag([result], price_per_1000),
+        metrics=lambda: (*journal_metrics(fold.folder, fold.align), *result_metrics(result)),
         documents={"spec.json": spec, "result.json": result},
         files=(fold.folder.student,) if fold.chosen and fold.folder.student.exists() else (),
         status="FINISHED",
@@ -234,18 +256,25 @@ def _unfinished_record(fold: TrackedFold, spec: Mapping[str, Any] | None) -> Run
     if fold.pruned is None and (spec is None or not fold.failed):
         return None
     documents = {"spec.json": spec, "pruned.json": fold.pruned}
+    why = "failed" if fold.pruned is None else f"pruned:{digest(fold.pruned)}"
     return RunRecord(
         kind="trial",
         group=fold.group,
         key=fold.key,
         name=_name(fold),
-        version=f"failed:{fold.chosen}" if fold.pruned is None else f"pruned:{digest(fold.pruned)}:{fold.chosen}",
+        # A retry may have come further before it failed too.
+        version=f"{why}:{_journal_bytes(fold)}:{fold.chosen}",
         parameters=_point_parameters(fold) if spec is None else spec_parameters(spec),
         tags=_tags(fold, spec or {}),
         metrics=lambda: journal_metrics(fold.folder, fold.align),
         documents={name: content for name, content in documents.items() if content is not None},
         status="FAILED" if fold.pruned is None else "KILLED",
     )
+
+
+def _journal_bytes(fold: TrackedFold) -> int:
+    journals = [folder.journal for folder in (fold.align, fold.folder) if folder is not None]
+    return sum(journal.stat().st_size for journal in journals if journal.exists())
 
 
 def _name(fold: TrackedFold) -> str:

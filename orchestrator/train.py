@@ -132,7 +132,7 @@ def train_one(
                 again = failure is not None and _follows(job, failure, max_failures)
                 if failure is not None and again:
                     progress(ProgressEvent(kind="fold_retried", counts=Counts(), fold=_event(job, failure.error)))
-    if failure is not None and failure.kind == "user":
+    if failure is not None and failure.kind in ("user", "overtaken"):
         raise UserError(failure.error)
     if failure is not None and failure.kind == "budget":
         raise _budget_reached(job, wanted=1)
@@ -164,7 +164,7 @@ def _in_pieces(job: FoldJob, doublings: int) -> FoldJob:
 
 
 def _follows(job: FoldJob, failure: Attempt, max_failures: int) -> bool:
-    if failure.kind in ("user", "budget"):
+    if failure.kind in ("user", "budget", "overtaken"):
         return False
     folder, align = FoldFolder(job.folder), FoldFolder(job.align_folder)
     return record_and_decide(folder, failure, align=align, max_failures=max_failures)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
 
 HOST = "127.0.0.1"
+LAST_PORT = 2**16 - 1
 START_TIMEOUT_S = 120.0
 """A cold start takes up to 25 s on two loaded cores."""
 STOP_TIMEOUT_S = 10.0
@@ -39,6 +40,8 @@ def serve(store: Store, *, port: int, announce: Callable[[str], object]) -> None
     Raises:
         UserError: the folder holds no sweep, the port is taken, or the server does not start.
     """
+    if not 0 <= port <= LAST_PORT:
+        raise UserError(f"--port is 0 (a free one) to {LAST_PORT}, got {port}")
     sweep = store.sweep()
     if sweep is None:
         raise UserError(f"{store.where} holds no sweep; give the --out of one")

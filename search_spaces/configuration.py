@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -> T:
-    """Build a (nested) frozen dataclass; unknown keys and wrong types raise `UserError` naming the dotted key."""
+    """Build a (nested) frozen dataclass; unknown, missing and ill-typed keys raise `UserError`."""
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where or cls.__name__} wants a mapping, got {type(mapping).__name__}")
     hints = _hints(cls)  # type: ignore[arg-type]
@@ -27,6 +27,9 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -
         if key not in hints:
             raise unknown_name("key", dotted, [f"{where}.{name}" if where else name for name in hints])
         values[key] = _convert(hints[key], value, dotted)
+    lacking = [name for name in _required(cls) if name not in values]  # type: ignore[arg-type]
+    if lacking:
+        raise UserError(f"{where or cls.__name__} lacks {', '.join(lacking)}")
     return cls(**values)
 
 
@@ -35,6 +38,14 @@ def _hints(cls: type) -> dict[str, Any]:
     """The types of a dataclass's fields; remembered, because they are compiled from text at every question."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+@cache
+def _required(cls: type) -> tuple[str, ...]:
+    """Fields of a dataclass that have no default."""
+    return tuple(
+        field.name for field in fields(cls) if field.init and field.default is MISSING is field.default_factory
+    )
 
 
 def apply_overrides(mapping: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

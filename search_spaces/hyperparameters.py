@@ -41,10 +41,10 @@ class StageHyperparameters:
     """Update steps asked for; None is the benchmark's own number. See `Benchmark.steps`."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise UserError(f"lr is above 0, got {self.lr}")
-        if self.weight_decay < 0:
-            raise UserError(f"weight_decay is 0 or more, got {self.weight_decay}")
+        if not 0 < self.lr < inf:
+            raise UserError(f"lr is a number above 0, got {self.lr}")
+        if not 0 <= self.weight_decay < inf:
+            raise UserError(f"weight_decay is a number, 0 or more, got {self.weight_decay}")
         if self.num_steps is not None and self.num_steps < 1:
             raise UserError(f"num_steps is 1 or more, got {self.num_steps}")
 
@@ -66,7 +66,7 @@ class Swad:
     def __post_init__(self) -> None:
         if self.segments not in ("every_evaluation", "authors", "off"):
             raise UserError(f"swad.segments is every_evaluation, authors or off, got {self.segments!r}")
-        if self.num_converge < 1 or self.num_tolerate < 1 or self.tolerance_ratio < 0:
+        if self.num_converge < 1 or self.num_tolerate < 1 or not 0 <= self.tolerance_ratio < inf:
             raise UserError("swad needs num_converge >= 1, num_tolerate >= 1 and tolerance_ratio >= 0")
 
 
@@ -132,8 +132,8 @@ class Hyperparameters:
                 raise UserError(f"{name} is 1 or more, got {value}")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout lies in [0, 1), got {self.dropout}")
-        if not self.kd_temperature > 0:
-            raise UserError(f"kd_temperature is above 0, got {self.kd_temperature}")
+        if not 0 < self.kd_temperature < inf:
+            raise UserError(f"kd_temperature is a number above 0, got {self.kd_temperature}")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision is fp32 or bf16, got {self.precision!r}")
         check_teacher_mode(self.teacher_mode)
@@ -173,8 +173,8 @@ class Resources:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
         for name in ("gpus_per_worker", "cpus_per_worker", "loader_processes", "decode_cache_mb"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is 0 or more, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < inf:
+                raise UserError(f"{name} is a number, 0 or more, got {getattr(self, name)}")
         for name in ("teacher_timeout_s", "teacher_patience_s"):
             if not 0 < getattr(self, name) < inf:
                 raise UserError(f"{name} is a number of seconds above 0, got {getattr(self, name)}")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
-from trainables.leases import Lease, this_process
+from trainables.leases import Lease, LeaseLostError, this_process
 from trainables.methods.recipes import Stage
 from trainables.parts import FoldParts, Report
 from trainables.record import FoldFolder, write_atomically, write_json
@@ -49,6 +49,8 @@ def align(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
                 _write(shared, outcome)
         else:
             outcome = done
+            # Of a process that was killed between the two.
+            shared.checkpoint.unlink(missing_ok=True)
     load_weights(student, outcome.weights)
     if parts.workers.is_first:
         FoldFolder(parts.job.folder).append_journal(list(shared.read_journal()))
@@ -88,10 +90,6 @@ def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[Lease | None]
             yield lease
         finally:
             lease.release()
-
-
-class LeaseLostError(RuntimeError):
-    """Another process took this one for dead, and is at work in its folder."""
 
 
 def while_held(lease: Lease | None, report: Report) -> Report:

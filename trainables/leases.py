@@ -70,6 +70,10 @@ class LeaseHeldError(Exception):
         self.owner = owner
 
 
+class LeaseLostError(RuntimeError):
+    """Another process took this one for dead, and is at work in its folder."""
+
+
 class Lease:
     """A lease file that is refreshed while it is held."""
 

@@ -20,10 +20,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from search_spaces.configuration import from_mapping
+from search_spaces.errors import UserError, first_line
+from search_spaces.hyperparameters import FoldSpec, fold_spec_from_mapping
 from trainables.half_files import aside_of
 from trainables.json_lines import append_lines, read_lines
+
+T = TypeVar("T")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -42,13 +47,57 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object, or None where there is no such file."""
+class FileContent(dict[str, Any]):
+    """The object in a JSON file; asked for a key that it lacks, it says which file that is."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any], advice: str) -> None:
+        super().__init__(content)
+        self.path, self.advice = path, advice
+
+    def __missing__(self, key: str) -> Any:
+        raise damaged(self.path, f"it has no {key!r}", self.advice)
+
+
+PUT_BACK = "put a whole copy of it in its place"
+
+
+def read_json(path: Path, *, advice: str = PUT_BACK) -> dict[str, Any] | None:
+    """Read a JSON object, or None where there is no such file.
+
+    Args:
+        path: the file; what is written appears whole or not at all, so a damaged one lost its bytes later.
+        advice: what is to be done about a damaged one.
+
+    Raises:
+        UserError: the file holds no JSON object.
+    """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    return content
+    except ValueError as error:
+        raise damaged(path, first_line(error), advice) from None
+    if not isinstance(content, dict):
+        raise damaged(path, f"it holds a {type(content).__name__}", advice)
+    return FileContent(path, content, advice)
+
+
+def damaged(path: Path, why: str, advice: str = PUT_BACK) -> UserError:
+    """What is said of a file that lost its bytes, or holds something else than it should."""
+    return UserError(f"{path} is damaged ({why}): {advice}; what is done is kept, and the same command then goes on")
+
+
+def read_record(cls: type[T], path: Path, *, advice: str = PUT_BACK) -> T | None:
+    """Read a dataclass from a JSON file, or None where there is no such file.
+
+    Raises:
+        UserError: the file holds none.
+    """
+    content = read_json(path, advice=advice)
+    try:
+        return None if content is None else from_mapping(cls, content)
+    except UserError as error:
+        raise damaged(path, str(error), advice) from None
 
 
 class FoldFolder:
@@ -122,14 +171,26 @@ class FoldFolder:
                 seen.add(identity)
                 yield entry
 
+    @property
+    def _advice(self) -> str:
+        return f"remove the folder {self.path}, and it is computed again"
+
+    def read_spec(self) -> FoldSpec | None:
+        """What was asked for; None before the fold first started."""
+        content = read_json(self.spec, advice=self._advice)
+        try:
+            return None if content is None else fold_spec_from_mapping(content)
+        except UserError as error:
+            raise damaged(self.spec, str(error), self._advice) from None
+
     def read_result(self) -> dict[str, Any] | None:
         """Source-side numbers of a finished fold; None while it is not finished."""
-        return read_json(self.result)
+        return read_json(self.result, advice=self._advice)
 
     def read_test(self) -> dict[str, Any] | None:
         """Test-domain numbers. Only the report (and oracle selection, when asked for) calls this."""
-        return read_json(self.test)
+        return read_json(self.test, advice=self._advice)
 
     def read_held_out(self, domain: str) -> dict[str, Any] | None:
         """A pair fold's numbers on one of its two test domains. Only `orchestrator.pair_folds` calls this."""
-        return read_json(self.held_out(domain))
+        return read_json(self.held_out(domain), advice=self._advice)

@@ -25,7 +25,7 @@ from orchestrator.cli.options import (
     TrackingOption,
     WallBudgetOption,
 )
-from orchestrator.cli.requests import check_choice, check_money
+from orchestrator.cli.requests import check_choice, check_money, check_runs
 from orchestrator.cli.syncing import say_where_tracking_stands
 from orchestrator.limits import Limits
 
@@ -95,7 +95,15 @@ def retry(
     from orchestrator.sweep import failed_folds
 
     check_money(query_budget, price_per_1000)
+    check_runs(max_concurrent, max_failures)
     check_choice("--tracking", tracking, TRACKING)
+    limits = Limits(
+        gpu_hours=gpu_hours_budget,
+        wall_hours=wall_budget,
+        money=money_budget,
+        price_per_gpu_hour=price_per_gpu_hour,
+        seconds_per_fold=seconds_per_fold,
+    )
     store = Store(out)
     store.existing_sweep()
     failed = failed_folds(store)
@@ -108,13 +116,7 @@ def retry(
         max_concurrent=max_concurrent,
         query_budget=query_budget,
         price_per_1000=price_per_1000,
-        limits=Limits(
-            gpu_hours=gpu_hours_budget,
-            wall_hours=wall_budget,
-            money=money_budget,
-            price_per_gpu_hour=price_per_gpu_hour,
-            seconds_per_fold=seconds_per_fold,
-        ),
+        limits=limits,
         max_failures=max_failures,
         address=address,
         track_now=tracking == "now",

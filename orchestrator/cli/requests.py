@@ -101,6 +101,16 @@ def check_money(query_budget: int | None, price_per_1000: float | None) -> None:
         raise UserError(f"--price-per-1000 is 0 or more, got {price_per_1000}")
 
 
+def check_runs(max_concurrent: int | None, max_failures: int | None) -> None:
+    """Raises `UserError` for a number of folds at a time, or of further attempts, that cannot be."""
+    from orchestrator.attempts import check_max_failures
+
+    if max_concurrent is not None and max_concurrent < 1:
+        raise UserError(f"--max-concurrent is 1 or more, got {max_concurrent}")
+    if max_failures is not None:
+        check_max_failures(max_failures)
+
+
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
     """Return the value, or raise `UserError` with the nearest ones."""
     if value not in allowed:

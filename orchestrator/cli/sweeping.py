@@ -44,7 +44,7 @@ from orchestrator.cli.options import (
     WallBudgetOption,
     WorkersOption,
 )
-from orchestrator.cli.requests import Request, SweepOptions, build_request, check_choice, check_money
+from orchestrator.cli.requests import Request, SweepOptions, build_request, check_choice, check_money, check_runs
 from orchestrator.cli.syncing import say_where_tracking_stands
 from orchestrator.cli.viewing import check_error, show_budget, show_report
 from search_spaces.errors import UserError
@@ -110,6 +110,7 @@ def sweep(
 
     check_choice("--executor", executor, EXECUTORS)
     check_money(query_budget, price_per_1000)
+    check_runs(max_concurrent, max_failures)
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
     request = build_request(

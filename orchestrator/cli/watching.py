@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from math import inf
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,8 +44,8 @@ def watch(
     """
     from orchestrator.store import Store
 
-    if not interval > 0:
-        raise UserError(f"--interval is more than 0, got {interval}")
+    if not 0 < interval < inf:
+        raise UserError(f"--interval is a number of seconds above 0, got {interval}")
     store = Store(out)
     try:
         with store.mirrors.kept_fresh():

@@ -2,8 +2,8 @@
 
 It keeps the contract of `result.json` and of the fold's folder, logs every start to STARTS beside the folds, and does
 what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `memory`, `nan`,
-`nothing` (leaves no result, as on another machine's disk), `user`, `preflight`; `pause` is the time in seconds between
-two evaluations of every fold, `gpu_memory` what every fold says that it held of a GPU.
+`overtaken once`, `nothing` (leaves no result, as on another machine's disk), `user`, `preflight`; `pause` is the time in
+seconds between two evaluations of every fold, `gpu_memory` what every fold says that it held of a GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from trainables.jobs import FoldJob, job_from_mapping
+from trainables.leases import LeaseLostError
 from trainables.record import FoldFolder, read_json, write_json
 
 TEST_NUMBERS = ("accuracy", "balanced_accuracy", "out_accuracy")
@@ -167,10 +168,11 @@ def _log(job: FoldJob, *, name: str = "STARTS", key: str = "") -> None:
 def _behave(job: FoldJob) -> None:
     if _behaviour(job, "user"):
         raise UserError("this fold asks for what there is not")
-    if _behaviour(job, "crash once"):
-        earlier = [start for start in starts(_out(job)) if start["key"] == job.spec.key]
-        if len(earlier) == 1:
-            raise RuntimeError("first line\nthe machine is on fire")
+    is_first = sum(start["key"] == job.spec.key for start in starts(_out(job))) == 1
+    if _behaviour(job, "crash once") and is_first:
+        raise RuntimeError("first line\nthe machine is on fire")
+    if _behaviour(job, "overtaken once") and is_first:
+        raise LeaseLostError("another process has taken over this fold")
     if _behaviour(job, "crash"):
         raise RuntimeError("first line\nthe machine is on fire")
     if _behaviour(job, "memory") and job.resources.batch_pieces < 2:

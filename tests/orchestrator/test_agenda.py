@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
-from orchestrator.attempts import Attempt
+from orchestrator.attempts import Attempt, give_up, record_attempt
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.leases import FoldLeases
 from orchestrator.records import TrialRecord
@@ -19,7 +19,7 @@ from orchestrator.report import build_report
 from orchestrator.specs import FoldJobs, FoldSpecs
 from orchestrator.status import sweep_status
 from orchestrator.store import Store
-from orchestrator.sweep import fold_group_records
+from orchestrator.sweep import failed_folds, fold_group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
@@ -305,6 +305,68 @@ def test_a_trial_that_is_retried_after_the_choice_is_chosen_from_too(tmp_path: P
     assert again.choices() == undisturbed.choices()
     assert again.agenda.counts() == undisturbed.agenda.counts()
     assert not build_report(bench.store).missing
+
+
+def fail(bench: Bench, key: str) -> None:
+    """As a worker that crashed until the fold was given up left it."""
+    folder = bench.store.fold(key)
+    record_attempt(folder, CRASH)
+    give_up(folder)
+
+
+def test_a_retry_ends_where_it_leaves_a_choice_to_be_made_anew(tmp_path: Path) -> None:
+    """A trial had failed before its group chose, and so has a further seed of that choice: both are to be retried."""
+    sweep = stub_sweep(trials=2, sampler="random")
+    bench = Bench(tmp_path, sweep)
+    name = bench.groups[0].name
+    lost: set[str] = set()
+    while not bench.agenda.is_finished:
+        ticket = bench.agenda.next()
+        assert ticket is not None
+        if ticket.group == name and (ticket.number == 1 or ticket.planned.fold.seed == 1):
+            lost.add(ticket.planned.key)
+            bench.agenda.failed(ticket, CRASH)
+        else:
+            bench.run(ticket)
+    bench.die()
+    chosen = bench.choices()[name]
+    assert (chosen.number, chosen.without) == (0, (1,))
+    asked = failed_folds(bench.store)
+    assert set(asked) == lost
+    retried = Bench(tmp_path, sweep, retry_failed=True, only=asked)
+    (ticket,) = retried.run_all()
+    assert ticket.number == 1
+    assert not retried.agenda.is_out_of_budget
+    retried.die()
+    assert not set(failed_folds(bench.store)), "the further seed of a choice that stands no more is planned no more"
+    again = Bench(tmp_path, sweep)
+    again.run_all()
+    assert again.agenda.counts().waiting == 0
+
+
+def test_a_retry_leaves_pair_folds_alone_that_nobody_chooses_by(tmp_path: Path) -> None:
+    by_pairs = Bench(tmp_path, stub_sweep(trials=2, selection="leave_one_domain_out"))
+    by_pairs.run_all()
+    by_pairs.die()
+    key = by_pairs.store.pairs(by_pairs.groups[0].name)[0].folds[0].key
+    by_pairs.store.fold(key).result.unlink()
+    fail(by_pairs, key)
+    assert set(failed_folds(by_pairs.store)) == {key}
+    by_accuracy = Bench(tmp_path, stub_sweep(trials=2))
+    by_accuracy.run_all()
+    assert not failed_folds(by_accuracy.store)
+    assert by_accuracy.store.attempts(key).failed, "nothing was forgiven"
+
+
+def test_what_a_killed_worker_left_beside_a_result_is_taken_away(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=1, space="paper", seeds=1))
+    ticket = bench.agenda.next()
+    assert ticket is not None
+    checkpoint = bench.store.fold(ticket.planned.key).checkpoint
+    run_job(bench.jobs.job(ticket.spec).to_mapping())
+    checkpoint.write_bytes(b"as far as it was")
+    assert bench.agenda.finished(ticket)
+    assert not checkpoint.exists()
 
 
 def test_failed_folds_stay_failed_until_a_retry_is_asked_for(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from orchestrator.attempts import (
     record_attempt,
 )
 from search_spaces.errors import UserError
+from trainables.leases import LeaseLostError
 from trainables.record import FoldFolder
 
 
@@ -100,6 +101,7 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
     [
         (RuntimeError("first\nlast"), "crash", "RuntimeError: last"),
         (KeyError(), "crash", "KeyError"),
+        (LeaseLostError("process 7 has taken over"), "overtaken", "LeaseLostError: process 7 has taken over"),
         (UserError("PACS has no domain 'scetch'"), "user", "PACS has no domain 'scetch'"),
         (TrainingDivergedError("loss nan at step 7"), "diverged", "TrainingDivergedError: loss nan at step 7"),
         (raised(RuntimeError("wrapper"), ValueError("inner")), "crash", "ValueError: inner"),

@@ -15,6 +15,7 @@ from orchestrator.pruning_rules import (
     judge_curve,
     judge_overtaking,
 )
+from tests.orchestrator.pruned_searches import STOP_LEVEL, chance_searches
 
 
 def flat(value: float, until: int = 18) -> dict[int, float]:
@@ -89,45 +90,15 @@ def test_nobody_is_stopped_with_fewer_than_two_shared_folds_or_none_to_come() ->
     assert judge_overtaking([0.1], "0", {"0": [0.9, 0.9]}, stop_level=0.05) is None, "two domains leave no look"
 
 
-def search(accuracies: list[list[float]], *, stop_level: float = 0.05) -> tuple[set[int], int]:
-    """A search one trial after another over a full grid; the trials that were stopped, and the folds not run."""
-    complete, stopped, saved = {"0": accuracies[0]}, set(), 0
-    num_folds = len(accuracies[0])
-    for number, own in enumerate(accuracies[1:], 1):
-        for shared in range(2, num_folds):
-            best = max(complete, key=lambda name: (fmean(complete[name]), int(name)))
-            judged = judge_overtaking(own[:shared], best, complete, stop_level=stop_level)
-            if judged is not None and judged.prune:
-                stopped.add(number)
-                saved += num_folds - shared
-                break
-        else:
-            complete[str(number)] = own
-    return stopped, saved
-
-
-def grid(chance: random.Random, trials: int, domains: int, *, spread: float, noise: float) -> list[list[float]]:
-    levels = [chance.gauss(0.7, 0.1) for _ in range(domains)]
-    effects = [chance.gauss(0.0, spread) for _ in range(trials)]
-    return [[level + effect + chance.gauss(0.0, noise) for level in levels] for effect in effects]
-
-
 @pytest.mark.parametrize(
     ("trials", "domains", "spread"),
     [(20, 4, 0.0), (20, 6, 0.0), (8, 4, 0.0), (20, 4, 0.02)],
     ids=["null", "null of six domains", "null of eight trials", "some are better"],
 )
 def test_the_true_best_is_stopped_no_more_often_than_the_stated_level(trials: int, domains: int, spread: float) -> None:
-    """In the null case all configurations are equally good and the best one is so by chance alone."""
-    chance, false_stops, saved, sweeps = random.Random(0), 0, 0, 150
-    for _ in range(sweeps):
-        accuracies = grid(chance, trials, domains, spread=spread, noise=0.02)
-        best = max(range(trials), key=lambda number: fmean(accuracies[number]))
-        stopped, folds = search(accuracies)
-        false_stops += best in stopped
-        saved += folds
-    assert false_stops <= 0.05 * sweeps
-    assert saved > 0.05 * sweeps * trials * domains, "a rule that stops nobody is no rule"
+    false_stops, not_run = chance_searches(trials, domains, spread=spread, searches=150)
+    assert false_stops <= STOP_LEVEL
+    assert not_run > 0.05, "a rule that stops nobody is no rule"
 
 
 def test_a_configuration_that_ends_level_is_stopped_as_often_as_the_level_says() -> None:

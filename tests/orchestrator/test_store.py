@@ -90,12 +90,44 @@ def test_other_images_and_another_trainer_are_refused(tmp_path: Path, monkeypatc
         claimed(tmp_path)
 
 
-@pytest.mark.parametrize("where", ["file", "below a file"])
-def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path: Path, where: str) -> None:
+def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    out = tmp_path / "file" if where == "file" else tmp_path / "file" / "out"
     with pytest.raises(UserError, match="cannot write to the output folder"):
-        Store(out).check_writable()
+        Store(tmp_path / "file" / "out").check_writable()
+    with pytest.raises(UserError, match="file is a file; --out and --store are folders or addresses"):
+        Store(tmp_path / "file")
+
+
+DAMAGE = {
+    "cut off": (b'{"group": "ic', "Unterminated string"),
+    "empty": (b"", "Expecting value"),
+    "zeroes of a lost disk": (bytes(40), "Expecting value"),
+    "not text": (b'{"a": "\xff"}', "codec can't decode"),
+    "a list": (b"[]", "it holds a list"),
+    "nothing in it": (b"{}", "(lacks group, number|it has no ')"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["sweep.json", "trials/icons--erm--line/10.json", "spec.json", "result.json"])
+def test_a_damaged_file_is_named_in_one_line(name: str, damage: str, tmp_path: Path) -> None:
+    store, (content, why) = claimed(tmp_path), DAMAGE[damage]
+    store.write_trial(TRIAL)
+    path = tmp_path / name if "sweep" in name or "trial" in name else store.fold(PLANNED.key).path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+    def look(store: Store) -> None:
+        store.trials(GROUP.name)
+        result = store.fold(PLANNED.key).read_result()
+        assert result is None or result["seconds"]
+        store.spec(PLANNED.key)
+        store.existing_sweep()
+
+    why = "lacks fold, method" if (name, damage) == ("spec.json", "nothing in it") else why
+    with pytest.raises(UserError, match=rf"{path.name} is damaged \((.*{why}.*)\): ") as error:
+        look(Store(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

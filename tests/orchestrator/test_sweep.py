@@ -35,6 +35,10 @@ class Tracked:
     def __init__(self, *, down: bool = False, unreachable: bool = False) -> None:
         self.synced, self.checked, self.down, self.unreachable = 0, 0, down, unreachable
 
+    def look(self) -> None:
+        if self.unreachable:
+            raise TrackingAwayError("tracking server http://127.0.0.1:9 does not answer", "start it")
+
     def preflight(self) -> None:
         self.checked += 1
         if self.unreachable:
@@ -128,6 +132,16 @@ def test_failures_are_told_apart_and_do_not_stop_the_sweep(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_fold_that_somebody_else_took_over_has_not_failed(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", {"overtaken once": "flat/seed0"})
+    outcome, events = run_stub(tmp_path, stub_sweep(trials=1, space="paper"), max_failures=0)
+    assert outcome.exit_code == 0
+    assert Counter(start["fold"] for start in starts(tmp_path))["icons/flat/seed0"] == 2
+    assert not list(tmp_path.glob("folds/*/error.json")), "what the other one makes of it counts"
+    assert not [event for event in events if event.kind == "fold_failed"]
+
+
+@pytest.mark.slow
 def test_a_users_mistake_that_a_worker_finds_ends_the_sweep_in_one_line(tmp_path: Path) -> None:
     write_json(tmp_path / "BEHAVIOUR", {"user": "flat/seed0", "pause": 0.2})
     with pytest.raises(UserError, match=r"^this fold asks for what there is not$"):
@@ -160,12 +174,27 @@ def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypa
         run_stub(tmp_path, max_concurrent=0)
     with pytest.raises(UserError, match="PACS needs --data-root"):
         run_stub(tmp_path, stub_sweep(benchmarks=["PACS"]))
+    with pytest.raises(AssertionError, match="Ray was started"):
+        run_stub(tmp_path)
     for _ in range(2):
         # Asking again is no beginning.
         with pytest.raises(UserError, match=r"does not answer; start it; or train without it \(--tracking later\)"):
             run_stub(tmp_path, tracking=Tracked(unreachable=True))
     with pytest.raises(UserError, match="belongs to another sweep"):
         run_stub(tmp_path, stub_sweep(trials=5))
+
+
+def test_servers_that_do_not_answer_are_found_before_any_image_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_look(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("orchestrator.sweep.check_data", no_look)
+    with pytest.raises(UserError, match=r"tracking server .* does not answer"):
+        run_stub(tmp_path, tracking=Tracked(unreachable=True))
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
+        run_stub(tmp_path, address="127.0.0.1:9")
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from tests.orchestrator.tracked_store import (
     write_fold,
     write_trial,
 )
+from trainables.record import write_json
 
 
 @pytest.fixture(scope="module")
@@ -153,18 +154,62 @@ def test_a_replay_writes_not_even_the_same_again(out: Path) -> None:
     assert on_disk() == before
 
 
-def test_a_fold_that_comes_late_doubles_no_step(out: Path) -> None:
-    """Another machine's clock may be behind: the order of finishing changes after it was written."""
+def points_by_name(tracker: Tracker) -> dict[str, list[tuple[str, int, float]]]:
+    """Every metric point of every run, by the run's name."""
+    client = MlflowClient(tracker.uri)
+    return {
+        str(run.info.run_name): sorted(
+            (point.key, point.step, point.value)
+            for name in run.data.metrics
+            for point in client.get_metric_history(run.info.run_id, name)
+        )
+        for run in runs_of(tracker)
+    }
+
+
+def test_a_fold_that_comes_late_doubles_no_step_and_leaves_none_behind(
+    out: Path, migrated: Path, tmp_path: Path
+) -> None:
+    """Another machine's clock may be behind, or an older fold of another sweep joins."""
     sweep, store = small_sweep(), Store(out)
     store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
     write_trial(store, 0, (write_fold(store, spec(sweep, seed=0, trainer="a"), accuracy=0.5, finished=START + 100),))
     Tracker(store=store, sweep=sweep).sync()
-    write_trial(store, 1, (write_fold(store, spec(sweep, seed=0, trainer="b"), accuracy=0.4, finished=START + 50),))
+    write_trial(store, 1, (write_fold(store, spec(sweep, seed=0, trainer="b"), accuracy=0.6, finished=START + 50),))
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
     (top,) = by_kind(runs_of(tracker), "sweep")
     history = MlflowClient(tracker.uri).get_metric_history(top.info.run_id, "source_validation_accuracy")
-    assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.5)]
+    assert sorted((point.step, point.value) for point in history) == [(0, 0.5), (1, 0.6)]
+    (tmp_path / "anew.db").write_bytes(migrated.read_bytes())
+    anew = Tracker(store=store, sweep=sweep, uri=f"sqlite:///{tmp_path / 'anew.db'}")
+    anew.sync()
+    assert points_by_name(anew) == points_by_name(tracker)
+
+
+def test_the_further_seeds_of_a_choice_that_was_made_anew_keep_their_places(out: Path) -> None:
+    store, sweep = finished_store(out)
+    Tracker(store=store, sweep=sweep).sync()
+    (first,) = store.trials(GROUP)[0].folds
+    other = write_fold(store, spec(sweep, seed=1, trainer="a"), accuracy=0.8, finished=START + 400)
+    store.write_confirmation(ConfirmationRecord(group=GROUP, number=0, folds=(first, other)))
+    tracker = Tracker(store=store, sweep=sweep)
+    tracker.sync()
+    (top,) = by_kind(runs_of(tracker), "sweep")
+    history = MlflowClient(tracker.uri).get_metric_history(top.info.run_id, "source_validation_accuracy")
+    assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.7), (2, 0.7), (3, 0.8)]
+
+
+def test_a_price_that_is_given_anew_replaces_the_one_before(out: Path) -> None:
+    store, sweep = finished_store(out)
+    for price in (1.0, 2.0):
+        store.remember_price(price)
+        tracker = Tracker(store=store, sweep=sweep)
+        tracker.sync()
+    prices = {run.info.run_name: run.data.tags["teacher_price"] for run in runs_of(tracker)}
+    # A fold asks for 96 images and 13 texts.
+    assert prices.pop("tracked") == prices.pop(GROUP) == "0.654"
+    assert set(prices.values()) == {"0.218"}
 
 
 def test_an_interrupted_projection_is_completed_without_doubles(out: Path) -> None:
@@ -215,6 +260,30 @@ def test_a_failed_fold_is_a_failed_run(out: Path) -> None:
     tracker.sync()
     (run,) = (run for run in runs_of(tracker) if run.data.tags["key"] == wanted.key)
     assert run.info.status == "FAILED"
+    assert not run.data.metrics
+    evaluation = {"kind": "evaluation", "stage": "distill", "step": 7, "accuracy": 0.25, "cross_entropy": 1.0}
+    folder.append_journal([{**evaluation, "time": START}])
+    tracker.sync()
+    (run,) = (run for run in runs_of(tracker) if run.data.tags["key"] == wanted.key)
+    assert run.data.metrics["distill/source_validation_accuracy"] == 0.25, "a retry came further, and failed too"
+
+
+def test_a_sweep_in_which_every_fold_failed_is_over(out: Path) -> None:
+    sweep, store = small_sweep(), Store(out)
+    store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
+    for number, trainer in enumerate("ab"):
+        wanted = spec(sweep, seed=0, trainer=trainer)
+        folder = store.fold(wanted.key)
+        write_json(folder.spec, wanted.to_mapping())
+        record_attempt(folder, Attempt(time=START, kind="crash", error="it broke"))
+        tracker = Tracker(store=store, sweep=sweep)
+        tracker.sync()
+        assert {run.info.status for run in runs_of(tracker)} == {"RUNNING"} | ({"FAILED"} if number else set())
+        give_up(folder)
+        write_trial(store, number, (PlannedFold(fold=wanted.fold, key=wanted.key),))
+    tracker.sync()
+    status = {run.data.tags["kind"]: run.info.status for run in runs_of(tracker)}
+    assert status == {"sweep": "FINISHED", "group": "FINISHED", "trial": "FAILED"}
 
 
 def test_artifacts_and_no_test_numbers(out: Path) -> None:

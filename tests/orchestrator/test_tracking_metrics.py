@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.tracking_metrics import query_metrics, running_best
+from orchestrator.tracking_metrics import price_tag, query_metrics, running_best
 
 ASKED = {"images": 90, "texts": 10, "unique_images": 40, "bytes": 1_000, "unconfirmed": 4}
 
@@ -14,13 +14,12 @@ def _result(finished: float, queries: dict[str, int]) -> dict[str, Any]:
 
 
 def test_every_count_of_a_fold_has_a_metric() -> None:
-    assert query_metrics({"teacher_queries": ASKED}, price_per_1000=2.0) == {
+    assert query_metrics({"teacher_queries": ASKED}) == {
         "teacher/image_queries": 90.0,
         "teacher/text_queries": 10.0,
         "teacher/unique_images": 40.0,
         "teacher/bytes": 1_000.0,
         "teacher/unconfirmed": 4.0,
-        "teacher/price": 0.2,
     }
     older = query_metrics({"teacher_queries": {"images": 1, "texts": 2}})
     assert (older["teacher/bytes"], older["teacher/unconfirmed"]) == (0.0, 0.0), "folds of an older trainer"
@@ -31,3 +30,14 @@ def test_counts_of_folds_add_up_save_those_that_may_be_the_same_images() -> None
     last = {point.name: point.value for point in points if point.step == 1}
     assert (last["teacher/bytes"], last["teacher/unconfirmed"]) == (2_000.0, 8.0)
     assert "teacher/unique_images" not in last
+
+
+def test_the_price_of_all_queries_is_a_tag() -> None:
+    results = [_result(1.0, ASKED), _result(2.0, ASKED)]
+    assert price_tag(results, 2.0) == {"teacher_price": "0.4"}
+    assert price_tag(results, None) == {}
+
+
+def test_a_fold_that_is_gone_keeps_its_place() -> None:
+    points = running_best([_result(1.0, ASKED), None, _result(2.0, ASKED)])
+    assert [point.step for point in points if point.name == "finished_folds"] == [0, 2]

@@ -15,13 +15,12 @@ from safetensors.torch import load_file
 
 from search_spaces.hyperparameters import StageHyperparameters, Swad
 from tests.heartbeats import quick_heartbeats
-from trainables.align import LeaseLostError
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
 from trainables.fitting.stage import TrainingDivergedError
 from trainables.fold import run_fold
 from trainables.jobs import FoldJob
-from trainables.leases import read_owner, this_process
+from trainables.leases import LeaseLostError, read_owner, this_process
 from trainables.record import FoldFolder, write_json
 from trainables.worker import run_job
 
@@ -155,7 +154,10 @@ def test_folds_that_agree_on_align_share_one_projection(make_job: MakeJob) -> No
     assert one.spec.key != other.spec.key
     assert one.align_folder == other.align_folder
     assert [stage["reused"] for stage in _run(one)["stages"]] == [False, False]
+    left = FoldFolder(one.align_folder).checkpoint
+    left.write_bytes(b"of a process that was killed right after it wrote the result")
     result = _run(other)
+    assert not left.exists()
     assert [stage["reused"] for stage in result["stages"]] == [True, False]
     assert result["teacher_queries"]["images"] == 3 * 12
     for name in ("head.weight", "head.bias"):
