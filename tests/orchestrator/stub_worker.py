@@ -2,8 +2,8 @@
 
 It keeps the contract of `result.json` and of the fold's folder, logs every start to STARTS beside the folds, and does
 what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `memory`, `nan`,
-`overtaken once`, `nothing` (leaves no result, as on another machine's disk), `user`, `preflight`; `pause` is the time in
-seconds between two evaluations of every fold, `gpu_memory` what every fold says that it held of a GPU.
+`overtaken once`, `nothing` (leaves no result, as on another machine's disk), `user`, `preflight`; `pause` is the time
+in seconds between two evaluations of every fold, `gpu_memory` what every fold says that it held of a GPU.
 """
 
 from __future__ import annotations
