@@ -110,13 +110,13 @@ def still_planned(store: Store, group: GroupRecord, selection: SweepSelection) -
     yield from () if chosen is None else chosen.folds
 
 
-def is_hopeless(store: Store, group: GroupRecord) -> bool:
+def is_hopeless(store: Store, group: GroupRecord, selection: SweepSelection) -> bool:
     """Whether everything has ended and there is nothing to choose: none of several configurations is whole."""
     trials = store.trials(group.name)
     if group.trials == 1 or len(trials) < group.trials or not all(_is_over(store, trial) for trial in trials):
         return False
     whole = [trial for trial in trials if _source_validation(store, trial) is not None]
-    if len(whole) < 2:
+    if len(whole) < 2 or selection == "source_validation" or not chooses(group.method, group.trials):
         return not whole
     pairs = store.pairs(group.name)
     if any(_waits(store, planned) for record in pairs for planned in record.folds):

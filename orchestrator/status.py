@@ -206,7 +206,7 @@ def _group_status(
     best = max(objectives, key=lambda key: (objectives[key], key), default=None)
     if confirmation is not None and confirmation.number in objectives:
         best = confirmation.number
-    hopeless = confirmation is None and is_hopeless(store, group)
+    hopeless = confirmation is None and is_hopeless(store, group, selection)
     expected = group.num_folds + pair_folds_expected(store, group, domains, selection)
     planned = len(slots) if hopeless else max(expected, len(slots))
     counts = Counts(**number, waiting=planned - sum(number.values()))

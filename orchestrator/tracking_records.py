@@ -31,7 +31,7 @@ from trainables.record import FoldFolder, read_json
 if TYPE_CHECKING:
     from orchestrator.records import GroupRecord
     from orchestrator.store import Store
-    from search_spaces.sweeps import Sweep
+    from search_spaces.sweeps import Sweep, SweepSelection
 
 FINGERPRINTS = ("data_manifest", "teacher_fingerprint", "student_fingerprint", "trainer_version")
 """Parts of a fold's content that are tags of its run."""
@@ -97,7 +97,7 @@ def sweep_records(store: Store, sweep: Sweep, documents: Mapping[str, Any]) -> I
     folds = {group.name: list(tracked_folds(store, group)) for group in store.groups()}
     results = {name: _results(tracked) for name, tracked in folds.items()}
     arrived = [(group, _result(store, results, group, key)) for group, key in in_order_of_arrival(store, results)]
-    over = {group.name: _is_over(store, group, folds[group.name]) for group in store.groups()}
+    over = {group.name: _is_over(store, group, folds[group.name], sweep.selection) for group in store.groups()}
     yield _parent_record(
         kind="sweep",
         group="",
@@ -211,12 +211,12 @@ def _result(
     return results.get(group, {}).get(key) or store.fold(key).read_result()
 
 
-def _is_over(store: Store, group: GroupRecord, folds: Iterable[TrackedFold]) -> bool:
+def _is_over(store: Store, group: GroupRecord, folds: Iterable[TrackedFold], selection: SweepSelection) -> bool:
     """Whether the group's configuration is chosen, or none can be, and nothing is left to run."""
     if not all(fold.failed or fold.folder.is_done or fold.pruned is not None for fold in folds):
         return False
     chosen = store.confirmation(group.name) or store.confirmation(group.name, "leave_one_domain_out")
-    return chosen is not None or is_hopeless(store, group)
+    return chosen is not None or is_hopeless(store, group, selection)
 
 
 def _manifests(store: Store, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:

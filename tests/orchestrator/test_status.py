@@ -72,6 +72,17 @@ def test_status_and_agenda_agree_where_a_whole_group_failed(tmp_path: Path) -> N
     assert sweep_status(bench.store).counts == bench.agenda.counts() == Counts(failed=12)
 
 
+def test_status_and_agenda_agree_where_no_trial_of_a_group_is_whole(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(scope="benchmark", stop_level=0.0))
+    while (ticket := bench.agenda.next()) is not None:
+        if ticket.planned.fold.test_domain == "line":
+            bench.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss nan"))
+        else:
+            bench.run(ticket)
+    assert bench.agenda.is_finished
+    assert sweep_status(bench.store).counts == bench.agenda.counts() == Counts(done=9, failed=3)
+
+
 def test_the_mapping_is_plain(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     content = json.loads(json.dumps(sweep_status(bench.store).to_mapping()))
