@@ -50,11 +50,13 @@ def last_run(store: Store) -> LastRun:
     content = read_json(store.run_file, advice="run the sweep again, which writes it anew")
     if content is None:
         return LastRun()
+    benchmarks, resources = content["benchmarks"], content["resources"]
     try:
-        found = content.pop("benchmarks", {})
-        benchmarks = {name: from_mapping(Benchmark, value) for name, value in found.items()}
-        resources = from_mapping(Resources, content.pop("resources"))
-        limits = from_mapping(Limits, content.pop("limits", {}))
-        return LastRun(**content, benchmarks=benchmarks, resources=resources, limits=limits)
+        parts = {
+            "benchmarks": {name: from_mapping(Benchmark, value) for name, value in benchmarks.items()},
+            "resources": from_mapping(Resources, resources),
+            "limits": from_mapping(Limits, content.get("limits", {})),
+        }
+        return LastRun(**{**content, **parts})
     except (TypeError, UserError) as error:
         raise UserError(f"{store.run_file} was written by another version ({error}); run the sweep again") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.remembered import last_run
 from orchestrator.store import Store, group_slug
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -109,11 +110,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["sweep.json", "trials/icons--erm--line/10.json", "spec.json", "result.json"])
+@pytest.mark.parametrize(
+    "name", ["sweep.json", "run.json", "trials/icons--erm--line/10.json", "spec.json", "result.json"]
+)
 def test_a_damaged_file_is_named_in_one_line(name: str, damage: str, tmp_path: Path) -> None:
     store, (content, why) = claimed(tmp_path), DAMAGE[damage]
     store.write_trial(TRIAL)
-    path = tmp_path / name if "sweep" in name or "trial" in name else store.fold(PLANNED.key).path / name
+    is_of_fold = name in ("spec.json", "result.json")
+    path = store.fold(PLANNED.key).path / name if is_of_fold else tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
@@ -123,6 +127,7 @@ def test_a_damaged_file_is_named_in_one_line(name: str, damage: str, tmp_path: P
         assert result is None or result["seconds"]
         store.spec(PLANNED.key)
         store.existing_sweep()
+        last_run(store)
 
     why = "lacks fold, method" if (name, damage) == ("spec.json", "nothing in it") else why
     with pytest.raises(UserError, match=rf"{path.name} is damaged \((.*{why}.*)\): ") as error:
