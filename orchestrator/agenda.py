@@ -237,5 +237,8 @@ def build_agenda(
         repeatable: let no suggestion depend on when other sweeps on the store finish a fold.
     """
     states = FoldStates(store, max_failures=max_failures, retry_failed=retry_failed, leases=leases)
+    for key in only or ():
+        # Before anything is decided: what is asked for is given back, be it run now or by the sweep itself.
+        states.failed(key)
     agendas = [GroupAgenda(group, specs=specs, store=store, states=states, repeatable=repeatable) for group in groups]
     return Agenda(agendas, states, store, admission, only=only)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from search_spaces.errors import UserError
 from trainables.leases import LeaseLostError
-from trainables.record import FoldFolder, read_record, write_json
+from trainables.record import DamagedFileError, FoldFolder, read_record, write_json
 from trainables.teacher.ledger import BudgetReached
 
 FailureKind = Literal[
@@ -205,6 +205,9 @@ NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_A
 
 def _kind(error: BaseException) -> FailureKind:
     name, text = type(error).__name__, str(error)
+    if isinstance(error, DamagedFileError):
+        # Of one fold: the others go on.
+        return "crash"
     if isinstance(error, UserError):
         return "user"
     if isinstance(error, BudgetReached):

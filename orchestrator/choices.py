@@ -187,7 +187,7 @@ def _is_over(store: Store, trial: TrialRecord) -> bool:
 
 def _waits(store: Store, planned: PlannedFold) -> bool:
     """Whether the fold may still be done: neither done, failed nor stopped for good."""
-    return store.fold_state(planned.key, None) == "waiting"
+    return store.fold_state(planned.key, None) in ("waiting", "running")
 
 
 def missing_line(store: Store, missing: Sequence[Missing], selection: str) -> str:

@@ -206,7 +206,8 @@ def _group_status(
     best = max(objectives, key=lambda key: (objectives[key], key), default=None)
     if confirmation is not None and confirmation.number in objectives:
         best = confirmation.number
-    hopeless = confirmation is None and is_hopeless(store, group, selection)
+    may_be = confirmation is None and not number["running"] and number["failed"] + number["pruned"] > 0
+    hopeless = may_be and is_hopeless(store, group, selection)
     expected = group.num_folds + pair_folds_expected(store, group, domains, selection)
     planned = len(slots) if hopeless else max(expected, len(slots))
     counts = Counts(**number, waiting=planned - sum(number.values()))

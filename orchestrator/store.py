@@ -33,6 +33,7 @@ Nothing here reads test-domain numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -261,7 +262,10 @@ class Store:
         """Add finished folds that were seen for the first time."""
         if arrived:
             append_lines(self.arrivals_file, [{"group": group, "key": key} for group, key in arrived])
+            # Before anything is drawn by it; what cannot be sent now is sent later.
             self.mirrors.note(self.arrivals_file)
+            with suppress(OSError):
+                self.mirrors.send_noted()
 
     def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
         """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""

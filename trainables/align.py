@@ -16,7 +16,7 @@ from trainables.fitting.workers import Workers
 from trainables.leases import Lease, LeaseLostError, this_process
 from trainables.methods.recipes import Stage
 from trainables.parts import FoldParts, Report
-from trainables.record import FoldFolder, write_atomically, write_json
+from trainables.record import DamagedFileError, FoldFolder, write_atomically, write_json
 from trainables.student.model import Student
 
 
@@ -65,7 +65,11 @@ def _write(shared: FoldFolder, outcome: StageOutcome) -> None:
 
 
 def _read(shared: FoldFolder) -> StageOutcome | None:
-    result = shared.read_result()
+    try:
+        result = shared.read_result()
+    except DamagedFileError:
+        # It is fitted again, with equal numbers.
+        return None
     return None if result is None else StageOutcome(weights=load_file(shared.student), **result)
 
 

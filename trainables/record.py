@@ -69,7 +69,7 @@ def read_json(path: Path, *, advice: str = PUT_BACK) -> dict[str, Any] | None:
         advice: what is to be done about a damaged one.
 
     Raises:
-        UserError: the file holds no JSON object.
+        DamagedFileError: the file holds no JSON object.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -82,16 +82,22 @@ def read_json(path: Path, *, advice: str = PUT_BACK) -> dict[str, Any] | None:
     return FileContent(path, content, advice)
 
 
-def damaged(path: Path, why: str, advice: str = PUT_BACK) -> UserError:
-    """What is said of a file that lost its bytes, or holds something else than it should."""
-    return UserError(f"{path} is damaged ({why}): {advice}; what is done is kept, and the same command then goes on")
+class DamagedFileError(UserError):
+    """A file lost its bytes, or holds something else than it should."""
+
+
+def damaged(path: Path, why: str, advice: str = PUT_BACK) -> DamagedFileError:
+    """What is said of such a file."""
+    return DamagedFileError(
+        f"{path} is damaged ({why}): {advice}; what is done is kept, and the same command then goes on"
+    )
 
 
 def read_record(cls: type[T], path: Path, *, advice: str = PUT_BACK) -> T | None:
     """Read a dataclass from a JSON file, or None where there is no such file.
 
     Raises:
-        UserError: the file holds none.
+        DamagedFileError: the file holds none.
     """
     content = read_json(path, advice=advice)
     try:

@@ -110,6 +110,7 @@ def retry(
     if not failed:
         typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.where} has failed")
         return
+    before = {key: len(store.attempts(key).attempts) for key in failed}
     outcome = _run_failed(
         store,
         data_root=data_root,
@@ -121,7 +122,8 @@ def retry(
         address=address,
         track_now=tracking == "now",
     )
-    _show_retried(store, len(failed), outcome, as_json=as_json)
+    tried = sum(store.fold(key).is_done or len(store.attempts(key).attempts) > count for key, count in before.items())
+    _show_retried(store, tried, outcome, as_json=as_json)
     say_where_tracking_stands(store, outcome, track_now=tracking == "now")
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

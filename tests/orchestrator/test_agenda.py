@@ -314,7 +314,8 @@ def fail(bench: Bench, key: str) -> None:
     give_up(folder)
 
 
-def test_a_retry_ends_where_it_leaves_a_choice_to_be_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", ["fails again", "is done"])
+def test_a_retry_ends_where_it_leaves_a_choice_to_be_made_anew(tmp_path: Path, again: str) -> None:
     """A trial had failed before its group chose, and so has a further seed of that choice: both are to be retried."""
     sweep = stub_sweep(trials=2, sampler="random")
     bench = Bench(tmp_path, sweep)
@@ -333,15 +334,22 @@ def test_a_retry_ends_where_it_leaves_a_choice_to_be_made_anew(tmp_path: Path) -
     assert (chosen.number, chosen.without) == (0, (1,))
     asked = failed_folds(bench.store)
     assert set(asked) == lost
-    retried = Bench(tmp_path, sweep, retry_failed=True, only=asked)
-    (ticket,) = retried.run_all()
+    retried = Bench(tmp_path, sweep, retry_failed=True, only=asked, max_failures=0)
+    ticket = retried.agenda.next()
+    assert ticket is not None
     assert ticket.number == 1
+    if again == "is done":
+        retried.run(ticket)
+    else:
+        retried.agenda.failed(ticket, CRASH)
+    assert retried.agenda.next() is None
+    assert retried.agenda.is_finished
     assert not retried.agenda.is_out_of_budget
     retried.die()
-    assert not set(failed_folds(bench.store)), "the further seed of a choice that stands no more is planned no more"
-    again = Bench(tmp_path, sweep)
-    again.run_all()
-    assert again.agenda.counts().waiting == 0
+    after = Bench(tmp_path, sweep)
+    after.run_all()
+    counts = after.agenda.counts()
+    assert (counts.failed, counts.waiting) == ((0, 0) if again == "is done" else (1, 0)), "the further seed was run"
 
 
 def test_a_retry_leaves_pair_folds_alone_that_nobody_chooses_by(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from orchestrator.attempts import (
 )
 from search_spaces.errors import UserError
 from trainables.leases import LeaseLostError
-from trainables.record import FoldFolder
+from trainables.record import DamagedFileError, FoldFolder
 
 
 class TrainingDivergedError(RuntimeError):
@@ -101,6 +101,7 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
     [
         (RuntimeError("first\nlast"), "crash", "RuntimeError: last"),
         (KeyError(), "crash", "KeyError"),
+        (DamagedFileError("x.json is damaged"), "crash", "x.json is damaged"),
         (LeaseLostError("process 7 has taken over"), "overtaken", "LeaseLostError: process 7 has taken over"),
         (UserError("PACS has no domain 'scetch'"), "user", "PACS has no domain 'scetch'"),
         (TrainingDivergedError("loss nan at step 7"), "diverged", "TrainingDivergedError: loss nan at step 7"),

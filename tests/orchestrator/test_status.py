@@ -83,6 +83,21 @@ def test_status_and_agenda_agree_where_no_trial_of_a_group_is_whole(tmp_path: Pa
     assert sweep_status(bench.store).counts == bench.agenda.counts() == Counts(done=9, failed=3)
 
 
+def test_a_group_whose_last_trial_runs_is_not_given_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=2, seeds=3))
+    for number in range(2):
+        for _ in bench.groups:
+            ticket = bench.agenda.next()
+            assert ticket is not None
+            assert ticket.number == number
+            if number == 0:
+                bench.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss nan"))
+    counts = bench.agenda.counts()
+    assert (counts.failed, counts.running, counts.waiting) == (4, 4, 8)
+    found = sweep_status(bench.store).counts
+    assert (found.failed, found.running, found.waiting) == (4, 4, 8)
+
+
 def test_the_mapping_is_plain(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     content = json.loads(json.dumps(sweep_status(bench.store).to_mapping()))

@@ -165,6 +165,19 @@ def test_folds_that_agree_on_align_share_one_projection(make_job: MakeJob) -> No
     assert [stage for stage, *_ in _losses(other)] == ["align"] * 5 + ["distill"] * 3
 
 
+def test_an_align_stage_that_lost_its_bytes_is_fitted_again(make_job: MakeJob) -> None:
+    one = make_job()
+    _run(one)
+    align, before = FoldFolder(one.align_folder), _losses(one)
+    projection = align.student.read_bytes()
+    align.result.write_bytes(b"")
+    FoldFolder(one.folder).result.unlink()
+    assert [stage["reused"] for stage in _run(one)["stages"]] == [False, False]
+    assert align.is_done
+    assert align.student.read_bytes() == projection
+    assert _losses(one) == before
+
+
 def test_another_image_weight_needs_its_own_align(make_job: MakeJob) -> None:
     assert make_job(image_weight=0.5).align_folder != make_job(image_weight=0.4).align_folder
 

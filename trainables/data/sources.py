@@ -121,9 +121,8 @@ def read_sources(file: Path = SOURCES_FILE) -> dict[str, BenchmarkSources]:
         raise UserError(f"the registry of sources {file} wants a mapping from benchmark to sources, got {found}")
     try:
         return {str(name): from_mapping(BenchmarkSources, entry, where=str(name)) for name, entry in content.items()}
-    except TypeError as error:
-        # A key without a default is absent; Python names it.
-        raise UserError(f"the registry of sources {file} is incomplete: {error}") from None
+    except UserError as error:
+        raise UserError(f"the registry of sources {file} cannot be used: {error}") from None
 
 
 def sources_of(benchmark: str, file: Path = SOURCES_FILE) -> BenchmarkSources:

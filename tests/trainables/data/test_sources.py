@@ -57,8 +57,8 @@ def test_a_hub_mirror_may_be_pinned(tmp_path: Path) -> None:
     [
         (b"- PACS\n- VLCS\n", "wants a mapping from benchmark to sources, got list"),
         (b"", "wants a mapping from benchmark to sources, got nothing"),
-        (b"PACS: {licence: x}", "is incomplete: .*'citation'"),
-        (b"PACS: [1]", "PACS wants a mapping"),
+        (b"PACS: {licence: x}", "cannot be used: PACS lacks citation, manual, unpacked_bytes"),
+        (b"PACS: [1]", r"sources\.yaml cannot be used: PACS wants a mapping"),
         (b"PACS: {", "cannot read the registry"),
         (b"PACS: \xff\xfe", "cannot read the registry"),
         (
