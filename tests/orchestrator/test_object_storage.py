@@ -66,6 +66,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return made
 
 
+def test_the_order_of_arrivals_is_in_the_storage_before_anything_is_drawn_by_it(place: Place) -> None:
+    arrived = [("icons/erm/line", "aa"), ("icons/erm/flat", "bb")]
+    Store(place.address).note_arrivals(arrived)
+    place.lose_the_head()
+    assert Store(place.address).arrivals() == arrived
+
+
 @pytest.fixture(scope="module")
 def s3() -> Iterator[LoopbackS3]:
     with loopback_s3() as server:

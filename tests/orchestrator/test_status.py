@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.attempts import Attempt
+from orchestrator.choices import choice
 from orchestrator.progress import Counts
 from orchestrator.remembered import LastRun, remember_run
 from orchestrator.status import SweepStatus, sweep_status
@@ -96,6 +97,18 @@ def test_a_group_whose_last_trial_runs_is_not_given_up(tmp_path: Path) -> None:
     assert (counts.failed, counts.running, counts.waiting) == (4, 4, 8)
     found = sweep_status(bench.store).counts
     assert (found.failed, found.running, found.waiting) == (4, 4, 8)
+
+
+def test_nothing_is_chosen_while_a_trial_runs(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stub_sweep(trials=2))
+    tickets = [bench.agenda.next() for _ in range(2 * len(bench.groups))]
+    for ticket in tickets:
+        assert ticket is not None
+        if ticket.number == 0:
+            bench.run(ticket)
+    domains = [group.test_domains[0] for group in bench.groups]
+    found = choice(bench.store, bench.groups[0], domains, "source_validation")
+    assert (found.number, found.missing.trials) == (None, 1)
 
 
 def test_the_mapping_is_plain(tmp_path: Path) -> None:
