@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from search_spaces.configuration import flat
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep
 
@@ -37,17 +38,7 @@ def check_same_inputs(before: Mapping[str, Any], now: Mapping[str, Any], *, wher
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Dotted names of the settings that differ."""
     for section in ("sweep", "hyperparameters", "benchmark_hyperparameters"):
-        old, new = _flat(before.get(section, {})), _flat(now.get(section, {}))
+        old, new = flat(before.get(section, {})), flat(now.get(section, {}))
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key) and (section, key) not in LEFT_OUT:
                 yield f"{section}.{key}"
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

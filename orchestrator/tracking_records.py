@@ -24,6 +24,7 @@ from orchestrator.tracking_metrics import (
     result_metrics,
     running_best,
 )
+from search_spaces.configuration import flat
 from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
 from trainables.record import FoldFolder, read_json
@@ -313,21 +314,6 @@ def _with_logarithms(parameters: dict[str, Any]) -> dict[str, Any]:
         if isinstance(parameters.get(name), int | float):
             parameters[f"{name}_log10"] = round(math.log10(parameters[name]), 6)
     return parameters
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain values as one level of dotted names.
-
-    >>> flat({"align": {"lr": 0.1}, "student": "small"})
-    {'align.lr': 0.1, 'student': 'small'}
-    """
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{name}.")
-        else:
-            result[f"{prefix}{name}"] = value
-    return result
 
 
 def digest(content: Any) -> str:

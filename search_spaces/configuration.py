@@ -69,6 +69,21 @@ def apply_overrides(mapping: dict[str, Any], overrides: Iterable[str]) -> dict[s
     return result
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values as one level of dotted names.
+
+    >>> flat({"align": {"lr": 0.1}, "student": "small"})
+    {'align.lr': 0.1, 'student': 'small'}
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
 def _copied(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
 
