@@ -1,12 +1,19 @@
-"""Runs a test once more whose process Ray has ended."""
+"""Runs a test once more whose process Ray has ended, and lets Ctrl-C reach the commands that tests start."""
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
 
 _ended: set[str] = set()
+
+
+def pytest_configure() -> None:
+    """Whatever a shell runs in its background ignores Ctrl-C, and so does what that starts: a command could not end."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
