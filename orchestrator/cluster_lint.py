@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.progress import Finding
 from search_spaces.errors import UserError
 
 PROVIDER_KEYS = (
@@ -142,3 +143,16 @@ def _nearest(name: str, allowed: Any) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def check_cluster_file(path: str) -> Iterator[Finding]:
+    """Our own lint of a cluster file."""
+    try:
+        findings = lint_cluster(read_cluster_file(path))
+    except UserError as error:
+        yield Finding(state="wrong", subject="cluster file", text=str(error))
+        return
+    for line in findings:
+        yield Finding(state="wrong", subject="cluster file", text=line)
+    if not findings:
+        yield Finding(state="ok", subject="cluster file", text=f"{path}: nothing found")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from orchestrator.forecast import stage_steps
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import Hyperparameters
+from search_spaces.schedule import stage_steps
 
 ASSUMED_IMAGES_PER_S = 250.0
 """Images of training batches a second, in every stage: an assumption (ViT-B/16 in fp32 on one large GPU), which counts

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.cluster import call_on_cluster, check_resources, connect
 from orchestrator.preflight import check_data
-from orchestrator.specs import absolute_data_root
+from orchestrator.run_options import absolute_data_root
 from orchestrator.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError

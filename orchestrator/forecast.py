@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.fold_groups import FoldGroup
-from search_spaces.benchmarks import Benchmark, steps_and_interval
-from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters, check_teacher_mode
+from search_spaces.benchmarks import Benchmark
+from search_spaces.hyperparameters import Hyperparameters, check_teacher_mode
 from search_spaces.methods import method_facts
+from search_spaces.schedule import stage_steps
 from search_spaces.spaces import search_space
 from search_spaces.sweeps import Sweep
 
@@ -36,16 +37,6 @@ class Forecast:
     """Images the teacher is asked for by the whole sweep, if nothing is shared."""
     queries_shared: int | None
     """Of these, images that sharing saves at best."""
-
-
-def stage_steps(benchmark: Benchmark, hyperparameters: Hyperparameters, method: str) -> tuple[int, ...]:
-    """Update steps of each stage of a method."""
-    interval = hyperparameters.evaluate_every or benchmark.evaluate_every
-    steps = []
-    for stage in method_facts(method).stages:
-        own: StageHyperparameters = getattr(hyperparameters, stage)
-        steps.append(steps_and_interval(own.num_steps or benchmark.num_steps, interval)[0])
-    return tuple(steps)
 
 
 def teacher_queries_per_fold(

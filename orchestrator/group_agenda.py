@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from orchestrator.fold_states import FoldStates
-from orchestrator.forecast import stage_steps
 from orchestrator.left_out import left_out
 from orchestrator.progress import Counts
 from orchestrator.pruning import Decision, GroupPruning
@@ -18,6 +17,7 @@ from orchestrator.store import Store
 from orchestrator.studies import TriedPoint, suggest_point
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
+from search_spaces.schedule import stage_steps
 from search_spaces.spaces import Point, search_space
 from search_spaces.sweeps import SweepSelection
 

@@ -1,4 +1,4 @@
-"""What one sweep holds in a store that others share: the folds it has handed out, and the Align stages they run.
+"""What one sweep holds: its own folder, the folds that it has handed out, and the Align stages that they run.
 
 A fold that a living owner holds is left alone and looked at again later; a dead owner's is taken over and goes on from
 its checkpoint. The leases themselves are `trainables.leases`; the workers' own are a second guard below these.
@@ -7,9 +7,15 @@ its checkpoint. The leases themselves are `trainables.leases`; the workers' own 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from trainables.leases import Lease, LeaseHeldError, Owner
+from orchestrator.mirrored import at_work
+from orchestrator.store import Store
+from search_spaces.errors import UserError
+from trainables.half_files import remove_abandoned
+from trainables.leases import Lease, LeaseHeldError, Owner, this_process
 from trainables.record import FoldFolder
 
 LOOK_AGAIN_S = 2.0
@@ -60,3 +66,37 @@ class FoldLeases:
     def elsewhere(self, folder: FoldFolder) -> Owner | None:
         """Who held a folder when it was last tried; None where nobody did, or it is held here."""
         return self._elsewhere.get(folder.path, (None, 0.0))[0]
+
+
+@contextmanager
+def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
+    """Be the only process at work in a sweep's folder, and at its addresses.
+
+    Args:
+        sent: folders that the work fills, sent to the addresses now and then.
+
+    Raises:
+        UserError: another one is, and lives.
+    """
+
+    def tell(other: Owner) -> None:
+        store.mirrors.when_lost(
+            f"process {other.process} on {other.host} has taken over {store.where}: this command gave no sign of life "
+            "for too long"
+        )
+
+    lease = Lease(store.lease_file, this_process(), when_lost=tell)
+    try:
+        lease.take()
+    except LeaseHeldError as held:
+        raise UserError(
+            f"another sweep is at work in {store.where} (process {held.owner.process} on {held.owner.host}); wait for "
+            "it, stop it, or give another --out"
+        ) from None
+    try:
+        for folder in {store.out, store.shared}:
+            remove_abandoned(folder)
+        with at_work(store, lease.owner, sent=sent):
+            yield lease.owner
+    finally:
+        lease.release()

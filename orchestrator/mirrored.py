@@ -10,17 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from orchestrator.deaths import living_nodes
 from orchestrator.storage_lease import StorageLease
 from orchestrator.store import Store
-from orchestrator.store_mirrors import FOLLOW_S, StoreMirrors, repeated
+from orchestrator.store_mirrors import FOLLOW_S, repeated
 from search_spaces.errors import UserError
 from trainables.leases import Owner
-
-if TYPE_CHECKING:
-    from orchestrator.cluster import Cluster
 
 LEDGER_S = 30.0
 """Between two looks for what the workers' ledgers say: there may be many thousands of files."""
@@ -60,17 +55,6 @@ def at_work(store: Store, owner: Owner, *, sent: Sequence[Path] = ()) -> Iterato
         # What the storage lost meanwhile is sent once more.
         mirrors.refresh()
         mirrors.send_all()
-
-
-def check_budget_can_be_kept(query_budget: int | None, mirrors: StoreMirrors, cluster: Cluster) -> None:
-    """Raises `UserError` where nodes that share no disk would have to keep a query budget together."""
-    if query_budget is None or not mirrors or cluster.is_local:
-        return
-    if len(living_nodes()) > 1 or cluster.most_resources() != cluster.resources():
-        raise UserError(
-            "a query budget cannot be kept by nodes that share no disk: leave --query-budget out, run on one machine "
-            "(--address local), or give --out and --store on a shared disk"
-        )
 
 
 class _Follower:

@@ -12,23 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.fold_groups import FoldGroup, fold_groups
 from orchestrator.forecast import Forecast, forecast
-from orchestrator.pruning_rules import looks_between_folds
-from orchestrator.query_forecast import Need, forecast_lines, planned_need, total
-from orchestrator.selection_forecast import (
-    PairForecast,
-    SelectionCost,
-    pair_forecast,
-    selection_costs,
-    selection_line,
-)
+from orchestrator.query_forecast import Need, planned_need, total
+from orchestrator.selection_forecast import PairForecast, SelectionCost, pair_forecast, selection_costs
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import unknown_name
 from search_spaces.methods import method_facts
-from search_spaces.samplers import SAMPLERS
 from search_spaces.sweeps import Sweep
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,61 +133,6 @@ class Plan:
             "forecasts": [asdict(item) for item in self.forecasts],
         }
 
-    def lines(
-        self,
-        *,
-        query_budget: int | None = None,
-        price_per_1000: float | None = None,
-        pair_fold_time: str = "",
-    ) -> list[str]:
-        """The totals, one sentence each; with a budget or a price also what these mean for the forecast.
-
-        `pair_fold_time` is what leave-one-domain-out selection's pair folds take, in words.
-        """
-        sweep, references = self.sweep, len(self.groups) - len(self.searched_groups)
-        trials = sum(group.trials for group in self.searched_groups)
-        return [
-            f"{len(self.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials in space {sweep.space}, "
-            + self._seeds_line(),
-            *_search_lines(sweep, self.benchmarks, searched=trials > len(self.searched_groups)),
-            f"{self.num_folds:,} folds" + (f", {references} fold groups of them zero-shot" if references else ""),
-            f"{self.num_stages:,} training stages, up to {self.num_stages_shared:,} of them shared (one Align serves "
-            "every fold that agrees on what Align depends on)",
-            f"teacher queries: {_count(self.queries_per_configuration)} images for one configuration and seed, "
-            f"{_count(self.queries)} for the sweep if every trial has that batch size and nothing is shared, up to "
-            f"{_count(self.queries_shared)} of them saved by sharing Align; the zero-shot rows are not counted",
-            f"with stored views (teacher_mode views:K) every image that may serve as source is asked for K times: "
-            f"{_count(self.source_images)} x K images, shared by all folds, seeds, stages and trials",
-            *forecast_lines(self.need, self.modes, query_budget=query_budget, price_per_1000=price_per_1000),
-            selection_line(self.selections, chosen=sweep.selection, price_per_1000=price_per_1000, time=pair_fold_time),
-        ]
-
-    def _seeds_line(self) -> str:
-        seeds = f"{self.sweep.seeds} seed{'s' if self.sweep.seeds > 1 else ''}"
-        if any(group.own_seed is not None for group in self.groups):
-            return f"each of {seeds} searched anew"
-        return f"on seed 0, the best of each group on {seeds}"
-
-    def table(self) -> Table:
-        """One row per benchmark and method, for a terminal."""
-        from rich.table import Table
-
-        table = Table(title=f"Plan of sweep {self.sweep.name}")
-        columns: tuple[str, ...]
-        columns = ("benchmark", "method", "groups", "trials", "folds", "stages", "shared", "steps", "queries / config")
-        pairs = {(item.benchmark, item.method): item.count.run for item in self.pair_forecasts}
-        if self.selection.pair_folds:
-            columns = (*columns, "pair folds")
-        for position, title in enumerate(columns):
-            table.add_column(title, justify="left" if position < 2 else "right")
-        for row in self.forecasts:
-            steps = " + ".join(f"{steps:,}" for steps in row.steps_per_stage) or "-"
-            counts = [row.fold_groups, row.trials, row.folds, row.stages, row.stages_shared]
-            queries = _count(row.queries_per_configuration)
-            own_pairs = [f"{pairs[row.benchmark, row.method]:,}"] if self.selection.pair_folds else []
-            table.add_row(row.benchmark, row.method, *(f"{count:,}" for count in counts), steps, queries, *own_pairs)
-        return table
-
 
 def make_plan(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> Plan:
     """Spell a sweep out.
@@ -228,37 +165,6 @@ def make_plan(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> Plan:
     )
 
 
-def _search_lines(sweep: Sweep, benchmarks: Mapping[str, Benchmark], *, searched: bool) -> Iterator[str]:
-    """How configurations are chosen and given up, where there is a search."""
-    if not searched:
-        return
-    yield f"sampler {sweep.sampler}: {SAMPLERS[sweep.sampler]}"
-    rules = [f"folds that fall behind are stopped (pruner {sweep.pruner})"] if sweep.pruner != "none" else []
-    if sweep.scope == "benchmark" and sweep.stop_level > 0.0:
-        rules.append(
-            "a configuration stops between two folds once its chance to overtake the best is below "
-            f"{sweep.stop_level:.1%} over all looks ({_levels(sweep, benchmarks)})"
-        )
-    if rules:
-        yield f"so the folds are upper bounds: {'; '.join(rules)}; {sweep.audit_share:.0%} of these run on as an audit"
-
-
-def _levels(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> str:
-    """What a look asks for, by the number of test domains."""
-    counts = {len(benchmarks[name].domains) for name in sweep.benchmarks}
-    looks = {count: looks_between_folds(count) for count in sorted(counts)}
-    return ", ".join(
-        f"{sweep.stop_level / number:.2%} at each of {number} with {count} test domains"
-        if number
-        else f"none with {count} test domains"
-        for count, number in looks.items()
-    )
-
-
 def _total(counts: Iterable[int | None]) -> int | None:
     values = list(counts)
     return None if None in values else sum(value or 0 for value in values)
-
-
-def _count(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"

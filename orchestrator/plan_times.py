@@ -6,16 +6,13 @@ Folds are taken to last as those that a sweep's folder holds finished, or by the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import ceil, inf
 from typing import Any
 
-from orchestrator.durations import ASSUMED_IMAGES_PER_S, FoldDurations, Kind, assumed_seconds
-from orchestrator.limits import Limits, gpus_per_fold
+from orchestrator.durations import FoldDurations, Kind, assumed_seconds
 from orchestrator.plan import Plan
+from orchestrator.run_options import Limits, gpus_per_fold
 from orchestrator.store import Store
-from orchestrator.usage import Usage, read_usage
 from search_spaces.hyperparameters import Resources
 
 
@@ -89,39 +86,6 @@ def took(store: Store) -> dict[Kind, list[float]]:
             if result is not None:
                 found.setdefault((group.benchmark, group.method), []).append(float(result["seconds"]))
     return found
-
-
-def time_lines(found: TimeForecast, limits: Limits, *, store: Store | None = None) -> Iterator[str]:
-    """The forecast in words, and what each budget makes of it."""
-    gpus = f", {found.gpu_hours:,.1f} GPU-hours with {found.gpus_per_fold:g} each" if found.gpus_per_fold else ""
-    told = limits.seconds_per_fold
-    assumed = f"{ASSUMED_IMAGES_PER_S:g} images a second" if told is None else f"{told:g} s a fold"
-    assumption = f": {assumed}" if "assumed" in found.basis else ""
-    hours = f"{found.folds:,} folds take {found.fold_hours:,.1f} h one after the other"
-    yield f"time: {hours}{gpus} ({found.basis}{assumption})"
-    if found.money is not None:
-        yield f"money: at most {found.money:,.2f} for what the given prices cover"
-    used = Usage() if store is None else read_usage(store.usage_folder)
-    if store is not None and used.wall_seconds:
-        yield f"spent so far: {used.wall_hours:,.2f} h of wall time, {used.gpu_hours:,.2f} GPU-hours"
-    if limits.gpu_hours is not None:
-        yield _verdict("GPU-hours", limits.gpu_hours, found.gpu_hours)
-    if limits.money is not None and found.money is not None:
-        yield _verdict("money", limits.money, found.money)
-    if limits.wall_hours is not None:
-        at_once = found.fold_hours / limits.wall_hours if limits.wall_hours else inf
-        side_by_side = f"{ceil(at_once):,} folds side by side" if at_once < inf else "more than there is"
-        yield f"the wall budget of {limits.wall_hours:,.4g} h needs {side_by_side} from start to end"
-
-
-def _verdict(name: str, limit: float, forecast: float) -> str:
-    if forecast <= limit:
-        return f"the {name} budget of {limit:,.4g} covers all of it"
-    return (
-        f"the {name} budget of {limit:,.4g} is not enough for all of it: no further fold group or configuration begins "
-        "once the forecast crosses it, what was begun is finished, and the sweep ends with exit code 4; raise it and "
-        "run the same command again"
-    )
 
 
 def _assumed(plan: Plan, limits: Limits, kind: Kind) -> float:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agenda import Agenda
-from orchestrator.cluster import call_on_every_machine
+from orchestrator.cluster import Cluster, call_on_every_machine
+from orchestrator.deaths import living_nodes
+from orchestrator.fold_jobs import FoldJobs
 from orchestrator.group_agenda import GroupAgenda
-from orchestrator.specs import FoldJobs
 from orchestrator.store import Store
+from orchestrator.store_mirrors import StoreMirrors
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.open import check_readable, open_benchmark, resolve_benchmark
@@ -75,6 +77,17 @@ def check_methods(agenda: Agenda, jobs: FoldJobs, call: Caller) -> None:
     new = unchecked(agenda.groups)
     first = {(item.group.benchmark, item.group.method): item for item in reversed(list(agenda.to_check()))}
     call([jobs.job(next(item.first_specs())).to_mapping() for pair, item in first.items() if pair in new])
+
+
+def check_budget_can_be_kept(query_budget: int | None, mirrors: StoreMirrors, cluster: Cluster) -> None:
+    """Raises `UserError` where nodes that share no disk would have to keep a query budget together."""
+    if query_budget is None or not mirrors or cluster.is_local:
+        return
+    if len(living_nodes()) > 1 or cluster.most_resources() != cluster.resources():
+        raise UserError(
+            "a query budget cannot be kept by nodes that share no disk: leave --query-budget out, run on one machine "
+            "(--address local), or give --out and --store on a shared disk"
+        )
 
 
 def check_shared(

@@ -1,9 +1,9 @@
-"""What a running sweep tells whoever watches: counts of folds, and what just happened to one of them."""
+"""What is told to whoever watches: counts of folds, what just happened to one of them, and what a check found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from search_spaces.folds import Fold
@@ -86,3 +86,19 @@ Progress = Callable[[ProgressEvent], None]
 
 def no_progress(event: ProgressEvent) -> None:
     """Watch nothing."""
+
+
+FindingState = Literal["ok", "note", "wrong"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    state: FindingState
+    """`ok`, `note` (works, but worth knowing) or `wrong` (a sweep would fail)."""
+    subject: str
+    text: str
+
+    def to_mapping(self) -> dict[str, Any]:
+        return asdict(self)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, variance
 from typing import Literal
 
+from search_spaces.schedule import FEWEST_SHARED, looks_between_folds
 from search_spaces.sweeps import Pruner
 
 Rule = Literal["median", "asha", "overtake"]
@@ -36,8 +37,6 @@ ASHA_REDUCTION = 3
 ASHA_RUNGS = (1.0 / 9.0, 1.0 / 3.0)
 """Shares of the stage at which `asha` looks."""
 
-FEWEST_SHARED = 2
-"""Folds that two configurations share before one of them can be stopped: fewer have no spread."""
 SMALLEST_SPREAD = 0.002
 """Least standard deviation of a difference of accuracies: these are counts of images, and two may agree by chance."""
 
@@ -122,11 +121,6 @@ def judge_overtaking(
     chance = chance_to_overtake(differences, num_folds=num_folds, pairs=pairs)
     threshold = stop_level / looks_between_folds(num_folds)
     return Judgement(prune=chance < threshold, value=chance, threshold=threshold, against=(best,))
-
-
-def looks_between_folds(num_folds: int) -> int:
-    """How often a configuration of so many folds is looked at between two of them; the level is shared among these."""
-    return max(0, num_folds - FEWEST_SHARED)
 
 
 def chance_to_overtake(differences: Sequence[float], *, num_folds: int, pairs: Sequence[Sequence[float]] = ()) -> float:

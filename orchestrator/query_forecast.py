@@ -7,7 +7,7 @@ that it is evaluated on, and every fold for the prompts of its classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Literal
@@ -145,24 +145,3 @@ def planned_need(sweep: Sweep, benchmark: Benchmark, method: str, groups: Iterab
             shared={f"{benchmark.name} {hyperparameters.teacher} {hyperparameters.teacher_mode}": (images, classes)}
         )
     return folds
-
-
-def forecast_lines(
-    need: Need | None, modes: Sequence[str], *, query_budget: int | None, price_per_1000: float | None
-) -> Iterator[str]:
-    """The forecast in words, its price, and what a budget makes of it."""
-    if need is None:
-        yield "teacher queries at most: not known before the images are counted; a sweep's budget counts them"
-        return
-    line = (
-        f"teacher queries at most, zero-shot rows and checks included, nothing stored yet (teacher mode "
-        f"{', '.join(modes)}): {need.all_images:,} images and {need.all_texts:,} texts"
-    )
-    yield line if price_per_1000 is None else f"{line}; price at most {need.price(price_per_1000):,.2f}"
-    if query_budget is not None and need.queries > query_budget:
-        yield (
-            f"the query budget of {query_budget:,} may not be enough: fold groups begin while they fit, whole rows "
-            "first, and the sweep then ends with exit code 4; raise it and run the same command again"
-        )
-    elif query_budget is not None:
-        yield f"the query budget of {query_budget:,} covers all of it"

@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.forecast import stage_steps
 from orchestrator.query_forecast import Need, largest, own_need, preflight_need, total
 from orchestrator.selection_forecast import points_agree
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
+from search_spaces.schedule import stage_steps
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
 from trainables.record import FoldFolder

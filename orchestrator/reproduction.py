@@ -15,6 +15,7 @@ from search_spaces.benchmarks import BENCHMARKS, Benchmark, steps_and_interval
 from search_spaces.claims import PAPER_TEACHER, PublishedRow
 from search_spaces.hyperparameters import Hyperparameters, Speed, Swad
 from search_spaces.methods import MethodFacts, method_facts
+from search_spaces.schedule import stage_schedule
 from search_spaces.spaces import apply_point, coordinate, search_space
 from trainables.data.splits import VALIDATION_FRACTION
 
@@ -60,8 +61,7 @@ def _departures(row: PublishedRow, fold: Measurement) -> Iterator[str]:
 def _other_steps(ours: Hyperparameters, facts: MethodFacts, benchmark: Benchmark) -> Iterator[str]:
     expected = steps_and_interval(benchmark.num_steps, benchmark.evaluate_every)
     for stage in facts.stages:
-        asked = getattr(ours, stage).num_steps or benchmark.num_steps
-        steps, interval = steps_and_interval(asked, ours.evaluate_every or benchmark.evaluate_every)
+        steps, interval = stage_schedule(benchmark, ours, stage)
         if (steps, interval) != expected:
             yield f"{stage} of {steps:,} steps, evaluated every {interval:,}"
 

@@ -7,17 +7,18 @@ configuration, the fold that leaves out both serves both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.fold_groups import FoldGroup, chooses
-from orchestrator.forecast import align_is_shared, stage_steps, teacher_queries_per_fold
+from orchestrator.forecast import align_is_shared, teacher_queries_per_fold
 from orchestrator.query_forecast import Need, largest
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters
 from search_spaces.methods import method_facts
 from search_spaces.samplers import EACH_DOMAIN_ALIKE
+from search_spaces.schedule import stage_steps
 from search_spaces.sweeps import Sweep
 
 PAIR = 2
@@ -179,31 +180,4 @@ def selection_costs(num_folds: int, forecasts: Iterable[PairForecast]) -> tuple[
             share_of_steps=sum(item.steps for item in items) / others if others else 0.0,
         ),
         SelectionCost(selection="oracle", folds=num_folds),
-    )
-
-
-def selection_line(
-    costs: Sequence[SelectionCost],
-    *,
-    chosen: str,
-    price_per_1000: float | None = None,
-    time: str = "",
-) -> str:
-    """What each selection needs, in one sentence; `time` is what the pair folds take, in words."""
-    by_name: Mapping[str, SelectionCost] = {cost.selection: cost for cost in costs}
-    left_out = by_name["leave_one_domain_out"]
-    line = (
-        f"model selection (this sweep: {chosen}): source_validation {by_name['source_validation'].folds:,} folds, "
-        f"oracle the same ones (report only), leave_one_domain_out {left_out.folds:,}"
-    )
-    if not left_out.pair_folds:
-        return f"{line}: with one configuration per fold group nothing is chosen, so no pair fold is needed"
-    queries = f"{left_out.images:,} images and {left_out.texts:,} texts of teacher queries at most"
-    if price_per_1000 is not None:
-        queries += f" (price {(left_out.images + left_out.texts) / 1000 * price_per_1000:,.2f})"
-    shared = f", {left_out.stages_shared:,} of them shared" if left_out.stages_shared else ""
-    return (
-        f"{line}: {left_out.pair_folds:,} pair folds more ({left_out.pair_folds_shared:,} others shared "
-        f"between two test domains), {left_out.stages:,} stages{shared}, {left_out.share_of_steps:.0%} of the other "
-        f"folds' steps, {queries}{f', {time}' if time else ''}"
     )

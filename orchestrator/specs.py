@@ -1,23 +1,19 @@
-"""From a sweep, a fold group and a point to fold specifications with their keys, and on to jobs for workers."""
+"""From a sweep, a fold group and a point to fold specifications with their keys."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
-from orchestrator.attempts import read_attempts
 from orchestrator.records import GroupRecord, PlannedFold
-from orchestrator.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.folds import Fold
-from search_spaces.hyperparameters import FoldSpec, Hyperparameters, Resources
+from search_spaces.hyperparameters import FoldSpec, Hyperparameters
 from search_spaces.methods import method_facts
 from search_spaces.spaces import Point, search_space
 from search_spaces.sweeps import Sweep
 from trainables.fingerprints import student_fingerprint, teacher_fingerprint
-from trainables.jobs import FoldJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,40 +58,6 @@ def fold_spec(fold: Fold, *, method: str, hyperparameters: Hyperparameters, data
         teacher_fingerprint=_teacher(hyperparameters.teacher) if asks_teacher else "",
         student_fingerprint=_student(hyperparameters.student, hyperparameters.student_weights) if own_student else "",
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldJobs:
-    """Turns specifications into what a worker needs to run them."""
-
-    store: Store
-    benchmarks: Mapping[str, Benchmark]
-    data_root: str | None
-    resources: Resources
-    query_budget: int | None = None
-    """Most teacher queries that all folds of the store may ever ask."""
-
-    def job(self, spec: FoldSpec) -> FoldJob:
-        """The fold's job; its batches in smaller pieces where memory ran out before."""
-        doublings = read_attempts(self.store.fold(spec.key)).doublings
-        return FoldJob(
-            spec=spec,
-            benchmark=self.benchmarks[spec.fold.benchmark],
-            folder=str(self.store.fold(spec.key).path),
-            align_folder=str(self.store.align(spec.align_key).path),
-            data_root=self.data_root,
-            cache_folder=str(self.store.data_folder),
-            query_budget=self.query_budget,
-            mirrors=self.store.mirrors.addresses,
-            resources=replace(self.resources, batch_pieces=self.resources.batch_pieces * 2**doublings),
-        )
-
-
-def absolute_data_root(data_root: str | Path | None) -> str | None:
-    """The data root as workers see it, whatever their working folder; an address (`s3://...`) as it is."""
-    if data_root is None or "://" in str(data_root):
-        return None if data_root is None else str(data_root)
-    return str(Path(data_root).expanduser().absolute())
 
 
 @lru_cache(maxsize=64)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.budget import Admission
 from orchestrator.durations import FoldDuration, FoldDurations, Kind, assumed_seconds
-from orchestrator.limits import Account, Limits, Load, gpus_per_fold
+from orchestrator.limits import Account, Load
 from orchestrator.promises import Promises
 from orchestrator.query_forecast import Need
+from orchestrator.run_options import Limits, gpus_per_fold
 from orchestrator.usage import Usage, UsageMeter
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import Resources
@@ -17,7 +18,6 @@ from search_spaces.sweeps import Sweep
 from trainables.teacher.ledger import reserved_queries
 
 if TYPE_CHECKING:
-    from orchestrator.agenda import Agenda
     from orchestrator.group_agenda import GroupAgenda
     from orchestrator.remaining_need import RemainingNeed
     from orchestrator.specs import FoldSpecs
@@ -176,7 +176,7 @@ class Budgets:
             need: of the teacher's queries, where they are limited or cost money.
             only: keys of the folds that are to run, where it is not all.
         """
-        self._agenda: Agenda | None = None
+        self._keys_running: Callable[[], Collection[str]] = tuple
         self._only = only
         gpus = gpus_per_fold(resources)
         self.meter = UsageMeter(store.usage_folder, identity, gpus_per_fold=gpus, running=self._running)
@@ -201,12 +201,12 @@ class Budgets:
             folds=folds,
         )
 
-    def follow(self, agenda: Agenda) -> None:
-        """Look at this agenda from now on."""
-        self._agenda, self.forecast.groups = agenda, agenda.groups
+    def follow(self, groups: Sequence[GroupAgenda], running: Callable[[], Collection[str]]) -> None:
+        """Look at these groups from now on, and at the keys of the folds that run."""
+        self.forecast.groups, self._keys_running = groups, running
 
     def _running(self) -> Collection[str]:
-        return () if self._agenda is None else self._agenda.running
+        return self._keys_running()
 
     def _failed_folds(self, group: GroupAgenda) -> int:
         return sum(planned.key in (self._only or ()) for _, planned in group.waiting()) + len(group.running_keys())

@@ -16,20 +16,21 @@ from orchestrator.attempts import (
     Attempt,
     allow_again,
     check_max_failures,
-    describe,
     read_attempts,
     record_and_decide,
 )
 from orchestrator.cluster import call_on_cluster, check_resources, connect
 from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
+from orchestrator.failure_kinds import describe
+from orchestrator.fold_jobs import FoldJobs
 from orchestrator.leases import FoldLeases
-from orchestrator.mirrored import check_budget_can_be_kept
-from orchestrator.preflight import CHECKING, check_data, check_shared
+from orchestrator.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
 from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.query_forecast import preflight_need
 from orchestrator.remaining_need import fold_need
-from orchestrator.specs import FoldJobs, absolute_data_root, fold_spec
+from orchestrator.run_options import absolute_data_root
+from orchestrator.specs import fold_spec
 from orchestrator.store import Store
 from orchestrator.store_mirrors import StoreMirrors
 from orchestrator.tuning import run_one, scratch_folder

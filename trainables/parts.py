@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.benchmarks import steps_and_interval
 from search_spaces.hyperparameters import Hyperparameters
+from search_spaces.schedule import stage_schedule
 from trainables.data.batches import Batch, BatchStream, EvaluationBatch, evaluation_batches
 from trainables.data.images import ImageSource, Indices, cached
 from trainables.data.splits import split_fold
 from trainables.fitting.evaluation import BatchPredictor, DomainScore, Predictor, of_images, score_domains
-from trainables.fitting.inputs import StageInputs, stage_settings
+from trainables.fitting.inputs import StageInputs
 from trainables.fitting.speed import check_compiler
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
@@ -75,8 +75,7 @@ class FoldParts:
 
     def steps(self, stage: Stage) -> tuple[int, int]:
         """Number of steps and evaluation interval of a stage."""
-        asked = stage_settings(stage, self.hyperparameters).num_steps or self.job.benchmark.num_steps
-        return steps_and_interval(asked, self.hyperparameters.evaluate_every or self.job.benchmark.evaluate_every)
+        return stage_schedule(self.job.benchmark, self.hyperparameters, stage.name)
 
     def student(self) -> Student:
         """The student before its first step."""

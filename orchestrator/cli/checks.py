@@ -25,9 +25,12 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check Python, packages, CUDA, memory, disk, Ray, tracking and data; exit code 2 when something is wrong."""
+    from orchestrator.cluster_lint import check_cluster_file
     from orchestrator.doctor import examine
 
-    findings = examine(data_root=data_root, out=out, thorough=thorough, address=address, cluster_file=cluster_file)
+    findings = examine(data_root=data_root, out=out, thorough=thorough, address=address)
+    if cluster_file is not None:
+        findings += check_cluster_file(cluster_file)
     if as_json:
         typer.echo(json.dumps([finding.to_mapping() for finding in findings], indent=1))
     else:

@@ -27,7 +27,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.requests import check_choice, check_money, check_runs
 from orchestrator.cli.syncing import say_where_tracking_stands
-from orchestrator.limits import Limits
+from orchestrator.run_options import Limits
 
 if TYPE_CHECKING:
     from orchestrator.control import Wish

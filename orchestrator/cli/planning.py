@@ -38,7 +38,7 @@ from orchestrator.cli.options import (
     WorkersOption,
 )
 from orchestrator.cli.requests import SweepOptions, build_request, check_money
-from orchestrator.limits import Limits
+from orchestrator.run_options import Limits
 from search_spaces.hyperparameters import Resources
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class ShownBudgets:
 
 def show_plan(plan: Plan, budgets: ShownBudgets, *, as_json: bool = False) -> None:
     """Print a plan as a table and its totals, or as JSON."""
-    from orchestrator.plan_times import forecast_time, time_lines
+    from orchestrator.cli.plan_text import plan_lines, plan_table, time_lines
+    from orchestrator.plan_times import forecast_time
 
     price = budgets.price_per_1000
     found = forecast_time(plan, budgets.resources, budgets.limits, price_per_1000=price, store=budgets.store)
@@ -155,9 +156,9 @@ def show_plan(plan: Plan, budgets: ShownBudgets, *, as_json: bool = False) -> No
         return
 
     console = wide_console()
-    console.print(plan.table())
-    for line in plan.lines(
-        query_budget=budgets.query_budget, price_per_1000=price, pair_fold_time=found.pair_fold_time
+    console.print(plan_table(plan))
+    for line in plan_lines(
+        plan, query_budget=budgets.query_budget, price_per_1000=price, pair_fold_time=found.pair_fold_time
     ):
         console.print(line, markup=False)
     for line in time_lines(found, budgets.limits, store=budgets.store):

@@ -24,10 +24,11 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator.executors import Executor
+from orchestrator.fold_jobs import FoldJobs
 from orchestrator.preflight import check_data
 from orchestrator.progress import ProgressEvent
 from orchestrator.records import ConfirmationRecord, GroupRecord, TrialRecord
-from orchestrator.specs import FoldJobs, FoldSpecs
+from orchestrator.specs import FoldSpecs
 from orchestrator.store import Store
 from orchestrator.sweep import fold_group_records, run_sweep
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE

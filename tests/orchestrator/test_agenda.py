@@ -12,11 +12,12 @@ import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.attempts import Attempt, give_up, record_attempt
+from orchestrator.fold_jobs import FoldJobs
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.leases import FoldLeases
 from orchestrator.records import TrialRecord
 from orchestrator.report import build_report
-from orchestrator.specs import FoldJobs, FoldSpecs
+from orchestrator.specs import FoldSpecs
 from orchestrator.status import sweep_status
 from orchestrator.store import Store
 from orchestrator.sweep import failed_folds, fold_group_records

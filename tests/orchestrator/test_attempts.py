@@ -8,17 +8,15 @@ import pytest
 
 from orchestrator.attempts import (
     LOST_NODES_WITHOUT_PROGRESS,
-    NO_ROOM_SAID,
-    SAID,
     Attempt,
     FailureKind,
     allow_again,
-    describe,
     give_up,
     read_attempts,
     record_and_decide,
     record_attempt,
 )
+from orchestrator.failure_kinds import NO_ROOM_SAID, SAID, describe
 from search_spaces.errors import UserError
 from trainables.leases import LeaseLostError
 from trainables.record import DamagedFileError, FoldFolder

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from orchestrator.agenda import Agenda, GroupAgenda, build_agenda
-from orchestrator.attempts import describe
 from orchestrator.budget import Admission
+from orchestrator.failure_kinds import describe
 from orchestrator.fold_groups import fold_groups
-from orchestrator.forecast import stage_steps
 from orchestrator.plan import make_plan
 from orchestrator.promises import Promises
 from orchestrator.query_forecast import Need, largest, planned_need, total
@@ -25,6 +24,7 @@ from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters
 from search_spaces.methods import method_facts
+from search_spaces.schedule import stage_steps
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import Bench

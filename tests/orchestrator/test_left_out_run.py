@@ -13,8 +13,9 @@ import pytest
 
 from orchestrator.agenda import build_agenda
 from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.fold_jobs import FoldJobs
 from orchestrator.plan import make_plan
-from orchestrator.specs import FoldJobs, FoldSpecs
+from orchestrator.specs import FoldSpecs
 from orchestrator.store import Store
 from orchestrator.sweep import fold_group_records
 from search_spaces.hyperparameters import Resources

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.plan_text import plan_lines, plan_table
 from orchestrator.forecast import teacher_queries_per_fold
 from orchestrator.plan import make_plan
 from orchestrator.pruning_rules import judge_overtaking
@@ -41,7 +42,7 @@ def test_the_issues_plan() -> None:
     assert plan.pair_folds == 39
     by_benchmark = {row.benchmark: row.queries_per_configuration for row in plan.forecasts}
     assert (by_benchmark["PACS"], by_benchmark["DomainNet"]) == (3_840_768, 28_801_920)
-    assert any("44,164,992 images" in line for line in plan.lines())
+    assert any("44,164,992 images" in line for line in plan_lines(plan))
 
 
 def test_scope_benchmark_has_one_group_for_all_test_domains() -> None:
@@ -64,7 +65,7 @@ def test_scope_benchmark_has_one_group_for_all_test_domains() -> None:
 )
 def test_the_level_of_each_look_is_the_one_that_is_used(benchmarks: tuple[str, ...], said: str) -> None:
     asked = sweep(benchmarks=benchmarks, space="official", trials=20, scope="benchmark")
-    assert any(said in line for line in make_plan(asked, BENCHMARKS).lines())
+    assert any(said in line for line in plan_lines(make_plan(asked, BENCHMARKS)))
     for name in benchmarks:
         count = len(BENCHMARKS[name].domains)
         complete = {"best": [0.9] * count, "other": [0.5] * count}
@@ -130,7 +131,7 @@ def test_what_each_selection_needs_by_hand() -> None:
     assert cost.images == 54 * 45 * 2 * 10_002
     assert plan.queries == 28 * 32 * 3 * 10_002 + 54 * 32 * 2 * 10_002
     assert cost.texts == 54 * 7
-    (line,) = [line for line in plan.lines(price_per_1000=2.0) if line.startswith("model selection")]
+    (line,) = [line for line in plan_lines(plan, price_per_1000=2.0) if line.startswith("model selection")]
     assert "leave_one_domain_out 82: 54 pair folds more (6 others shared between two test domains)" in line
     assert f"(price {(cost.images + cost.texts) / 500:,.2f})" in line
     assert [group.pair_folds for group in plan.groups] == [5 * 3] * 4
@@ -153,7 +154,7 @@ def test_the_authors_search_every_seed_anew() -> None:
     assert plan.num_folds - sum(group.num_folds for group in plan.groups if group not in searched) == 4 * 20 * 3
     assert len({group.name for group in searched}) == len(searched) == 4 * 3
     assert {(group.own_seed, group.seeds) for group in searched} == {(0, 1), (1, 1), (2, 1)}
-    assert "each of 3 seeds searched anew" in plan.lines()[0]
+    assert "each of 3 seeds searched anew" in plan_lines(plan)[0]
     pairs = make_plan(left_out(trials=20, seeds=3, sampler="authors"), BENCHMARKS).selection
     assert (pairs.pair_folds, pairs.pair_folds_shared) == (3 * 20 * 6, 3 * 20 * 6)
     lone = make_plan(sweep(benchmarks=("PACS",), space="official", trials=1, seeds=3, sampler="authors"), BENCHMARKS)
@@ -180,7 +181,7 @@ def test_stored_views_make_pair_folds_free_of_queries() -> None:
 def test_a_lone_configuration_needs_no_pair_folds() -> None:
     plan = make_plan(left_out(space="paper"), BENCHMARKS)
     assert plan.selection.pair_folds == 0
-    assert any("nothing is chosen, so no pair fold is needed" in line for line in plan.lines())
+    assert any("nothing is chosen, so no pair fold is needed" in line for line in plan_lines(plan))
 
 
 def test_two_domains_cannot_be_left_out_of_two() -> None:
@@ -198,7 +199,7 @@ def test_stored_views_are_asked_for_once() -> None:
     assert plan.queries_per_configuration == plan.queries == 9991 * 8
     icons = make_plan(sweep(benchmarks=("icons",), hyperparameters=stored), BENCHMARKS)
     assert icons.queries == (343 + 222 + 220 + 222) * 8, "the images that may serve as source"
-    assert any("1,007 x K images" in line for line in icons.lines())
+    assert any("1,007 x K images" in line for line in plan_lines(icons))
 
 
 def test_a_benchmarks_own_steps_count() -> None:
@@ -221,16 +222,17 @@ def test_the_plan_as_json_and_as_a_table() -> None:
     assert content["fold_groups"] == 22
     assert content["teacher_queries_per_configuration_and_seed"] == 44_164_992
     assert content["groups"][0]["name"] == "PACS/vl2v_adip/art_painting"
-    assert plan.table().row_count == 5
+    assert plan_table(plan).row_count == 5
 
 
 def test_planning_is_fast_and_loads_no_engine() -> None:
     code = (
         "import sys, time; start = time.process_time();"
-        "from orchestrator.plan import make_plan; from search_spaces.benchmarks import BENCHMARKS, HEADLINE;"
+        "from orchestrator.cli.plan_text import plan_lines, plan_table; from orchestrator.plan import make_plan;"
+        "from search_spaces.benchmarks import BENCHMARKS, HEADLINE;"
         "from search_spaces.sweeps import Sweep;"
         "plan = make_plan(Sweep(benchmarks=HEADLINE, methods=('vl2v_adip',), space='official', trials=20, seeds=3),"
-        " BENCHMARKS); plan.table(); plan.lines(); took = time.process_time() - start;"
+        " BENCHMARKS); plan_table(plan); plan_lines(plan); took = time.process_time() - start;"
         "print(took, [name for name in ('torch', 'ray', 'mlflow', 'optuna') if name in sys.modules])"
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]

@@ -10,7 +10,8 @@ import pytest
 from orchestrator.attempts import Attempt
 from orchestrator.choices import choice
 from orchestrator.progress import Counts
-from orchestrator.remembered import LastRun, remember_run
+from orchestrator.remembered import remember_run
+from orchestrator.run_options import LastRun
 from orchestrator.status import SweepStatus, sweep_status
 from orchestrator.store import Store
 from search_spaces.errors import UserError

@@ -14,11 +14,11 @@ from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.budget import Admission
 from orchestrator.durations import FoldDurations, assumed_seconds
 from orchestrator.group_agenda import GroupAgenda
-from orchestrator.limits import Limits
 from orchestrator.measurements import Selection
 from orchestrator.query_forecast import Need
 from orchestrator.report import build_report
 from orchestrator.report_formats import markdown
+from orchestrator.run_options import Limits
 from orchestrator.specs import FoldSpecs
 from orchestrator.sweep import failed_folds
 from orchestrator.time_budget import QueryPrice, TimeForecast, accounts
