@@ -7,7 +7,8 @@ from itertools import count
 from typing import NamedTuple
 
 from orchestrator.cells import MISSING, format_mean
-from orchestrator.selection import SELECTION_METHODS, Record, SelectionMethod, group_records, mean
+from orchestrator.domainbed_selection import SELECTION_METHODS, Record, SelectionMethod, group_records
+from orchestrator.selection import mean
 from search_spaces.benchmarks import BENCHMARKS
 
 ALGORITHMS = (

@@ -12,9 +12,9 @@ import yaml
 
 from orchestrator.cluster_lint import lint_cluster, read_cluster_file
 from search_spaces.errors import UserError
+from tests.support.repository import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
-CLUSTER = ROOT / "cluster.yaml"
+CLUSTER = REPOSITORY / "cluster.yaml"
 
 
 def cluster() -> dict[str, Any]:
@@ -59,7 +59,9 @@ def test_the_head_runs_drivers_only_and_workers_are_spot_gpus() -> None:
 
 def test_the_images_match_the_pinned_ray() -> None:
     pinned = dict(
-        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+        line.split("==")
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
     )
     docker = cluster()["docker"]
     assert docker["head_image"] == f"rayproject/ray:{pinned['ray']}-py311-cpu"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.repository import REPOSITORY
+
 PACKAGES = ("search_spaces", "trainables", "orchestrator")
 
 FORBIDDEN = {
@@ -91,7 +92,7 @@ LIGHT = (
 
 
 def sources(package: str) -> list[Path]:
-    found = sorted((ROOT / package).rglob("*.py"))
+    found = sorted((REPOSITORY / package).rglob("*.py"))
     assert found, package
     return found
 
@@ -109,7 +110,7 @@ def imported(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_one_way(package: str) -> None:
     wrong = {
-        f"{path.relative_to(ROOT)} imports {name}"
+        f"{path.relative_to(REPOSITORY)} imports {name}"
         for path in sources(package)
         for name in imported(path)
         if name in FORBIDDEN[package]
@@ -135,7 +136,7 @@ def imported_modules(path: Path, known: Collection[str]) -> set[str]:
 
 def test_no_two_files_import_each_other() -> None:
     files = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path
         for package in PACKAGES
         for path in sources(package)
     }
@@ -147,7 +148,7 @@ def test_no_two_files_import_each_other() -> None:
 @pytest.mark.parametrize("engine", ONLY_IN)
 def test_an_engine_stays_in_its_files(engine: str) -> None:
     users = {
-        str(path.relative_to(ROOT))
+        str(path.relative_to(REPOSITORY))
         for package in PACKAGES
         for path in sources(package)
         if engine in set(imported(path))
@@ -168,6 +169,6 @@ def test_light_modules_load_no_engine(module: str) -> None:
         f"import sys, {module}\n"
         "print(*sorted({'torch', 'ray', 'mlflow', 'optuna', 'timm', 'open_clip'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""

@@ -23,8 +23,8 @@ from orchestrator.store import Store
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.orchestrator.stub_sweep import run_stub
+from tests.support.repository import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ENGINES = ("torch", "ray", "mlflow")
 
 
@@ -37,7 +37,7 @@ def run_in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
         f"print('loaded:', *sorted(set({ENGINES!r}) & set(sys.modules)), file=sys.stderr)\n"
         "sys.exit(code)\n"
     )
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
 
 
 COMMANDS = ("doctor", "plan", "train", "sweep", "status", "report", "ui", "data", "teacher")
@@ -115,7 +115,7 @@ def test_the_console_script_ends_with_the_exit_code() -> None:
         [sys.executable, "-c", "from orchestrator.cli import main; main(['plan', '--benchmark', 'nosuch'])"],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=REPOSITORY,
         timeout=60,
     )
     assert done.returncode == 2
@@ -289,7 +289,7 @@ def test_a_no_at_the_question_runs_nothing(tmp_path: Path) -> None:
         stdout=write_end,
         stderr=write_end,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "dumb", "COLUMNS": "200"},
     )
     os.close(write_end)
     shown = b""

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.attempts import Attempt
 from orchestrator.choices import choice
 from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.domainbed_selection import SELECTION_METHODS
 from orchestrator.explain import explain_trial
 from orchestrator.lookup import known_folds
 from orchestrator.pair_folds import held_out_accuracy, held_out_validation
@@ -21,7 +22,6 @@ from orchestrator.query_forecast import total
 from orchestrator.records import PlannedFold
 from orchestrator.remaining_need import RemainingNeed
 from orchestrator.report import build_report
-from orchestrator.selection import SELECTION_METHODS
 from orchestrator.specs import FoldSpecs
 from orchestrator.status import sweep_status
 from orchestrator.store import Store
@@ -31,6 +31,7 @@ from search_spaces.folds import Fold
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import starts
 from tests.orchestrator.test_agenda import Bench
+from tests.support.repository import REPOSITORY
 from trainables.data.open import open_benchmark
 from trainables.record import write_json
 
@@ -253,7 +254,7 @@ def test_what_a_pair_fold_says_of_the_target_cannot_be_opened_for_it(tmp_path: P
 
 def test_one_function_opens_held_out_files() -> None:
     """Whoever else wants to has to change this list, and say why."""
-    root = Path(__file__).resolve().parents[2]
+    root = REPOSITORY
     users = {
         str(path.relative_to(root))
         for package in ("search_spaces", "trainables", "orchestrator")

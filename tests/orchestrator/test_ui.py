@@ -17,8 +17,7 @@ from orchestrator.cli import run
 from orchestrator.ui import HOST, free_port, mlflow_server
 from search_spaces.errors import UserError
 from tests.orchestrator.tracked_store import finished_store
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.support.repository import REPOSITORY
 
 
 def refuses(port: int) -> bool:
@@ -68,7 +67,7 @@ def test_it_serves_the_comparison_and_ends_with_its_child(tmp_path: Path, number
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        env={**environment, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
     address = next(line.strip() for line in process.stdout if "compareRunsMode=CHART" in line)

@@ -20,6 +20,7 @@ import pytest
 
 from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
+from tests.support.repository import REPOSITORY
 from tests.trainables.data.archives import downloads, hub_parquet, local_sources, tarred
 from tests.trainables.data.server import FileServer
 from trainables.data.fetch import FetchSettings, fetch
@@ -396,7 +397,7 @@ def test_killed_in_the_middle_it_transfers_only_what_is_missing(
     sha256 = hashlib.sha256(content).hexdigest()
     server.bytes_per_s = 1_500_000
     command = [sys.executable, "-c", _KILLED, mirror.address, str(tmp_path), str(len(content)), sha256]
-    process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[3])
+    process = subprocess.Popen(command, cwd=REPOSITORY)
     while server.sent[path] < len(content) // 2 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -407,7 +408,7 @@ def test_killed_in_the_middle_it_transfers_only_what_is_missing(
     time.sleep(0.1)
     server.bytes_per_s = None
     before = server.sent[path]
-    subprocess.run(command, cwd=Path(__file__).resolve().parents[3], check=True)
+    subprocess.run(command, cwd=REPOSITORY, check=True)
     assert server.sent[path] - before == len(content) - kept
     assert len(open_benchmark(PACS, tmp_path).labels("photo")) == 14
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import UserError
+from tests.support.repository import REPOSITORY
 from tests.trainables.data.server import FileServer
 from trainables.data import transports
 from trainables.data.http_transport import MirrorError
@@ -73,7 +74,7 @@ def test_killed_in_the_middle_only_what_is_missing_is_sent(
     place = tmp_path / "x.bin"
     command = [sys.executable, "-c", _KILLED, transport, mirror.address, mirror.endpoint, str(place)]
     command += [str(len(content)), sha256]
-    root = Path(__file__).resolve().parents[3]
+    root = REPOSITORY
     server.bytes_per_s = 12_000_000
     process = subprocess.Popen(command, cwd=root)
     while server.sent[path] < 16_000_000 and process.poll() is None:
