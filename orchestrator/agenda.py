@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from orchestrator.attempts import Attempt, read_attempts
 from orchestrator.budget import Admission
+from orchestrator.events import STATES, Counts
 from orchestrator.fold_states import FoldStates
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.leases import FoldLeases
-from orchestrator.progress import STATES, Counts
 from orchestrator.pruning import Decision
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.specs import FoldSpecs

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.limits import Account
+from orchestrator.plan.query_bounds import Need
 from orchestrator.query_admission import GroupNeed, QueryAdmission
-from orchestrator.query_forecast import Need
 from orchestrator.time_admission import TimeAdmission
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from orchestrator.fold_groups import chooses, domain_pairs
 from orchestrator.pair_folds import held_out_validation, on_seeds, pair_folds
+from orchestrator.plan.fold_groups import chooses, domain_pairs
 from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.selection import SourceValidation, select
 from orchestrator.store import Store

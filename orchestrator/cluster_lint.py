@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.progress import Finding
+from orchestrator.events import Finding
 from search_spaces.errors import UserError
 
 PROVIDER_KEYS = (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from orchestrator.progress import Finding, FindingState
+from orchestrator.events import Finding, FindingState
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError, first_line
 

@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
+from orchestrator.events import Counts
 from orchestrator.fold_states import FoldStates
 from orchestrator.left_out import left_out
-from orchestrator.progress import Counts
 from orchestrator.pruning import Decision, GroupPruning
 from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.selection import SourceValidation, select

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.fold_groups import chooses, domain_pairs
 from orchestrator.pair_folds import held_out_validation
+from orchestrator.plan.fold_groups import chooses, domain_pairs
 from orchestrator.records import GroupRecord, PairRecord, PlannedFold, TrialRecord
 from orchestrator.selection import select
 from orchestrator.store import Store

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from orchestrator.choices import Choice, Missing, choice, chosen_on_all_seeds
-from orchestrator.fold_groups import chooses
 from orchestrator.pair_folds import planned_domains
+from orchestrator.plan.fold_groups import chooses
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.store import Store
 from search_spaces.hyperparameters import FoldSpec

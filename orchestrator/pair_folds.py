@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.fold_groups import chooses, domain_pairs
+from orchestrator.plan.fold_groups import chooses, domain_pairs
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.selection import HeldOutValidation, mean
 from orchestrator.store import Store

@@ -1,7 +1,7 @@
 """The time and money that a plan forecasts, and what budgets make of it. No torch.
 
 Folds are taken to last as those that a sweep's folder holds finished, or by the stated assumption of
-`orchestrator.durations`; what is shared is not taken off before it was measured.
+`orchestrator.plan.durations`; what is shared is not taken off before it was measured.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.durations import FoldDurations, Kind, assumed_seconds
-from orchestrator.plan import Plan
+from orchestrator.plan.durations import FoldDurations, Kind, assumed_seconds
+from orchestrator.plan.plan import Plan
 from orchestrator.run_options import Limits, gpus_per_fold
 from orchestrator.store import Store
 from search_spaces.hyperparameters import Resources

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator.plan.query_bounds import Need, total
 from orchestrator.promises import Promises
-from orchestrator.query_forecast import Need, total
 from orchestrator.rows import is_first_row, together
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.query_forecast import Need, largest, own_need, preflight_need, total
-from orchestrator.selection_forecast import points_agree
+from orchestrator.plan.query_bounds import Need, largest, own_need, preflight_need, total
+from orchestrator.plan.selection_costs import points_agree
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts

@@ -21,8 +21,8 @@ from orchestrator.agenda import Agenda, Ticket
 from orchestrator.attempts import Attempt
 from orchestrator.crashes import CrashesInARow
 from orchestrator.deaths import death
+from orchestrator.events import EventKind, FoldEvent, Progress, ProgressEvent
 from orchestrator.fold_jobs import FoldJobs
-from orchestrator.progress import EventKind, FoldEvent, Progress, ProgressEvent
 from orchestrator.pruning import Decision
 from orchestrator.stopping import StopRequest
 from search_spaces.configuration import from_mapping

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from orchestrator.choices import is_hopeless, standing
-from orchestrator.gpu_sharing import GpuShare, gpu_share
+from orchestrator.events import Counts
 from orchestrator.pair_folds import pair_folds_expected, planned_domains
-from orchestrator.progress import Counts
+from orchestrator.plan.gpu_share import GpuShare, gpu_share
+from orchestrator.plan.remaining_time import GroupWork, duration, time_left
 from orchestrator.queries import ledger_line, sweep_queries
 from orchestrator.records import GroupRecord
-from orchestrator.remaining_time import GroupWork, duration, time_left
 from orchestrator.remembered import last_run
 from orchestrator.store import Store
 from orchestrator.troubles import Trouble, troubles

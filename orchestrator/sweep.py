@@ -15,11 +15,12 @@ from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
 from orchestrator.choices import still_planned
 from orchestrator.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
 from orchestrator.control import listening
+from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.fold_jobs import FoldJobs
-from orchestrator.gpu_sharing import ShareTeller
 from orchestrator.leases import FoldLeases, alone_in
-from orchestrator.plan import make_plan
+from orchestrator.plan.gpu_share import ShareTeller
+from orchestrator.plan.plan import make_plan
 from orchestrator.preflight import (
     CHECKING,
     check_budget_can_be_kept,
@@ -29,7 +30,6 @@ from orchestrator.preflight import (
     resolve_benchmarks,
     unchecked,
 )
-from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.ray_folders import remove_abandoned_ray_folders
 from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remaining_need import remaining_need

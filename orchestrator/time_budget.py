@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.budget import Admission
-from orchestrator.durations import FoldDuration, FoldDurations, Kind, assumed_seconds
 from orchestrator.limits import Account, Load
+from orchestrator.plan.durations import FoldDuration, FoldDurations, Kind, assumed_seconds
+from orchestrator.plan.query_bounds import Need
 from orchestrator.promises import Promises
-from orchestrator.query_forecast import Need
 from orchestrator.run_options import Limits, gpus_per_fold
 from orchestrator.usage import Usage, UsageMeter
 from search_spaces.benchmarks import Benchmark

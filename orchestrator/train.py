@@ -21,13 +21,13 @@ from orchestrator.attempts import (
 )
 from orchestrator.cluster import call_on_cluster, check_resources, connect
 from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
+from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
 from orchestrator.failure_kinds import describe
 from orchestrator.fold_jobs import FoldJobs
 from orchestrator.leases import FoldLeases
+from orchestrator.plan.query_bounds import preflight_need
 from orchestrator.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
-from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
-from orchestrator.query_forecast import preflight_need
 from orchestrator.remaining_need import fold_need
 from orchestrator.run_options import absolute_data_root
 from orchestrator.specs import fold_spec

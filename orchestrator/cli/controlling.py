@@ -143,7 +143,7 @@ def _run_failed(
 ) -> SweepOutcome:
     """Run the failed folds with the settings that the sweep last ran with; what is given here goes before them."""
     from orchestrator.cli.progress import progress_for
-    from orchestrator.plan import make_plan
+    from orchestrator.plan.plan import make_plan
     from orchestrator.remembered import last_run
     from orchestrator.sweep import run_sweep
     from orchestrator.tracking import Tracker

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from orchestrator.durations import ASSUMED_IMAGES_PER_S
-from orchestrator.plan import Plan
+from orchestrator.plan.durations import ASSUMED_IMAGES_PER_S
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.query_bounds import Need
+from orchestrator.plan.selection_costs import SelectionCost
 from orchestrator.plan_times import TimeForecast
-from orchestrator.query_forecast import Need
 from orchestrator.run_options import Limits
-from orchestrator.selection_forecast import SelectionCost
 from orchestrator.store import Store
 from orchestrator.usage import Usage, read_usage
 from search_spaces.benchmarks import Benchmark

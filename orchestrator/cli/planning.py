@@ -42,7 +42,7 @@ from orchestrator.run_options import Limits
 from search_spaces.hyperparameters import Resources
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan
+    from orchestrator.plan.plan import Plan
     from orchestrator.store import Store
 
 
@@ -79,7 +79,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would do and cost: fold groups, trials, stages, teacher queries, and what is shared."""
-    from orchestrator.plan import make_plan
+    from orchestrator.plan.plan import make_plan
     from orchestrator.store import Store
 
     check_money(query_budget, price_per_1000)

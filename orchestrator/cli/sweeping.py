@@ -52,7 +52,7 @@ from search_spaces.errors import UserError
 if TYPE_CHECKING:
     from orchestrator.cli.planning import ShownBudgets
     from orchestrator.executors import Executor
-    from orchestrator.plan import Plan
+    from orchestrator.plan.plan import Plan
     from orchestrator.run_options import Limits
     from orchestrator.store import Store
 
@@ -104,7 +104,7 @@ def sweep(
 ) -> None:
     """Search every fold group, confirm the best configuration on the seeds, and print the table."""
     from orchestrator.cli.planning import ShownBudgets, show_plan
-    from orchestrator.plan import make_plan
+    from orchestrator.plan.plan import make_plan
     from orchestrator.run_options import Limits
     from orchestrator.store import Store
 

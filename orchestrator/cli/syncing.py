@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @app.command()
 def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: JsonOption = False) -> None:
     """Bring MLflow up to date with a sweep's folder, after it was out of reach; doing it twice adds nothing."""
-    from orchestrator.plan import make_plan
+    from orchestrator.plan.plan import make_plan
     from orchestrator.remembered import last_run
     from orchestrator.store import Store
     from orchestrator.tracking import Tracker

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from orchestrator.events import ProgressEvent
 from orchestrator.executors import Executor
 from orchestrator.fold_jobs import FoldJobs
 from orchestrator.preflight import check_data
-from orchestrator.progress import ProgressEvent
 from orchestrator.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.specs import FoldSpecs
 from orchestrator.store import Store

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.events import ProgressEvent
 from orchestrator.executors import WorkerFunctions
-from orchestrator.progress import ProgressEvent
 from orchestrator.store import Store
 from orchestrator.sweep import SweepOutcome, run_sweep
 from orchestrator.tracking import Tracker

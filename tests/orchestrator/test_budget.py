@@ -12,10 +12,10 @@ import pytest
 from orchestrator.agenda import Agenda, GroupAgenda, build_agenda
 from orchestrator.budget import Admission
 from orchestrator.failure_kinds import describe
-from orchestrator.fold_groups import fold_groups
-from orchestrator.plan import make_plan
+from orchestrator.plan.fold_groups import fold_groups
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.query_bounds import Need, largest, planned_need, total
 from orchestrator.promises import Promises
-from orchestrator.query_forecast import Need, largest, planned_need, total
 from orchestrator.remaining_need import RemainingNeed, fold_need
 from orchestrator.specs import FoldSpecs
 from orchestrator.train import check_budget

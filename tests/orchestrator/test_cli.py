@@ -16,8 +16,8 @@ from orchestrator.cli import run
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
 from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.cli.training import queries_line
-from orchestrator.fold_groups import FoldGroup
-from orchestrator.progress import Counts, FoldEvent, ProgressEvent
+from orchestrator.events import Counts, FoldEvent, ProgressEvent
+from orchestrator.plan.fold_groups import FoldGroup
 from orchestrator.records import TrialRecord
 from orchestrator.store import Store
 from search_spaces.errors import UserError

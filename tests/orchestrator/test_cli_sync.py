@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.progress import Counts, no_progress
+from orchestrator.events import Counts, no_progress
 from orchestrator.sweep import SweepOutcome
 from tests.orchestrator.test_agenda import Bench
 

@@ -17,8 +17,8 @@ from orchestrator.domainbed_selection import SELECTION_METHODS
 from orchestrator.explain import explain_trial
 from orchestrator.lookup import known_folds
 from orchestrator.pair_folds import held_out_accuracy, held_out_validation
-from orchestrator.plan import make_plan
-from orchestrator.query_forecast import total
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.query_bounds import total
 from orchestrator.records import PlannedFold
 from orchestrator.remaining_need import RemainingNeed
 from orchestrator.report import build_report

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.progress import ProgressEvent
+from orchestrator.events import ProgressEvent
 from orchestrator.store import Store
 from orchestrator.train import train_one
 from tests.orchestrator.stub_sweep import STUB

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.ledger import ledger
 from orchestrator.measurements import measure
-from orchestrator.plan import make_plan
+from orchestrator.plan.plan import make_plan
 from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.report import build_report
 from orchestrator.report_formats import csv_text, latex, markdown, to_mapping, write_report

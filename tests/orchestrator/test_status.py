@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.attempts import Attempt
 from orchestrator.choices import choice
-from orchestrator.progress import Counts
+from orchestrator.events import Counts
 from orchestrator.remembered import remember_run
 from orchestrator.run_options import LastRun
 from orchestrator.status import SweepStatus, sweep_status

@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.budget import Admission
-from orchestrator.durations import FoldDurations, assumed_seconds
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.measurements import Selection
-from orchestrator.query_forecast import Need
+from orchestrator.plan.durations import FoldDurations, assumed_seconds
+from orchestrator.plan.query_bounds import Need
 from orchestrator.report import build_report
 from orchestrator.report_formats import markdown
 from orchestrator.run_options import Limits

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from math import comb
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.fold_groups import FoldGroup, fold_groups
-from orchestrator.forecast import Forecast, forecast
-from orchestrator.query_forecast import Need, planned_need, total
-from orchestrator.selection_forecast import PairForecast, SelectionCost, pair_forecast, selection_costs
+from orchestrator.plan.costs import Forecast, forecast
+from orchestrator.plan.fold_groups import FoldGroup, fold_groups
+from orchestrator.plan.query_bounds import Need, planned_need, total
+from orchestrator.plan.selection_costs import PairForecast, SelectionCost, pair_forecast, selection_costs
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import unknown_name
 from search_spaces.methods import method_facts

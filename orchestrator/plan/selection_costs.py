@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.fold_groups import FoldGroup, chooses
-from orchestrator.forecast import align_is_shared, teacher_queries_per_fold
-from orchestrator.query_forecast import Need, largest
+from orchestrator.plan.costs import align_is_shared, teacher_queries_per_fold
+from orchestrator.plan.fold_groups import FoldGroup, chooses
+from orchestrator.plan.query_bounds import Need, largest
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters

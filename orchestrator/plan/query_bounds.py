@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Literal
 
-from orchestrator.fold_groups import FoldGroup
-from orchestrator.forecast import teacher_queries_per_fold
+from orchestrator.plan.costs import teacher_queries_per_fold
+from orchestrator.plan.fold_groups import FoldGroup
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import Hyperparameters, check_teacher_mode
 from search_spaces.methods import method_facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.remaining_time import GroupWork, duration, time_left
+from orchestrator.plan.remaining_time import GroupWork, duration, time_left
 
 
 def work(kind: str, *took: float, since: tuple[float, ...] = (), waiting: int = 0) -> GroupWork:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.fold_groups import FoldGroup
+from orchestrator.plan.fold_groups import FoldGroup
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import Hyperparameters, check_teacher_mode
 from search_spaces.methods import method_facts

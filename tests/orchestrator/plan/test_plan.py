@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.plan_text import plan_lines, plan_table
-from orchestrator.forecast import teacher_queries_per_fold
-from orchestrator.plan import make_plan
+from orchestrator.plan.costs import teacher_queries_per_fold
+from orchestrator.plan.plan import make_plan
 from orchestrator.pruning_rules import judge_overtaking
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark, Domain
 from search_spaces.errors import UserError
@@ -228,7 +228,7 @@ def test_the_plan_as_json_and_as_a_table() -> None:
 def test_planning_is_fast_and_loads_no_engine() -> None:
     code = (
         "import sys, time; start = time.process_time();"
-        "from orchestrator.cli.plan_text import plan_lines, plan_table; from orchestrator.plan import make_plan;"
+        "from orchestrator.cli.plan_text import plan_lines, plan_table; from orchestrator.plan.plan import make_plan;"
         "from search_spaces.benchmarks import BENCHMARKS, HEADLINE;"
         "from search_spaces.sweeps import Sweep;"
         "plan = make_plan(Sweep(benchmarks=HEADLINE, methods=('vl2v_adip',), space='official', trials=20, seeds=3),"
