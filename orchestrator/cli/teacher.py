@@ -62,7 +62,7 @@ def embed(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
-    from orchestrator.embedding import check_one_machine, fill_stores
+    from orchestrator.embed import check_one_machine, fill_stores
     from orchestrator.mirrored import at_work
     from trainables.leases import this_process
 
@@ -184,7 +184,7 @@ def _jobs(
     options: SweepOptions, *, out: str | None, store: str | None, query_budget: int | None
 ) -> tuple[Store, list[EmbeddingJob], Any]:
     """A job for each benchmark."""
-    from orchestrator.embedding import embedding_job
+    from orchestrator.embed import embedding_job
 
     request = build_request(options)
     place = _place(out, store)
