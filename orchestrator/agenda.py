@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.attempts import Attempt, read_attempts
 from orchestrator.budget import Admission
 from orchestrator.events import STATES, Counts
-from orchestrator.fold_states import FoldStates
 from orchestrator.group_agenda import GroupAgenda
-from orchestrator.leases import FoldLeases
 from orchestrator.pruning import Decision
-from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.specs import FoldSpecs
-from orchestrator.store import Store
+from orchestrator.store.failures import Attempt, read_attempts
+from orchestrator.store.fold_states import FoldStates
+from orchestrator.store.leases import FoldLeases
+from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
 from trainables.leases import Owner, clear_dead

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 Result = Mapping[str, Any]
 

@@ -11,8 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.pruning import Decision, read_decisions
-from orchestrator.records import GroupRecord, TrialRecord
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord, TrialRecord
+from orchestrator.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,9 +13,9 @@ from typing import get_args
 
 from orchestrator.pair_folds import held_out_validation, on_seeds, pair_folds
 from orchestrator.plan.fold_groups import chooses, domain_pairs
-from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.selection import SourceValidation, select
-from orchestrator.store import Store
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.store import Store
 from search_spaces.folds import Fold
 from search_spaces.sweeps import SweepSelection
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attempts import LOST_NODES_WITHOUT_PROGRESS
 from orchestrator.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
 from orchestrator.failure_kinds import describe
 from orchestrator.ray_folders import ray_folder
+from orchestrator.store.failures import LOST_NODES_WITHOUT_PROGRESS
 from search_spaces.errors import UserError, first_line
 from search_spaces.hyperparameters import Resources
 from trainables.teacher.ledger import BudgetReached

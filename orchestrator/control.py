@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from trainables.leases import Owner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.attempts import Attempt
+from orchestrator.store.failures import Attempt
 
 MOST_IN_A_ROW = 5
 FEWEST_FOLDS = 3

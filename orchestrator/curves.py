@@ -6,7 +6,7 @@ import json
 import math
 
 from orchestrator.pruning_rules import Curve
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 class Curves:

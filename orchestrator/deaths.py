@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attempts import Attempt, FailureKind
 from orchestrator.failure_kinds import SAID, kind_of_death
+from orchestrator.store.failures import Attempt, FailureKind
 from trainables.threads import beside
 
 VERDICT_S = 5.0

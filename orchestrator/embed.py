@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.cluster import call_on_cluster, check_resources, connect
 from orchestrator.preflight import check_data
 from orchestrator.run_options import absolute_data_root
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, check_teacher_mode

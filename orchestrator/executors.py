@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.attempts import Attempt
 from orchestrator.deaths import blamed_on_nodes, living_nodes
 from orchestrator.failure_kinds import describe
 from orchestrator.report_queue import reports_heard
+from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from orchestrator.explain import trial_outcomes
-from orchestrator.records import GroupRecord
-from orchestrator.remembered import last_run
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord
+from orchestrator.store.remembered import last_run
+from orchestrator.store.store import Store
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError, unknown_name
 from search_spaces.methods import method_facts

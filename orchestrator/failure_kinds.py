@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.attempts import Attempt, FailureKind
+from orchestrator.store.failures import Attempt, FailureKind
 from search_spaces.errors import UserError
 from trainables.leases import LeaseLostError
 from trainables.record import DamagedFileError

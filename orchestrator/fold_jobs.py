@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.attempts import read_attempts
-from orchestrator.store import Store
+from orchestrator.store.failures import read_attempts
+from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from orchestrator.pair_folds import held_out_validation
 from orchestrator.plan.fold_groups import chooses, domain_pairs
-from orchestrator.records import GroupRecord, PairRecord, PlannedFold, TrialRecord
 from orchestrator.selection import select
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord, PairRecord, PlannedFold, TrialRecord
+from orchestrator.store.store import Store
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
-    from orchestrator.fold_states import FoldStates
     from orchestrator.specs import FoldSpecs
+    from orchestrator.store.fold_states import FoldStates
 
 
 class LeftOut:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.attempts import Attempt
 from orchestrator.lookup import KnownFold
-from orchestrator.store import FoldState, Store
+from orchestrator.store.failures import Attempt
+from orchestrator.store.store import FoldState, Store
 from search_spaces.methods import method_facts
 from trainables.record import FoldFolder
 

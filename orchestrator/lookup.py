@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
 
-from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store import Store
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, get_args
 from orchestrator.choices import Choice, Missing, choice, chosen_on_all_seeds
 from orchestrator.pair_folds import planned_domains
 from orchestrator.plan.fold_groups import chooses
-from orchestrator.records import GroupRecord, PlannedFold
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
 

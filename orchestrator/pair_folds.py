@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from orchestrator.plan.fold_groups import chooses, domain_pairs
-from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.selection import HeldOutValidation, mean
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.store import Store
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection

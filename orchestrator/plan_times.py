@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.plan.durations import FoldDurations, Kind, assumed_seconds
 from orchestrator.plan.plan import Plan
 from orchestrator.run_options import Limits, gpus_per_fold
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.hyperparameters import Resources
 
 

@@ -12,8 +12,8 @@ from orchestrator.cluster import Cluster, call_on_every_machine
 from orchestrator.deaths import living_nodes
 from orchestrator.fold_jobs import FoldJobs
 from orchestrator.group_agenda import GroupAgenda
-from orchestrator.store import Store
-from orchestrator.store_mirrors import StoreMirrors
+from orchestrator.store.remote.mirrors import StoreMirrors
+from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.open import check_readable, open_benchmark, resolve_benchmark

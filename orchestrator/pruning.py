@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.curves import Curves
 from orchestrator.pruning_rules import Curve, Judgement, Rule, is_audited, judge_curve, judge_overtaking
-from orchestrator.records import GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.store import Store
 from search_spaces.configuration import from_mapping
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
 
 if TYPE_CHECKING:
-    from orchestrator.fold_states import FoldStates
+    from orchestrator.store.fold_states import FoldStates
 
 Verdict = Literal["keep", "prune", "audit"]
 """`audit`: it was to be pruned, and runs on all the same so that the regret is known."""

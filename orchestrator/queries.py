@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from trainables.record import read_json
 from trainables.teacher.ledger import QueryCounts, query_counts
 

@@ -25,7 +25,7 @@ from trainables.record import FoldFolder
 if TYPE_CHECKING:
     from orchestrator.group_agenda import GroupAgenda
     from orchestrator.specs import FoldSpecs
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 
 class RemainingNeed:

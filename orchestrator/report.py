@@ -17,8 +17,8 @@ from orchestrator.ledger import LedgerEntry, ledger
 from orchestrator.measurements import Measurement, Selection, measure
 from orchestrator.pair_folds import planned_domains
 from orchestrator.queries import sweep_queries
-from orchestrator.records import GroupRecord
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord
+from orchestrator.store.store import Store
 from orchestrator.troubles import trouble_notes, troubles
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.claims import PublishedRow, published_row

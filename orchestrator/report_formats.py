@@ -13,7 +13,7 @@ from orchestrator.cells import ERROR_BARS, MISSING, Cell, ErrorBar
 from orchestrator.measurements import SELECTION_TITLES
 from orchestrator.queries import ledger_line
 from orchestrator.report import BenchmarkTable, Report, Row
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.claims import PAPER_STUDENT
 from search_spaces.methods import method_facts
 from trainables.record import write_atomically

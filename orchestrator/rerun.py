@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.lookup import SHOWN_KEY, Known, KnownFold
-from orchestrator.remembered import last_run
 from orchestrator.run_options import absolute_data_root
 from orchestrator.specs import FoldSpecs, fold_spec
-from orchestrator.store import Store
+from orchestrator.store.remembered import last_run
+from orchestrator.store.store import Store
 from orchestrator.train import check_budget, train_one
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources

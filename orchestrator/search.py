@@ -18,13 +18,13 @@ from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from orchestrator.agenda import Agenda, Ticket
-from orchestrator.attempts import Attempt
 from orchestrator.crashes import CrashesInARow
 from orchestrator.deaths import death
 from orchestrator.events import EventKind, FoldEvent, Progress, ProgressEvent
 from orchestrator.fold_jobs import FoldJobs
 from orchestrator.pruning import Decision
 from orchestrator.stopping import StopRequest
+from orchestrator.store.failures import Attempt
 from search_spaces.configuration import from_mapping
 from search_spaces.methods import method_facts
 from trainables.object_storage import reason

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from orchestrator.records import GroupRecord, PlannedFold
+from orchestrator.store.records import GroupRecord, PlannedFold
 from search_spaces.benchmarks import Benchmark
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters

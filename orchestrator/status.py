@@ -12,11 +12,11 @@ from orchestrator.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.plan.gpu_share import GpuShare, gpu_share
 from orchestrator.plan.remaining_time import GroupWork, duration, time_left
 from orchestrator.queries import ledger_line, sweep_queries
-from orchestrator.records import GroupRecord
-from orchestrator.remembered import last_run
-from orchestrator.store import Store
+from orchestrator.store.records import GroupRecord
+from orchestrator.store.remembered import last_run
+from orchestrator.store.store import Store
+from orchestrator.store.usage import Usage, read_usage
 from orchestrator.troubles import Trouble, troubles
-from orchestrator.usage import Usage, read_usage
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import SweepSelection
 from trainables.teacher.ledger import QueryCounts, query_counts

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.agenda import Agenda, build_agenda
-from orchestrator.attempts import MAX_FAILURES, check_max_failures
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
 from orchestrator.choices import still_planned
 from orchestrator.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
@@ -18,7 +17,6 @@ from orchestrator.control import listening
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
 from orchestrator.fold_jobs import FoldJobs
-from orchestrator.leases import FoldLeases, alone_in
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
 from orchestrator.preflight import (
@@ -31,13 +29,15 @@ from orchestrator.preflight import (
     unchecked,
 )
 from orchestrator.ray_folders import remove_abandoned_ray_folders
-from orchestrator.records import GroupRecord, PlannedFold
 from orchestrator.remaining_need import remaining_need
-from orchestrator.remembered import remember_run
 from orchestrator.run_options import LastRun, Limits, absolute_data_root
 from orchestrator.specs import FoldSpecs
 from orchestrator.stopping import StopRequest
-from orchestrator.store import Store
+from orchestrator.store.failures import MAX_FAILURES, check_max_failures
+from orchestrator.store.leases import FoldLeases, alone_in
+from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.remembered import remember_run
+from orchestrator.store.store import Store
 from orchestrator.time_budget import Budgets
 from orchestrator.tuning import folds_at_once, run_tune, scratch_folder, signals_stop
 from search_spaces.benchmarks import Benchmark

@@ -11,7 +11,7 @@ from orchestrator.plan.durations import FoldDuration, FoldDurations, Kind, assum
 from orchestrator.plan.query_bounds import Need
 from orchestrator.promises import Promises
 from orchestrator.run_options import Limits, gpus_per_fold
-from orchestrator.usage import Usage, UsageMeter
+from orchestrator.store.usage import Usage, UsageMeter
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.group_agenda import GroupAgenda
     from orchestrator.remaining_need import RemainingNeed
     from orchestrator.specs import FoldSpecs
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 
 class TimeForecast:

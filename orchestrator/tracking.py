@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from search_spaces.sweeps import Sweep
 
 EXPERIMENT = "vl2v"

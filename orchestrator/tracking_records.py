@@ -30,8 +30,8 @@ from search_spaces.methods import method_facts
 from trainables.record import FoldFolder, read_json
 
 if TYPE_CHECKING:
-    from orchestrator.records import GroupRecord
-    from orchestrator.store import Store
+    from orchestrator.store.records import GroupRecord
+    from orchestrator.store.store import Store
     from search_spaces.sweeps import Sweep, SweepSelection
 
 FINGERPRINTS = ("data_manifest", "teacher_fingerprint", "student_fingerprint", "trainer_version")

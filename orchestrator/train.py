@@ -11,7 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.attempts import (
+from orchestrator.cluster import call_on_cluster, check_resources, connect
+from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
+from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
+from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
+from orchestrator.failure_kinds import describe
+from orchestrator.fold_jobs import FoldJobs
+from orchestrator.plan.query_bounds import preflight_need
+from orchestrator.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
+from orchestrator.remaining_need import fold_need
+from orchestrator.run_options import absolute_data_root
+from orchestrator.specs import fold_spec
+from orchestrator.store.failures import (
     MAX_FAILURES,
     Attempt,
     allow_again,
@@ -19,20 +30,9 @@ from orchestrator.attempts import (
     read_attempts,
     record_and_decide,
 )
-from orchestrator.cluster import call_on_cluster, check_resources, connect
-from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
-from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
-from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
-from orchestrator.failure_kinds import describe
-from orchestrator.fold_jobs import FoldJobs
-from orchestrator.leases import FoldLeases
-from orchestrator.plan.query_bounds import preflight_need
-from orchestrator.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
-from orchestrator.remaining_need import fold_need
-from orchestrator.run_options import absolute_data_root
-from orchestrator.specs import fold_spec
-from orchestrator.store import Store
-from orchestrator.store_mirrors import StoreMirrors
+from orchestrator.store.leases import FoldLeases
+from orchestrator.store.remote.mirrors import StoreMirrors
+from orchestrator.store.store import Store
 from orchestrator.tuning import run_one, scratch_folder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError

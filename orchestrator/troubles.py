@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.attempts import FailureKind, FoldAttempts
-from orchestrator.store import Store
+from orchestrator.store.failures import FailureKind, FoldAttempts
+from orchestrator.store.store import Store
 from search_spaces.folds import Fold
 
 NAMED = 5

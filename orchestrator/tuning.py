@@ -14,12 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.attempts import Attempt
 from orchestrator.cluster import Cluster
 from orchestrator.deaths import death, orphans_given_back
 from orchestrator.executors import inline_trainable, nested_trainable
 from orchestrator.failure_kinds import describe
 from orchestrator.stopping import StopRequest
+from orchestrator.store.failures import Attempt
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
 

@@ -22,7 +22,7 @@ from search_spaces.errors import UserError
 from trainables.redaction import redact
 
 if TYPE_CHECKING:
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 HOST = "127.0.0.1"
 LAST_PORT = 2**16 - 1

@@ -63,7 +63,7 @@ LIGHT = (
     "trainables.data.sample",
     "trainables.data.splits",
     "trainables.fingerprints",
-    "orchestrator.store",
+    "orchestrator.store.store",
     "orchestrator.budget",
     "orchestrator.remaining_need",
     "orchestrator.control",
@@ -71,7 +71,7 @@ LIGHT = (
     "orchestrator.export",
     "orchestrator.logs",
     "orchestrator.lookup",
-    "orchestrator.remembered",
+    "orchestrator.store.remembered",
     "orchestrator.limits",
     "orchestrator.plan.plan",
     "orchestrator.plan_times",
@@ -85,7 +85,7 @@ LIGHT = (
     "orchestrator.time_budget",
     "orchestrator.troubles",
     "orchestrator.ui",
-    "orchestrator.usage",
+    "orchestrator.store.usage",
     "orchestrator.cli",
 )
 """Modules that load neither torch nor ray nor mlflow (nor, for a search space, optuna)."""

@@ -31,7 +31,7 @@ from orchestrator.run_options import Limits
 
 if TYPE_CHECKING:
     from orchestrator.control import Wish
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.sweep import SweepOutcome
 
 NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Leave the request and end at once.")]
@@ -52,7 +52,7 @@ def cancel(out: ExistingOutOption, no_wait: NoWaitOption = False) -> None:
 def _ask(out: str, wish: Wish, *, no_wait: bool) -> None:
     from orchestrator.control import ask, wait_until_ended
     from orchestrator.status import sweep_status
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     store = Store(out)
     request = ask(store, wish)
@@ -91,7 +91,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Run the failed folds of a sweep again, and these alone, as the sweep last ran them."""
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.sweep import failed_folds
 
     check_money(query_budget, price_per_1000)
@@ -144,7 +144,7 @@ def _run_failed(
     """Run the failed folds with the settings that the sweep last ran with; what is given here goes before them."""
     from orchestrator.cli.progress import progress_for
     from orchestrator.plan.plan import make_plan
-    from orchestrator.remembered import last_run
+    from orchestrator.store.remembered import last_run
     from orchestrator.sweep import run_sweep
     from orchestrator.tracking import Tracker
 

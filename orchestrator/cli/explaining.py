@@ -37,7 +37,7 @@ def explain(
     """Say why a fold or trial was tried, how it ended (done, failed, pruned), what was chosen, and what it shared."""
     from orchestrator.explain import explain_fold, explain_trial
     from orchestrator.lookup import known_folds
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     known = known_folds(Store(out))
     trial = known.trial(subject)
@@ -72,7 +72,7 @@ def rerun(
     from orchestrator.cli.progress import print_evaluation, print_report
     from orchestrator.lookup import known_folds
     from orchestrator.rerun import compare, rerun_job, run_here, run_on_ray
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.train import FoldFailedError
 
     check_money(query_budget, None)
@@ -131,7 +131,7 @@ def export_hparams(
 ) -> None:
     """Write the chosen hyperparameters of each fold group as YAML that --config of sweep and train takes back."""
     from orchestrator.export import export_groups
-    from orchestrator.store import Store, group_slug
+    from orchestrator.store.store import Store, group_slug
 
     store = Store(out)
     exported = export_groups(store, only=group)

@@ -12,8 +12,8 @@ from orchestrator.plan.query_bounds import Need
 from orchestrator.plan.selection_costs import SelectionCost
 from orchestrator.plan_times import TimeForecast
 from orchestrator.run_options import Limits
-from orchestrator.store import Store
-from orchestrator.usage import Usage, read_usage
+from orchestrator.store.store import Store
+from orchestrator.store.usage import Usage, read_usage
 from search_spaces.benchmarks import Benchmark
 from search_spaces.samplers import SAMPLERS
 from search_spaces.schedule import looks_between_folds

@@ -43,7 +43,7 @@ from search_spaces.hyperparameters import Resources
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 
 @app.command()
@@ -80,7 +80,7 @@ def plan(
 ) -> None:
     """Show what a sweep would do and cost: fold groups, trials, stages, teacher queries, and what is shared."""
     from orchestrator.plan.plan import make_plan
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     check_money(query_budget, price_per_1000)
     request = build_request(

@@ -103,7 +103,7 @@ def check_money(query_budget: int | None, price_per_1000: float | None) -> None:
 
 def check_runs(max_concurrent: int | None, max_failures: int | None) -> None:
     """Raises `UserError` for a number of folds at a time, or of further attempts, that cannot be."""
-    from orchestrator.attempts import check_max_failures
+    from orchestrator.store.failures import check_max_failures
 
     if max_concurrent is not None and max_concurrent < 1:
         raise UserError(f"--max-concurrent is 1 or more, got {max_concurrent}")

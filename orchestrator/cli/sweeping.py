@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from orchestrator.executors import Executor
     from orchestrator.plan.plan import Plan
     from orchestrator.run_options import Limits
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")]
@@ -106,7 +106,7 @@ def sweep(
     from orchestrator.cli.planning import ShownBudgets, show_plan
     from orchestrator.plan.plan import make_plan
     from orchestrator.run_options import Limits
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     check_choice("--executor", executor, EXECUTORS)
     check_money(query_budget, price_per_1000)
@@ -210,8 +210,8 @@ def run_and_report(
     as_json: bool,
 ) -> int:
     """Run the sweep with its progress on stderr, print its report, and return the exit code."""
-    from orchestrator.attempts import MAX_FAILURES
     from orchestrator.cli.progress import progress_for
+    from orchestrator.store.failures import MAX_FAILURES
     from orchestrator.sweep import run_sweep
     from orchestrator.tracking import Tracker
 

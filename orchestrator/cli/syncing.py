@@ -13,7 +13,7 @@ from orchestrator.cli.options import DataRootOption, ExistingOutOption, JsonOpti
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.sweep import SweepOutcome
 
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: JsonOption = False) -> None:
     """Bring MLflow up to date with a sweep's folder, after it was out of reach; doing it twice adds nothing."""
     from orchestrator.plan.plan import make_plan
-    from orchestrator.remembered import last_run
-    from orchestrator.store import Store
+    from orchestrator.store.remembered import last_run
+    from orchestrator.store.store import Store
     from orchestrator.tracking import Tracker
     from orchestrator.tracking_client import TrackingError
     from trainables.redaction import redact

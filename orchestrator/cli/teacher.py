@@ -30,7 +30,7 @@ from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
 
 if TYPE_CHECKING:
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from trainables.teacher.embedding import EmbeddingJob
 
 teacher = typer.Typer(
@@ -63,7 +63,7 @@ def embed(
 ) -> None:
     """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
     from orchestrator.embed import check_one_machine, fill_stores
-    from orchestrator.mirrored import at_work
+    from orchestrator.store.sync import at_work
     from trainables.leases import this_process
 
     check_money(query_budget, price_per_1000)
@@ -173,7 +173,7 @@ def status(
 
 
 def _place(out: str | None, store: str | None) -> Store:
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     if out is None and store is None:
         raise UserError("give --out DIR or --store DIR")

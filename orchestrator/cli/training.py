@@ -87,10 +87,10 @@ def train(
     (chosen,) = request.benchmarks.values()
     fold = Fold(benchmark=chosen.name, test_domains=(chosen.check_domain(test_domain),), seed=seed)
 
-    from orchestrator.attempts import MAX_FAILURES
     from orchestrator.cli.progress import print_evaluation
-    from orchestrator.mirrored import at_work
-    from orchestrator.store import Store
+    from orchestrator.store.failures import MAX_FAILURES
+    from orchestrator.store.store import Store
+    from orchestrator.store.sync import at_work
     from orchestrator.train import FoldFailedError, prepare_fold, train_one
     from trainables.leases import this_process
 

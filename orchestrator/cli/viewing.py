@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from orchestrator.cells import ErrorBar
     from orchestrator.measurements import Selection
     from orchestrator.status import SweepStatus
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 
 @app.command()
 def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: JsonOption = False) -> None:
     """Say how far a sweep is: folds done, running, failed and waiting by fold group, and what the teacher was asked."""
     from orchestrator.status import sweep_status
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     check_money(None, price_per_1000)
     store = Store(out)
@@ -101,7 +101,7 @@ def report(
 ) -> None:
     """Print the tables, and write them as Markdown, CSV, LaTeX and JSON into OUT/report."""
     from orchestrator.measurements import Selection
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     check_error(error)
     if selection is not None:
@@ -172,7 +172,7 @@ def ui(
     port: Annotated[int, typer.Option("--port", metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
 ) -> None:
     """Serve MLflow on loopback and print the address that compares the sweep's runs; Ctrl-C ends it."""
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.ui import serve
 
     serve(Store(out), port=port, announce=typer.echo)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.logs import FoldLog
     from orchestrator.status import SweepStatus
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 FoldArgument = Annotated[
     str,
@@ -42,7 +42,7 @@ def watch(
 
     Reads files only, so it works from any machine that sees the folder, or the address.
     """
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     if not 0 < interval < inf:
         raise UserError(f"--interval is a number of seconds above 0, got {interval}")
@@ -116,7 +116,7 @@ def logs(
     from orchestrator.logs import OVER, fold_log
     from orchestrator.logs import follow as follow_log
     from orchestrator.lookup import known_folds
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     if follow and as_json:
         raise UserError("--follow tells line by line; leave --json or --follow out")

@@ -27,9 +27,9 @@ from orchestrator.events import ProgressEvent
 from orchestrator.executors import Executor
 from orchestrator.fold_jobs import FoldJobs
 from orchestrator.preflight import check_data
-from orchestrator.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.specs import FoldSpecs
-from orchestrator.store import Store
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
+from orchestrator.store.store import Store
 from orchestrator.sweep import fold_group_records, run_sweep
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.hyperparameters import FoldSpec, Resources

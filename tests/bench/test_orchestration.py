@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.report import build_report
 from orchestrator.status import sweep_status
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
 from tests.bench.orchestration import build_store, scale_sweep
 from trainables.data.sample import write_sample

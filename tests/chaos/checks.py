@@ -12,7 +12,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from orchestrator.queries import sweep_queries
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from trainables.record import FoldFolder, read_json
 
 TIMES = frozenset({"time", "seconds", "started", "finished"})

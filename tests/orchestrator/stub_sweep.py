@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.events import ProgressEvent
 from orchestrator.executors import WorkerFunctions
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.sweep import SweepOutcome, run_sweep
 from orchestrator.tracking import Tracker
 from search_spaces.errors import UserError

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
-from orchestrator.attempts import Attempt, give_up, record_attempt
 from orchestrator.fold_jobs import FoldJobs
 from orchestrator.group_agenda import GroupAgenda
-from orchestrator.leases import FoldLeases
-from orchestrator.records import TrialRecord
 from orchestrator.report import build_report
 from orchestrator.specs import FoldSpecs
 from orchestrator.status import sweep_status
-from orchestrator.store import Store
+from orchestrator.store.failures import Attempt, give_up, record_attempt
+from orchestrator.store.leases import FoldLeases
+from orchestrator.store.records import TrialRecord
+from orchestrator.store.store import Store
 from orchestrator.sweep import failed_folds, fold_group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
@@ -223,7 +223,7 @@ def _owners(bench: Bench) -> list[Owner]:
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another sweep holds is looked at again at once."""
-    monkeypatch.setattr("orchestrator.leases.LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("orchestrator.store.leases.LOOK_AGAIN_S", 0.0)
 
 
 def test_suggestions_follow_from_what_the_record_says_was_known(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.cli.training import queries_line
 from orchestrator.events import Counts, FoldEvent, ProgressEvent
 from orchestrator.plan.fold_groups import FoldGroup
-from orchestrator.records import TrialRecord
-from orchestrator.store import Store
+from orchestrator.store.records import TrialRecord
+from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.orchestrator.stub_sweep import run_stub

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.control import ask, listening, read_request, wait_until_ended
 from orchestrator.stopping import StopRequest
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.orchestrator.stub_sweep import command, stub_sweep
 from tests.orchestrator.stub_worker import starts
 from tests.orchestrator.test_agenda import Bench

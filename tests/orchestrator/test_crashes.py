@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.attempts import Attempt, FailureKind
 from orchestrator.crashes import MOST_IN_A_ROW, CrashesInARow
+from orchestrator.store.failures import Attempt, FailureKind
 
 
 def attempt(kind: FailureKind = "crash", error: str = "RuntimeError: no driver") -> Attempt:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.attempts import Attempt
 from orchestrator.cli import run
 from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.explain import explain_fold, explain_trial
 from orchestrator.export import export_groups
 from orchestrator.lookup import known_folds
 from orchestrator.specs import FoldSpecs
+from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import Bench

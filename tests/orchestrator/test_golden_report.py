@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.cells import Cell, average
 from orchestrator.measurements import Selection
-from orchestrator.records import TrialRecord
 from orchestrator.report import build_report
 from orchestrator.selection import mean
+from orchestrator.store.records import TrialRecord
 from search_spaces.benchmarks import BENCHMARKS
 from tests.golden import golden_json, golden_lines
 from tests.orchestrator.test_report import Written, sweep

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.attempts import read_attempts
 from orchestrator.cluster import Cluster, connect
+from orchestrator.store.failures import read_attempts
 from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
 from tests.orchestrator.stub_sweep import command

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store import Store, group_slug
+from orchestrator.store.store import Store, group_slug
 from trainables.data.sample import write_sample
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.attempts import Attempt
 from orchestrator.choices import choice
 from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.domainbed_selection import SELECTION_METHODS
@@ -19,12 +18,13 @@ from orchestrator.lookup import known_folds
 from orchestrator.pair_folds import held_out_accuracy, held_out_validation
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import total
-from orchestrator.records import PlannedFold
 from orchestrator.remaining_need import RemainingNeed
 from orchestrator.report import build_report
 from orchestrator.specs import FoldSpecs
 from orchestrator.status import sweep_status
-from orchestrator.store import Store
+from orchestrator.store.failures import Attempt
+from orchestrator.store.records import PlannedFold
+from orchestrator.store.store import Store
 from orchestrator.tracking_records import sweep_records
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold

@@ -16,7 +16,7 @@ from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.fold_jobs import FoldJobs
 from orchestrator.plan.plan import make_plan
 from orchestrator.specs import FoldSpecs
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.sweep import fold_group_records
 from search_spaces.hyperparameters import Resources
 from trainables.data.open import open_benchmark

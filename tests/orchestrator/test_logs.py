@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.attempts import Attempt
 from orchestrator.cli import run
 from orchestrator.logs import LAST_LOSSES, fold_log, follow
 from orchestrator.lookup import known_folds
+from orchestrator.store.failures import Attempt
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import run_job
 from tests.orchestrator.test_agenda import Bench

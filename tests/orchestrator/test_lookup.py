@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.lookup import Known, known_folds
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import run_job

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.attempts import FoldAttempts
-from orchestrator.store import Store
+from orchestrator.store.failures import FoldAttempts
+from orchestrator.store.store import Store
 from tests.chaos.nodes import TwoNodes
 from tests.orchestrator.stub_worker import starts
 from trainables.record import write_json

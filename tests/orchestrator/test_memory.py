@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import ProgressEvent
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.train import train_one
 from tests.orchestrator.stub_sweep import STUB
 from tests.orchestrator.stub_worker import starts

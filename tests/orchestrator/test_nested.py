@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.cluster import connect
 from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, nested_trainable, stoppable_trainer
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.train import FoldFailedError, prepare_fold, train_one
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.records import PlannedFold
 from orchestrator.report import build_report
-from orchestrator.storage_lease import LEASE_NAME, StorageLease
-from orchestrator.store import Store
+from orchestrator.store.records import PlannedFold
+from orchestrator.store.remote.lease import LEASE_NAME, StorageLease
+from orchestrator.store.store import Store
 from tests.chaos.sweeps import TINY
 from tests.object_stores import SECRET, LoopbackS3, loopback_s3
 from tests.orchestrator.stub_sweep import run_stub, started, stub_sweep

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.audits import audit
 from orchestrator.pruning import read_decisions
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.hyperparameters import Resources
 from tests.orchestrator.stub_sweep import run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts

@@ -15,12 +15,12 @@ import pytest
 from orchestrator.agenda import Ticket
 from orchestrator.audits import PruningAudit, audit
 from orchestrator.curves import Curves
-from orchestrator.fold_states import FoldStates
 from orchestrator.pruning import Decision, GroupPruning, read_decisions
 from orchestrator.pruning_rules import judge_curve
 from orchestrator.report import Report
 from orchestrator.report_formats import markdown, to_mapping
-from orchestrator.store import Store
+from orchestrator.store.fold_states import FoldStates
+from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 from tests.orchestrator.stub_worker import surface

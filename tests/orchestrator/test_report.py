@@ -15,10 +15,10 @@ from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.ledger import ledger
 from orchestrator.measurements import measure
 from orchestrator.plan.plan import make_plan
-from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.report import build_report
 from orchestrator.report_formats import csv_text, latex, markdown, to_mapping, write_report
-from orchestrator.store import Store
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.store import Store
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters

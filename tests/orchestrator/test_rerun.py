@@ -12,7 +12,7 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.executors import WorkerFunctions
 from orchestrator.lookup import known_folds
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.cluster import Cluster, connect
 from orchestrator.deaths import living_nodes
 from orchestrator.preflight import check_shared, sees
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from tests.orchestrator.stub_sweep import run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts

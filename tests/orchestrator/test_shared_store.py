@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.report import build_report
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
 from trainables.record import write_json

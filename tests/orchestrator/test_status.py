@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.attempts import Attempt
 from orchestrator.choices import choice
 from orchestrator.events import Counts
-from orchestrator.remembered import remember_run
 from orchestrator.run_options import LastRun
 from orchestrator.status import SweepStatus, sweep_status
-from orchestrator.store import Store
+from orchestrator.store.failures import Attempt
+from orchestrator.store.remembered import remember_run
+from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.orchestrator.stub_sweep import stub_sweep

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from orchestrator.background import TrackingAwayError
-from orchestrator.leases import alone_in
 from orchestrator.ray_folders import TEMPORARY_PREFIX
-from orchestrator.store import Store
+from orchestrator.store.leases import alone_in
+from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.hyperparameters import fold_spec_from_mapping
 from tests.orchestrator.killed_command import killed_at
 from tests.orchestrator.teacher_process import NAME, TOKEN, served

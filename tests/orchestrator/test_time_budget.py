@@ -20,9 +20,9 @@ from orchestrator.report import build_report
 from orchestrator.report_formats import markdown
 from orchestrator.run_options import Limits
 from orchestrator.specs import FoldSpecs
+from orchestrator.store.usage import Usage, UsageMeter, read_usage
 from orchestrator.sweep import failed_folds
 from orchestrator.time_budget import QueryPrice, TimeForecast, accounts
-from orchestrator.usage import Usage, UsageMeter, read_usage
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources
@@ -394,8 +394,8 @@ def test_budgets_that_would_limit_nothing_are_refused_in_one_line() -> None:
 
 
 def test_usage_adds_up_over_processes_and_a_kill_forgets_seconds(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("orchestrator.usage.LOOK_S", 0.02)
-    monkeypatch.setattr("orchestrator.usage.WRITE_S", 0.05)
+    monkeypatch.setattr("orchestrator.store.usage.LOOK_S", 0.02)
+    monkeypatch.setattr("orchestrator.store.usage.WRITE_S", 0.05)
     write_json(tmp_path / "first.json", {"wall_seconds": 100.0, "fold_seconds": 150.0, "gpu_seconds": 300.0})
     running = {"a", "b"}
     meter = UsageMeter(tmp_path, "second", gpus_per_fold=0.5, running=lambda: running)

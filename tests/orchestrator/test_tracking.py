@@ -11,10 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.attempts import Attempt, give_up, record_attempt
 from orchestrator.background import TrackingAwayError
-from orchestrator.records import ConfirmationRecord, PlannedFold
-from orchestrator.store import Store
+from orchestrator.store.failures import Attempt, give_up, record_attempt
+from orchestrator.store.records import ConfirmationRecord, PlannedFold
+from orchestrator.store.store import Store
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_client import TrackingError, find_runs
 from orchestrator.ui import free_port, mlflow_server

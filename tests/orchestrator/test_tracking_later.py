@@ -16,8 +16,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.records import ConfirmationRecord, PlannedFold
-from orchestrator.store import Store
+from orchestrator.store.records import ConfirmationRecord, PlannedFold
+from orchestrator.store.store import Store
 from orchestrator.tracking import Tracker
 from search_spaces.folds import Fold
 from search_spaces.sweeps import Sweep
@@ -192,7 +192,7 @@ def _environment() -> dict[str, str]:
 def _sync_command(out: Path, uri: str) -> subprocess.Popen[str]:
     """`Tracker.sync` as a process; it says `go` when it begins and how many runs it wrote at its end."""
     script = (
-        "import sys; from orchestrator.store import Store; from orchestrator.tracking import Tracker;"
+        "import sys; from orchestrator.store.store import Store; from orchestrator.tracking import Tracker;"
         "store = Store(sys.argv[1]); tracker = Tracker(store=store, sweep=store.sweep(), uri=sys.argv[2]);"
         "tracker.preflight(); print('go', flush=True); print(tracker.sync(), flush=True)"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.attempts import Attempt
 from orchestrator.status import sweep_status
+from orchestrator.store.failures import Attempt
 from orchestrator.troubles import trouble_notes, troubles
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import CRASH, Bench

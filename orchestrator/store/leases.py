@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.mirrored import at_work
-from orchestrator.store import Store
+from orchestrator.store.store import Store
+from orchestrator.store.sync import at_work
 from search_spaces.errors import UserError
 from trainables.half_files import remove_abandoned
 from trainables.leases import Lease, LeaseHeldError, Owner, this_process

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.storage_lease import StorageLease, living_owner_at
+from orchestrator.store.remote.lease import StorageLease, living_owner_at
 from search_spaces.errors import UserError
 from trainables.leases import LeaseHeldError, Owner
 from trainables.mirror import CHECKPOINT, RESULT, Mirror, is_small, open_mirror

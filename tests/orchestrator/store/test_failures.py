@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.attempts import (
+from orchestrator.failure_kinds import NO_ROOM_SAID, SAID, describe
+from orchestrator.store.failures import (
     LOST_NODES_WITHOUT_PROGRESS,
     Attempt,
     FailureKind,
@@ -16,7 +17,6 @@ from orchestrator.attempts import (
     record_and_decide,
     record_attempt,
 )
-from orchestrator.failure_kinds import NO_ROOM_SAID, SAID, describe
 from search_spaces.errors import UserError
 from trainables.leases import LeaseLostError
 from trainables.record import DamagedFileError, FoldFolder

@@ -1,7 +1,7 @@
 """At work at a store's addresses: what is new is fetched, and what was decided is sent.
 
 A trial's record is sent before its folds are handed out; the rest follows in the background, and at the end, whatever
-that is. How the files move is in `orchestrator.store_mirrors`.
+that is. How the files move is in `orchestrator.store.remote.mirrors`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.storage_lease import StorageLease
-from orchestrator.store import Store
-from orchestrator.store_mirrors import FOLLOW_S, repeated
+from orchestrator.store.remote.lease import StorageLease
+from orchestrator.store.remote.mirrors import FOLLOW_S, repeated
+from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from trainables.leases import Owner
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from orchestrator.attempts import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
-from orchestrator.leases import FoldLeases
-from orchestrator.store import Store
+from orchestrator.store.failures import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
+from orchestrator.store.leases import FoldLeases
+from orchestrator.store.store import Store
 from trainables.leases import Owner, this_process
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from orchestrator.run_options import LastRun, Limits
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError

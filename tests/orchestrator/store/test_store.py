@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.remembered import last_run
-from orchestrator.store import Store, group_slug
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.remembered import last_run
+from orchestrator.store.store import Store, group_slug
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.orchestrator.stub_sweep import stub_sweep
@@ -86,7 +86,7 @@ def test_other_images_and_another_trainer_are_refused(tmp_path: Path, monkeypatc
     store = claimed(tmp_path)
     with pytest.raises(UserError, match="other images of icons"):
         store.claim(stub_sweep(), (GROUP,), {"icons": "m2"})
-    monkeypatch.setattr("orchestrator.store.TRAINER_VERSION", "99")
+    monkeypatch.setattr("orchestrator.store.store.TRAINER_VERSION", "99")
     with pytest.raises(UserError, match="by trainer version 1, this is 99"):
         claimed(tmp_path)
 

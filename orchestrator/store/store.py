@@ -17,16 +17,16 @@
     OUT/.documents/                    files on their way into MLflow, gone afterwards
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
-    OUT/run.json                       where and with what the sweep last ran (`orchestrator.remembered`)
+    OUT/run.json                       where and with what the sweep last ran (`orchestrator.store.remembered`)
     OUT/request.json                   a stop or cancel that was asked of who is at work (`orchestrator.control`)
-    OUT/usage/                         time that the sweep has used (`orchestrator.usage`)
+    OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
     OUT/arrivals.jsonl                 finished folds as they were first seen (`orchestrator.arrivals`); append-only
     OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.promises`)
     OUT/store.json                     where STORE is, when it is not OUT itself
 
 Folds, Aligns and answers are named by content, so any number of sweeps may share one STORE. OUT and STORE may be
-addresses of an object storage: then these are the folders that mirror them here (`orchestrator.store_mirrors`).
+addresses of an object storage: then these are the folders that mirror them here (`orchestrator.store.remote.mirrors`).
 Nothing here reads test-domain numbers.
 """
 
@@ -39,10 +39,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.attempts import FoldAttempts, read_attempts
-from orchestrator.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, Promise, TrialRecord
-from orchestrator.same_sweep import check_same_inputs, check_same_sweep
-from orchestrator.store_mirrors import StoreMirrors
+from orchestrator.store.failures import FoldAttempts, read_attempts
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, Promise, TrialRecord
+from orchestrator.store.remote.mirrors import StoreMirrors
+from orchestrator.store.same_sweep import check_same_inputs, check_same_sweep
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec
