@@ -195,7 +195,7 @@ def _has_domains(folder: Path) -> bool:
 
 def check_ray(address: str | None) -> Iterator[Finding]:
     """Start a local Ray, or reach the cluster; takes some seconds."""
-    from orchestrator.cluster import connect
+    from orchestrator.execution.cluster import connect
 
     try:
         with connect(address=address) as cluster:

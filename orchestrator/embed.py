@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.cluster import call_on_cluster, check_resources, connect
-from orchestrator.preflight import check_data
+from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
+from orchestrator.execution.preflight import check_data
 from orchestrator.run_options import absolute_data_root
 from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark

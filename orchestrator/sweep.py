@@ -12,14 +12,13 @@ from typing import Literal
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
 from orchestrator.choices import still_planned
-from orchestrator.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
 from orchestrator.control import listening
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
-from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
-from orchestrator.fold_jobs import FoldJobs
-from orchestrator.plan.gpu_share import ShareTeller
-from orchestrator.plan.plan import make_plan
-from orchestrator.preflight import (
+from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
+from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.local_ray import remove_abandoned_ray_folders
+from orchestrator.execution.preflight import (
     CHECKING,
     check_budget_can_be_kept,
     check_data,
@@ -28,7 +27,9 @@ from orchestrator.preflight import (
     resolve_benchmarks,
     unchecked,
 )
-from orchestrator.ray_folders import remove_abandoned_ray_folders
+from orchestrator.execution.tune_run import folds_at_once, run_tune, scratch_folder, signals_stop
+from orchestrator.plan.gpu_share import ShareTeller
+from orchestrator.plan.plan import make_plan
 from orchestrator.remaining_need import remaining_need
 from orchestrator.run_options import LastRun, Limits, absolute_data_root
 from orchestrator.specs import FoldSpecs
@@ -39,7 +40,6 @@ from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.remembered import remember_run
 from orchestrator.store.store import Store
 from orchestrator.time_budget import Budgets
-from orchestrator.tuning import folds_at_once, run_tune, scratch_folder, signals_stop
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -335,7 +335,7 @@ def _tune(
     stop: StopRequest,
     sync: BackgroundSync,
 ) -> None:
-    from orchestrator.search import FoldSearch
+    from orchestrator.execution.tune_searcher import FoldSearch
 
     sharing = ShareTeller(lambda text: settings.message(text, agenda.counts()))
 

@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.cluster import call_on_cluster, check_resources, connect
-from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
 from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
-from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
-from orchestrator.failure_kinds import describe
-from orchestrator.fold_jobs import FoldJobs
+from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
+from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor, imported
+from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
+from orchestrator.execution.tune_run import run_one, scratch_folder
+from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes, orphans_given_back
 from orchestrator.plan.query_bounds import preflight_need
-from orchestrator.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
 from orchestrator.remaining_need import fold_need
 from orchestrator.run_options import absolute_data_root
 from orchestrator.specs import fold_spec
@@ -33,7 +34,6 @@ from orchestrator.store.failures import (
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.store import Store
-from orchestrator.tuning import run_one, scratch_folder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold

@@ -51,7 +51,7 @@ from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.cli.planning import ShownBudgets
-    from orchestrator.executors import Executor
+    from orchestrator.execution.executors import Executor
     from orchestrator.plan.plan import Plan
     from orchestrator.run_options import Limits
     from orchestrator.store.store import Store

@@ -34,7 +34,7 @@ from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
-    from orchestrator.executors import Executor
+    from orchestrator.execution.executors import Executor
 
 
 @app.command()

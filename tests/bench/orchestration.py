@@ -24,9 +24,9 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator.events import ProgressEvent
-from orchestrator.executors import Executor
-from orchestrator.fold_jobs import FoldJobs
-from orchestrator.preflight import check_data
+from orchestrator.execution.executors import Executor
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.preflight import check_data
 from orchestrator.specs import FoldSpecs
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.store.store import Store

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.events import ProgressEvent
-from orchestrator.executors import WorkerFunctions
+from orchestrator.execution.executors import WorkerFunctions
 from orchestrator.store.store import Store
 from orchestrator.sweep import SweepOutcome, run_sweep
 from orchestrator.tracking import Tracker

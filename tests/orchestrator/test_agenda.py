@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
-from orchestrator.fold_jobs import FoldJobs
+from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.report import build_report
 from orchestrator.specs import FoldSpecs

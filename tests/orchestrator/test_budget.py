@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.agenda import Agenda, GroupAgenda, build_agenda
 from orchestrator.budget import Admission
-from orchestrator.failure_kinds import describe
+from orchestrator.execution.failure_kinds import describe
 from orchestrator.plan.fold_groups import fold_groups
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import Need, largest, planned_need, total

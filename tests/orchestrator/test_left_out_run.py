@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.agenda import build_agenda
 from orchestrator.cli.requests import SweepOptions, build_request
-from orchestrator.fold_jobs import FoldJobs
+from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.plan.plan import make_plan
 from orchestrator.specs import FoldSpecs
 from orchestrator.store.store import Store

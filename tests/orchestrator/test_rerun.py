@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.executors import WorkerFunctions
+from orchestrator.execution.executors import WorkerFunctions
 from orchestrator.lookup import known_folds
 from orchestrator.store.store import Store
 from orchestrator.train import prepare_fold

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import Cluster, connect
-from orchestrator.deaths import living_nodes
-from orchestrator.preflight import check_shared, sees
+from orchestrator.execution.cluster import Cluster, connect
+from orchestrator.execution.preflight import check_shared, sees
+from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from tests.orchestrator.stub_sweep import run_stub, stub_sweep
@@ -29,7 +29,7 @@ START_S = 120.0
 
 def answers(seen: list[bool]) -> Any:
     def call(function_path: str, marker: str) -> list[dict[str, Any]]:
-        assert function_path == "orchestrator.preflight:sees"
+        assert function_path == "orchestrator.execution.preflight:sees"
         assert sees(marker)["seen"], "the marker is there while it is looked for"
         return [{"host": f"node{number}", "seen": each} for number, each in enumerate(seen)]
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.background import TrackingAwayError
-from orchestrator.ray_folders import TEMPORARY_PREFIX
+from orchestrator.execution.local_ray import TEMPORARY_PREFIX
 from orchestrator.store.leases import alone_in
 from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
@@ -90,7 +90,7 @@ def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, mo
         "ALIGNS", "STARTS", "aligns", "confirmations", "data", "folds", "run.json", "sweep.json", "trials", "usage",
     }  # fmt: skip
     monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
-    monkeypatch.setattr("orchestrator.ray_folders._temporary_base", lambda: tmp_path)
+    monkeypatch.setattr("orchestrator.execution.local_ray._temporary_base", lambda: tmp_path)
     killed_at_its_end = [tmp_path / f"{TEMPORARY_PREFIX}killed", out / "ray"]
     for folder in killed_at_its_end:
         folder.mkdir()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.failure_kinds import NO_ROOM_SAID, SAID, describe
+from orchestrator.execution.failure_kinds import NO_ROOM_SAID, SAID, describe
 from orchestrator.store.failures import (
     LOST_NODES_WITHOUT_PROGRESS,
     Attempt,

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import connect
-from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, nested_trainable, stoppable_trainer
+from orchestrator.execution.cluster import connect
+from orchestrator.execution.executors import (
+    Executor,
+    WorkerFunctions,
+    chosen_executor,
+    nested_trainable,
+    stoppable_trainer,
+)
 from orchestrator.store.store import Store
 from orchestrator.train import FoldFailedError, prepare_fold, train_one
 from search_spaces.errors import UserError

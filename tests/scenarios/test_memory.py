@@ -12,10 +12,10 @@ import pytest
 from orchestrator.events import ProgressEvent
 from orchestrator.store.store import Store
 from orchestrator.train import train_one
+from tests.orchestrator.execution.test_nested import one_fold
 from tests.orchestrator.stub_sweep import STUB
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_lost_nodes import FIELDS, environment
-from tests.orchestrator.test_nested import one_fold
+from tests.scenarios.test_lost_nodes import FIELDS, environment
 from trainables.record import write_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
-from orchestrator.failure_kinds import describe
-from orchestrator.ray_folders import ray_folder
+from orchestrator.execution.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
+from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.local_ray import ray_folder
 from orchestrator.store.failures import LOST_NODES_WITHOUT_PROGRESS
 from search_spaces.errors import UserError, first_line
 from search_spaces.hyperparameters import Resources
@@ -207,7 +207,7 @@ def call_on_every_machine(function_path: str, argument: Any, *, of: str = "CPU")
 
 
 def _call(function_path: str, argument: Any) -> dict[str, Any]:
-    from orchestrator.executors import imported
+    from orchestrator.execution.executors import imported
 
     try:
         return {"value": imported(function_path)(argument)}

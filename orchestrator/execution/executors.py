@@ -2,7 +2,7 @@
 
 The second is for folds with several workers. A nested trainer that is stopped early leaks its placement group
 (ray-project/ray#65443), so the actor that drives it ends it in `cleanup`; where that actor is killed, the sweep gives
-the group back (`orchestrator.deaths`).
+the group back (`orchestrator.execution.worker_deaths`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.deaths import blamed_on_nodes, living_nodes
-from orchestrator.failure_kinds import describe
-from orchestrator.report_queue import reports_heard
+from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.tune_reports import reports_heard
+from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
@@ -160,7 +160,7 @@ _controllers: list[Any] = []
 def stoppable_trainer() -> type[TorchTrainer]:
     """`TorchTrainer` that keeps its controller's handle, so that `end_trainer` can end it.
 
-    Overrides one private method of Ray 2.60 (pinned); `tests/orchestrator/test_nested.py` guards it.
+    Overrides one private method of Ray 2.60 (pinned); `tests/orchestrator/execution/test_nested.py` guards it.
     """
     import ray
     from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]

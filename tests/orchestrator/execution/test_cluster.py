@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import Cluster, call_on_cluster, check_resources, connect, engines_told
-from orchestrator.ray_folders import TEMPORARY_PREFIX
-from orchestrator.tuning import folds_at_once
+from orchestrator.execution.cluster import Cluster, call_on_cluster, check_resources, connect, engines_told
+from orchestrator.execution.local_ray import TEMPORARY_PREFIX
+from orchestrator.execution.tune_run import folds_at_once
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 
@@ -85,7 +85,7 @@ def test_an_address_where_nobody_answers_is_told_at_once(monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_a_ray_that_cannot_be_started_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     program = (
-        "from orchestrator.cluster import connect\n"
+        "from orchestrator.execution.cluster import connect\n"
         "from search_spaces.errors import UserError\n"
         "try:\n"
         "    with connect(address='local', cpus=-1): pass\n"
@@ -147,7 +147,7 @@ def test_a_task_that_fails_is_one_line_and_a_lost_machine_is_no_failure(monkeypa
     import ray
 
     with connect(address="local", cpus=1):
-        here = "tests.orchestrator.test_cluster"
+        here = "tests.orchestrator.execution.test_cluster"
         with pytest.raises(
             UserError, match=r"^checking failed: RuntimeError: CUDA out of memory. Tried .* 2 GiB\.; "
         ) as told:
@@ -193,7 +193,7 @@ def test_what_ends_an_engine_is_one_line() -> None:
 COLLECTED_WHILE_RAY_ENDS = """
 import threading, time
 import ray
-from orchestrator.cluster import connect
+from orchestrator.execution.cluster import connect
 
 class Cycle:
     def __init__(self, reference):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agenda import Agenda
-from orchestrator.cluster import Cluster, call_on_every_machine
-from orchestrator.deaths import living_nodes
-from orchestrator.fold_jobs import FoldJobs
+from orchestrator.execution.cluster import Cluster, call_on_every_machine
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.group_agenda import GroupAgenda
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.store import Store
@@ -111,7 +111,7 @@ def check_shared(
     marker = aside_of(folder.absolute() / "probe")
     marker.touch()
     try:
-        answers = call("orchestrator.preflight:sees", str(marker))
+        answers = call("orchestrator.execution.preflight:sees", str(marker))
     finally:
         marker.unlink(missing_ok=True)
     blind = sorted(str(answer["host"]) for answer in answers if not answer["seen"])

@@ -14,17 +14,17 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.cluster import Cluster
-from orchestrator.deaths import death, orphans_given_back
-from orchestrator.executors import inline_trainable, nested_trainable
-from orchestrator.failure_kinds import describe
+from orchestrator.execution.cluster import Cluster
+from orchestrator.execution.executors import inline_trainable, nested_trainable
+from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.worker_deaths import death, orphans_given_back
 from orchestrator.stopping import StopRequest
 from orchestrator.store.failures import Attempt
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
 
 if TYPE_CHECKING:
-    from orchestrator.search import FoldSearch
+    from orchestrator.execution.tune_searcher import FoldSearch
 
 LOOK_AGAIN_S = 5.0
 
@@ -41,7 +41,7 @@ def run_tune(
     """Run folds until the search has no more, or a stop is requested."""
     from ray import tune
 
-    from orchestrator.search import Deaths, SearchStopper
+    from orchestrator.execution.tune_searcher import Deaths, SearchStopper
 
     inline = executor == "tune"
     tuner = tune.Tuner(

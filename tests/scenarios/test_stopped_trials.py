@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.cluster import Cluster, connect
-from orchestrator.executors import DRIVER_RESOURCE, WorkerFunctions, nested_trainable
+from orchestrator.execution.cluster import Cluster, connect
+from orchestrator.execution.executors import DRIVER_RESOURCE, WorkerFunctions, nested_trainable
 from search_spaces.folds import Fold
 from tests.orchestrator import stub_worker
+from tests.orchestrator.execution.test_nested import one_fold
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
 from tests.orchestrator.test_control import eventually
-from tests.orchestrator.test_nested import one_fold
 from trainables.jobs import job_from_mapping
 
 # Ray warns of its own settings when a trainer is built in this process.

@@ -19,9 +19,9 @@ from ray.tune.search import Searcher
 
 from orchestrator.agenda import Agenda, Ticket
 from orchestrator.crashes import CrashesInARow
-from orchestrator.deaths import death
 from orchestrator.events import EventKind, FoldEvent, Progress, ProgressEvent
-from orchestrator.fold_jobs import FoldJobs
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.worker_deaths import death
 from orchestrator.pruning import Decision
 from orchestrator.stopping import StopRequest
 from orchestrator.store.failures import Attempt
@@ -35,7 +35,7 @@ class SearchStopper(Stopper):
     """Ends Tune's run when a stop is requested, and a fold when the pruner says so.
 
     Tune asks it before it tells the searcher of a result, and stops the trial at once: the worker's report raises
-    SystemExit, or the nested trainer is ended (`orchestrator.executors`), and the fold's checkpoint stays.
+    SystemExit, or the nested trainer is ended (`orchestrator.execution.executors`), and the fold's checkpoint stays.
     """
 
     def __init__(self, request: StopRequest, search: FoldSearch) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.failure_kinds import SAID, kind_of_death
+from orchestrator.execution.failure_kinds import SAID, kind_of_death
 from orchestrator.store.failures import Attempt, FailureKind
 from trainables.threads import beside
 
