@@ -2,7 +2,7 @@
 
 A group tries its trials on one seed, then runs the best one on the others. Everything is decided from the store, so
 that a sweep that was killed goes on as if it had not been: trials are written before they run, a finished fold is never
-handed out again, and suggestions are pure functions (`orchestrator.studies`).
+handed out again, and suggestions are pure functions (`orchestrator.search.sampling`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from orchestrator.budget import Admission
 from orchestrator.events import STATES, Counts
-from orchestrator.group_agenda import GroupAgenda
-from orchestrator.pruning import Decision
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.pruning import Decision
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt, read_attempts
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.leases import FoldLeases

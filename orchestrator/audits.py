@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from orchestrator.pruning import Decision, read_decisions
+from orchestrator.search.pruning import Decision, read_decisions
 from orchestrator.store.records import GroupRecord, TrialRecord
 from orchestrator.store.store import Store
 

@@ -16,8 +16,8 @@ from orchestrator.query_admission import GroupNeed, QueryAdmission
 from orchestrator.time_admission import TimeAdmission
 
 if TYPE_CHECKING:
-    from orchestrator.group_agenda import GroupAgenda
     from orchestrator.promises import Promises
+    from orchestrator.search.group_search import GroupAgenda
     from orchestrator.time_budget import TimeForecast
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
-from orchestrator.selection import mean, nan_last
+from orchestrator.search.selection import mean, nan_last
 
 Record = Mapping[str, Any]
 

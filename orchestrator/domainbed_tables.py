@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from orchestrator.cells import MISSING, format_mean
 from orchestrator.domainbed_selection import SELECTION_METHODS, Record, SelectionMethod, group_records
-from orchestrator.selection import mean
+from orchestrator.search.selection import mean
 from search_spaces.benchmarks import BENCHMARKS
 
 ALGORITHMS = (

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.lookup import Known, KnownFold, Use, trial_name
-from orchestrator.pair_folds import held_out_scores
 from orchestrator.plan.remaining_time import duration
-from orchestrator.pruning import Decision, decision_from_mapping, read_decisions
+from orchestrator.search.pair_folds import held_out_scores
+from orchestrator.search.pruning import Decision, decision_from_mapping, read_decisions
 from orchestrator.store.records import TrialRecord
 from orchestrator.store.store import FoldState, Store
 from search_spaces.methods import method_facts

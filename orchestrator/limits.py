@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.group_agenda import GroupAgenda
+    from orchestrator.search.group_search import GroupAgenda
 
 Load = Sequence[tuple["GroupAgenda", int]]
 """Fold groups, and how many of each one's folds are still to run."""

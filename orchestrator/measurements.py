@@ -1,7 +1,7 @@
 """What the store's finished folds measured, on the source side and on the test domain: the report's raw material.
 
 Only the report reads this, for only the report opens `test.json`. Selection `oracle` looks at test-domain numbers; it
-is computed only when asked for and labelled wherever it is printed. The other two choose in `orchestrator.choices`.
+is computed only when asked for and labelled wherever it is printed. The other two choose in `orchestrator.search.choices`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from orchestrator.choices import Choice, Missing, choice, chosen_on_all_seeds
-from orchestrator.pair_folds import planned_domains
 from orchestrator.plan.fold_groups import chooses
+from orchestrator.search.choices import Choice, Missing, choice, chosen_on_all_seeds
+from orchestrator.search.pair_folds import planned_domains
 from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec

@@ -18,7 +18,7 @@ from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 
 if TYPE_CHECKING:
-    from orchestrator.group_agenda import GroupAgenda
+    from orchestrator.search.group_search import GroupAgenda
 
 
 class GroupNeed(Protocol):

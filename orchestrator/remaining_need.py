@@ -23,8 +23,8 @@ from trainables.data.open import open_benchmark
 from trainables.record import FoldFolder
 
 if TYPE_CHECKING:
-    from orchestrator.group_agenda import GroupAgenda
-    from orchestrator.specs import FoldSpecs
+    from orchestrator.search.group_search import GroupAgenda
+    from orchestrator.search.specs import FoldSpecs
     from orchestrator.store.store import Store
 
 

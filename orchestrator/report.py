@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.audits import PruningAudit, audit
 from orchestrator.cells import Cell, average
-from orchestrator.choices import missing_line
 from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
 from orchestrator.ledger import LedgerEntry, ledger
 from orchestrator.measurements import Measurement, Selection, measure
-from orchestrator.pair_folds import planned_domains
 from orchestrator.queries import sweep_queries
+from orchestrator.search.choices import missing_line
+from orchestrator.search.pair_folds import planned_domains
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.store import Store
 from orchestrator.troubles import trouble_notes, troubles

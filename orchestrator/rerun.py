@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from orchestrator.lookup import SHOWN_KEY, Known, KnownFold
 from orchestrator.run_options import absolute_data_root
-from orchestrator.specs import FoldSpecs, fold_spec
+from orchestrator.search.specs import FoldSpecs, fold_spec
 from orchestrator.store.remembered import last_run
 from orchestrator.store.store import Store
 from orchestrator.train import check_budget, train_one

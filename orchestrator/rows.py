@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.group_agenda import GroupAgenda
+    from orchestrator.search.group_search import GroupAgenda
 
 
 def is_first_row(

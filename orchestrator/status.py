@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from orchestrator.choices import is_hopeless, standing
 from orchestrator.events import Counts
-from orchestrator.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.plan.gpu_share import GpuShare, gpu_share
 from orchestrator.plan.remaining_time import GroupWork, duration, time_left
 from orchestrator.queries import ledger_line, sweep_queries
+from orchestrator.search.choices import is_hopeless, standing
+from orchestrator.search.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.remembered import last_run
 from orchestrator.store.store import Store

@@ -11,7 +11,6 @@ from typing import Literal
 
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
-from orchestrator.choices import still_planned
 from orchestrator.control import listening
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
@@ -32,7 +31,8 @@ from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
 from orchestrator.remaining_need import remaining_need
 from orchestrator.run_options import LastRun, Limits, absolute_data_root
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.choices import still_planned
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.stopping import StopRequest
 from orchestrator.store.failures import MAX_FAILURES, check_max_failures
 from orchestrator.store.leases import FoldLeases, alone_in

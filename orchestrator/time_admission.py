@@ -15,7 +15,7 @@ from orchestrator.rows import row_of, together
 from search_spaces.methods import method_facts
 
 if TYPE_CHECKING:
-    from orchestrator.group_agenda import GroupAgenda
+    from orchestrator.search.group_search import GroupAgenda
     from orchestrator.time_budget import TimeForecast
 
 

@@ -18,9 +18,9 @@ from search_spaces.sweeps import Sweep
 from trainables.teacher.ledger import reserved_queries
 
 if TYPE_CHECKING:
-    from orchestrator.group_agenda import GroupAgenda
     from orchestrator.remaining_need import RemainingNeed
-    from orchestrator.specs import FoldSpecs
+    from orchestrator.search.group_search import GroupAgenda
+    from orchestrator.search.specs import FoldSpecs
     from orchestrator.store.store import Store
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.arrivals import in_order_of_arrival
-from orchestrator.choices import is_hopeless
+from orchestrator.search.choices import is_hopeless
 from orchestrator.tracking_metrics import (
     MetricPoint,
     journal_metrics,

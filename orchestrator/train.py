@@ -22,7 +22,7 @@ from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes, 
 from orchestrator.plan.query_bounds import preflight_need
 from orchestrator.remaining_need import fold_need
 from orchestrator.run_options import absolute_data_root
-from orchestrator.specs import fold_spec
+from orchestrator.search.specs import fold_spec
 from orchestrator.store.failures import (
     MAX_FAILURES,
     Attempt,

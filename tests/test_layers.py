@@ -46,10 +46,10 @@ ONLY_IN = {
     "typer": ("orchestrator/cli/",),
     "optuna": (
         "search_spaces/spaces.py",
-        "orchestrator/authors_draws.py",
-        "orchestrator/evolution.py",
+        "orchestrator/search/domainbed_random.py",
+        "orchestrator/search/cmaes.py",
         "orchestrator/execution/tune_searcher.py",
-        "orchestrator/studies.py",
+        "orchestrator/search/sampling.py",
     ),
 }
 """Engines stay at the edge: the few files (or folders) that may import each."""

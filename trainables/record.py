@@ -198,5 +198,5 @@ class FoldFolder:
         return read_json(self.test, advice=self._advice)
 
     def read_held_out(self, domain: str) -> dict[str, Any] | None:
-        """A pair fold's numbers on one of its two test domains. Only `orchestrator.pair_folds` calls this."""
+        """A pair fold's numbers on one of its two test domains. Only `orchestrator.search.pair_folds` calls this."""
         return read_json(self.held_out(domain), advice=self._advice)

@@ -11,7 +11,7 @@ from orchestrator.agenda import Agenda
 from orchestrator.execution.cluster import Cluster, call_on_every_machine
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
-from orchestrator.group_agenda import GroupAgenda
+from orchestrator.search.group_search import GroupAgenda
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark

@@ -22,7 +22,7 @@ from orchestrator.crashes import CrashesInARow
 from orchestrator.events import EventKind, FoldEvent, Progress, ProgressEvent
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import death
-from orchestrator.pruning import Decision
+from orchestrator.search.pruning import Decision
 from orchestrator.stopping import StopRequest
 from orchestrator.store.failures import Attempt
 from search_spaces.configuration import from_mapping

@@ -11,7 +11,7 @@
     OUT/confirmations/GROUP.json       the chosen trial and its folds on all seeds
     OUT/pairs/GROUP/NUMBER.json        a trial's pair folds, for leave-one-domain-out selection
     OUT/left_out/GROUP.json            what that selection chose, as in OUT/confirmations
-    OUT/pruning/GROUP.jsonl            what the pruner decided, and why (`orchestrator.pruning`); append-only
+    OUT/pruning/GROUP.jsonl            what the pruner decided, and why (`orchestrator.search.pruning`); append-only
     OUT/data/                          indices and checks of the images, by manifest
     OUT/mlflow.db, OUT/mlartifacts/    the projection into MLflow
     OUT/.documents/                    files on their way into MLflow, gone afterwards

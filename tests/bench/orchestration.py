@@ -27,7 +27,7 @@ from orchestrator.events import ProgressEvent
 from orchestrator.execution.executors import Executor
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.preflight import check_data
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.store.store import Store
 from orchestrator.sweep import fold_group_records, run_sweep

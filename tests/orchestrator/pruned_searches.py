@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from orchestrator.pruning_rules import judge_curve, judge_overtaking
+from orchestrator.search.pruning_rules import judge_curve, judge_overtaking
 from search_spaces.sweeps import Pruner
 
 STOP_LEVEL = 0.05

@@ -12,9 +12,9 @@ import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.execution.fold_jobs import FoldJobs
-from orchestrator.group_agenda import GroupAgenda
 from orchestrator.report import build_report
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.status import sweep_status
 from orchestrator.store.failures import Attempt, give_up, record_attempt
 from orchestrator.store.leases import FoldLeases

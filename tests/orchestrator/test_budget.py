@@ -17,7 +17,7 @@ from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import Need, largest, planned_need, total
 from orchestrator.promises import Promises
 from orchestrator.remaining_need import RemainingNeed, fold_need
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.train import check_budget
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError

@@ -13,12 +13,12 @@ from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.explain import explain_fold, explain_trial
 from orchestrator.export import export_groups
 from orchestrator.lookup import known_folds
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
+from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.test_agenda import Bench
-from tests.orchestrator.test_pruning import Worked, between, sweep_of
 from trainables.record import write_json
 
 

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.cells import Cell, average
 from orchestrator.measurements import Selection
 from orchestrator.report import build_report
-from orchestrator.selection import mean
+from orchestrator.search.selection import mean
 from orchestrator.store.records import TrialRecord
 from search_spaces.benchmarks import BENCHMARKS
 from tests.golden import golden_json, golden_lines

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.choices import choice
 from orchestrator.events import Counts
 from orchestrator.run_options import LastRun
+from orchestrator.search.choices import choice
 from orchestrator.status import SweepStatus, sweep_status
 from orchestrator.store.failures import Attempt
 from orchestrator.store.remembered import remember_run

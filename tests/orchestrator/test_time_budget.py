@@ -12,14 +12,14 @@ import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.budget import Admission
-from orchestrator.group_agenda import GroupAgenda
 from orchestrator.measurements import Selection
 from orchestrator.plan.durations import FoldDurations, assumed_seconds
 from orchestrator.plan.query_bounds import Need
 from orchestrator.report import build_report
 from orchestrator.report_formats import markdown
 from orchestrator.run_options import Limits
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.usage import Usage, UsageMeter, read_usage
 from orchestrator.sweep import failed_folds
 from orchestrator.time_budget import QueryPrice, TimeForecast, accounts

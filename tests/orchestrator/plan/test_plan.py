@@ -12,7 +12,7 @@ import pytest
 from orchestrator.cli.plan_text import plan_lines, plan_table
 from orchestrator.plan.costs import teacher_queries_per_fold
 from orchestrator.plan.plan import make_plan
-from orchestrator.pruning_rules import judge_overtaking
+from orchestrator.search.pruning_rules import judge_overtaking
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark, Domain
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters, StageHyperparameters

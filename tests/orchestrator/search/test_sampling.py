@@ -10,8 +10,8 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from orchestrator.authors_draws import authors_point, stream_seed
-from orchestrator.studies import TriedPoint, build_study, sampler_seed, suggest_point
+from orchestrator.search.domainbed_random import authors_point, stream_seed
+from orchestrator.search.sampling import TriedPoint, build_study, sampler_seed, suggest_point
 from search_spaces.samplers import SAMPLERS
 
 NUMBERS = {
@@ -165,6 +165,6 @@ def test_the_authors_draws_are_domainbeds_streams(monkeypatch: pytest.MonkeyPatc
     assert authors_draw(3, search_seed=1) != third
     assert authors_draw(3, fold_seed=1) not in (third, authors_draw(3, search_seed=1))
     streams = []
-    monkeypatch.setattr("orchestrator.authors_draws._draw", lambda distribution, seed: streams.append(seed))
+    monkeypatch.setattr("orchestrator.search.domainbed_random._draw", lambda distribution, seed: streams.append(seed))
     authors_draw(3, fold_seed=2, space={"lr": SPACE["distill.lr"]})
     assert streams == [stream_seed(stream_seed(3, 2), "lr")], "seed_hash(seed_hash(hparams seed, trial seed), name)"

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from orchestrator.events import Counts
-from orchestrator.left_out import left_out
-from orchestrator.pruning import Decision, GroupPruning
-from orchestrator.selection import SourceValidation, select
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.leave_one_domain_out import left_out
+from orchestrator.search.pruning import Decision, GroupPruning
+from orchestrator.search.sampling import TriedPoint, suggest_point
+from orchestrator.search.selection import SourceValidation, select
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.store.store import Store
-from orchestrator.studies import TriedPoint, suggest_point
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.schedule import stage_steps

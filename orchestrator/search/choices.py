@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from orchestrator.pair_folds import held_out_validation, on_seeds, pair_folds
 from orchestrator.plan.fold_groups import chooses, domain_pairs
-from orchestrator.selection import SourceValidation, select
+from orchestrator.search.pair_folds import held_out_validation, on_seeds, pair_folds
+from orchestrator.search.selection import SourceValidation, select
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.store.store import Store
 from search_spaces.folds import Fold

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from orchestrator.plan.fold_groups import chooses, domain_pairs
-from orchestrator.selection import HeldOutValidation, mean
+from orchestrator.search.selection import HeldOutValidation, mean
 from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.store import Store
 from search_spaces.folds import Fold

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.audits import audit
-from orchestrator.pruning import read_decisions
+from orchestrator.search.pruning import read_decisions
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import Resources
 from tests.orchestrator.stub_sweep import run_stub, stub_sweep

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from orchestrator.pruning_rules import (
+from orchestrator.search.pruning_rules import (
     asha_steps,
     best_so_far,
     chance_to_overtake,

@@ -14,11 +14,11 @@ import pytest
 
 from orchestrator.agenda import Ticket
 from orchestrator.audits import PruningAudit, audit
-from orchestrator.curves import Curves
-from orchestrator.pruning import Decision, GroupPruning, read_decisions
-from orchestrator.pruning_rules import judge_curve
 from orchestrator.report import Report
 from orchestrator.report_formats import markdown, to_mapping
+from orchestrator.search.learning_curves import Curves
+from orchestrator.search.pruning import Decision, GroupPruning, read_decisions
+from orchestrator.search.pruning_rules import judge_curve
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.pair_folds import held_out_validation
 from orchestrator.plan.fold_groups import chooses, domain_pairs
-from orchestrator.selection import select
+from orchestrator.search.pair_folds import held_out_validation
+from orchestrator.search.selection import select
 from orchestrator.store.records import GroupRecord, PairRecord, PlannedFold, TrialRecord
 from orchestrator.store.store import Store
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
-    from orchestrator.specs import FoldSpecs
+    from orchestrator.search.specs import FoldSpecs
     from orchestrator.store.fold_states import FoldStates
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.authors_draws import authors_point
-from orchestrator.evolution import evolved_point
+from orchestrator.search.cmaes import evolved_point
+from orchestrator.search.domainbed_random import authors_point
 from search_spaces.samplers import Sampler
 from search_spaces.spaces import Point
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.choices import choice
 from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.domainbed_selection import SELECTION_METHODS
 from orchestrator.explain import explain_trial
 from orchestrator.lookup import known_folds
-from orchestrator.pair_folds import held_out_accuracy, held_out_validation
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import total
 from orchestrator.remaining_need import RemainingNeed
 from orchestrator.report import build_report
-from orchestrator.specs import FoldSpecs
+from orchestrator.search.choices import choice
+from orchestrator.search.pair_folds import held_out_accuracy, held_out_validation
+from orchestrator.search.specs import FoldSpecs
 from orchestrator.status import sweep_status
 from orchestrator.store.failures import Attempt
 from orchestrator.store.records import PlannedFold
@@ -263,7 +263,7 @@ def test_one_function_opens_held_out_files() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Attribute) and node.attr in ("held_out", "read_held_out")
     }
-    assert users == {"orchestrator/pair_folds.py", "trainables/fold.py", "trainables/record.py"}
+    assert users == {"orchestrator/search/pair_folds.py", "trainables/fold.py", "trainables/record.py"}
 
 
 def test_permuted_test_labels_change_no_choice(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cells import format_mean
 from orchestrator.domainbed_selection import SELECTION_METHODS, group_records
 from orchestrator.domainbed_tables import domainbed_cells, domainbed_tables
-from orchestrator.selection import SourceValidation, select
+from orchestrator.search.selection import SourceValidation, select
 from search_spaces.errors import UserError
 from tests.golden import golden_json, golden_lines
 

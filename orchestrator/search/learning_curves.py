@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from orchestrator.pruning_rules import Curve
+from orchestrator.search.pruning_rules import Curve
 from orchestrator.store.store import Store
 
 

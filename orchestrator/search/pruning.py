@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.curves import Curves
-from orchestrator.pruning_rules import Curve, Judgement, Rule, is_audited, judge_curve, judge_overtaking
+from orchestrator.search.learning_curves import Curves
+from orchestrator.search.pruning_rules import Curve, Judgement, Rule, is_audited, judge_curve, judge_overtaking
 from orchestrator.store.records import GroupRecord, PlannedFold, TrialRecord
 from orchestrator.store.store import Store
 from search_spaces.configuration import from_mapping
