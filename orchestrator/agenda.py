@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.budget import Admission
+from orchestrator.budgets.budget import Admission
 from orchestrator.events import STATES, Counts
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.pruning import Decision

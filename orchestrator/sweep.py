@@ -11,6 +11,8 @@ from typing import Literal
 
 from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
+from orchestrator.budgets.remaining_need import remaining_need
+from orchestrator.budgets.time_budget import Budgets
 from orchestrator.control import listening
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
@@ -29,7 +31,6 @@ from orchestrator.execution.preflight import (
 from orchestrator.execution.tune_run import folds_at_once, run_tune, scratch_folder, signals_stop
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
-from orchestrator.remaining_need import remaining_need
 from orchestrator.run_options import LastRun, Limits, absolute_data_root
 from orchestrator.search.choices import still_planned
 from orchestrator.search.specs import FoldSpecs
@@ -39,7 +40,6 @@ from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.remembered import remember_run
 from orchestrator.store.store import Store
-from orchestrator.time_budget import Budgets
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.budgets.remaining_need import fold_need
 from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
 from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor, imported
@@ -20,7 +21,6 @@ from orchestrator.execution.preflight import CHECKING, check_budget_can_be_kept,
 from orchestrator.execution.tune_run import run_one, scratch_folder
 from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes, orphans_given_back
 from orchestrator.plan.query_bounds import preflight_need
-from orchestrator.remaining_need import fold_need
 from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import fold_spec
 from orchestrator.store.failures import (

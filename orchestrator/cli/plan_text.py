@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
+from orchestrator.budgets.plan_forecast import TimeForecast
 from orchestrator.plan.durations import ASSUMED_IMAGES_PER_S
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.query_bounds import Need
 from orchestrator.plan.selection_costs import SelectionCost
-from orchestrator.plan_times import TimeForecast
 from orchestrator.run_options import Limits
 from orchestrator.store.store import Store
 from orchestrator.store.usage import Usage, read_usage

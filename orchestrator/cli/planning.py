@@ -139,8 +139,8 @@ class ShownBudgets:
 
 def show_plan(plan: Plan, budgets: ShownBudgets, *, as_json: bool = False) -> None:
     """Print a plan as a table and its totals, or as JSON."""
+    from orchestrator.budgets.plan_forecast import forecast_time
     from orchestrator.cli.plan_text import plan_lines, plan_table, time_lines
-    from orchestrator.plan_times import forecast_time
 
     price = budgets.price_per_1000
     found = forecast_time(plan, budgets.resources, budgets.limits, price_per_1000=price, store=budgets.store)

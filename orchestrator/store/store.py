@@ -22,7 +22,7 @@
     OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
     OUT/arrivals.jsonl                 finished folds as they were first seen (`orchestrator.arrivals`); append-only
-    OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.promises`)
+    OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.budgets.promises`)
     OUT/store.json                     where STORE is, when it is not OUT itself
 
 Folds, Aligns and answers are named by content, so any number of sweeps may share one STORE. OUT and STORE may be

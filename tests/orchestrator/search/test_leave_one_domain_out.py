@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.budgets.remaining_need import RemainingNeed
 from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.domainbed_selection import SELECTION_METHODS
 from orchestrator.explain import explain_trial
 from orchestrator.lookup import known_folds
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import total
-from orchestrator.remaining_need import RemainingNeed
 from orchestrator.report import build_report
 from orchestrator.search.choices import choice
 from orchestrator.search.pair_folds import held_out_accuracy, held_out_validation

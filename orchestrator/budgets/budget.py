@@ -1,7 +1,7 @@
 """Budgets at work: what may start, so that what is started can be finished and tables have whole rows.
 
-Queries are decided on by upper bounds (`orchestrator.query_admission`), time and money by forecasts
-(`orchestrator.time_admission`). A budget is no part of a sweep's identity: raise it, run the same command again, and
+Queries are decided on by upper bounds (`orchestrator.budgets.query_admission`), time and money by forecasts
+(`orchestrator.budgets.time_admission`). A budget is no part of a sweep's identity: raise it, run the same command again, and
 the sweep goes on.
 """
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.limits import Account
+from orchestrator.budgets.limits import Account
+from orchestrator.budgets.query_admission import GroupNeed, QueryAdmission
+from orchestrator.budgets.time_admission import TimeAdmission
 from orchestrator.plan.query_bounds import Need
-from orchestrator.query_admission import GroupNeed, QueryAdmission
-from orchestrator.time_admission import TimeAdmission
 
 if TYPE_CHECKING:
-    from orchestrator.promises import Promises
+    from orchestrator.budgets.promises import Promises
+    from orchestrator.budgets.time_budget import TimeForecast
     from orchestrator.search.group_search import GroupAgenda
-    from orchestrator.time_budget import TimeForecast
 
 
 class Admission:

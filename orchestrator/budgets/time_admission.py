@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.limits import Account
-from orchestrator.rows import row_of, together
+from orchestrator.budgets.limits import Account
+from orchestrator.budgets.table_rows import row_of, together
 from search_spaces.methods import method_facts
 
 if TYPE_CHECKING:
+    from orchestrator.budgets.time_budget import TimeForecast
     from orchestrator.search.group_search import GroupAgenda
-    from orchestrator.time_budget import TimeForecast
 
 
 class TimeAdmission:

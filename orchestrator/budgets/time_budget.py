@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.budget import Admission
-from orchestrator.limits import Account, Load
+from orchestrator.budgets.budget import Admission
+from orchestrator.budgets.limits import Account, Load
+from orchestrator.budgets.promises import Promises
 from orchestrator.plan.durations import FoldDuration, FoldDurations, Kind, assumed_seconds
 from orchestrator.plan.query_bounds import Need
-from orchestrator.promises import Promises
 from orchestrator.run_options import Limits, gpus_per_fold
 from orchestrator.store.usage import Usage, UsageMeter
 from search_spaces.benchmarks import Benchmark
@@ -18,7 +18,7 @@ from search_spaces.sweeps import Sweep
 from trainables.teacher.ledger import reserved_queries
 
 if TYPE_CHECKING:
-    from orchestrator.remaining_need import RemainingNeed
+    from orchestrator.budgets.remaining_need import RemainingNeed
     from orchestrator.search.group_search import GroupAgenda
     from orchestrator.search.specs import FoldSpecs
     from orchestrator.store.store import Store

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.agenda import Agenda, Ticket, build_agenda
-from orchestrator.budget import Admission
+from orchestrator.budgets.budget import Admission
+from orchestrator.budgets.time_budget import QueryPrice, TimeForecast, accounts
 from orchestrator.measurements import Selection
 from orchestrator.plan.durations import FoldDurations, assumed_seconds
 from orchestrator.plan.query_bounds import Need
@@ -22,7 +23,6 @@ from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.usage import Usage, UsageMeter, read_usage
 from orchestrator.sweep import failed_folds
-from orchestrator.time_budget import QueryPrice, TimeForecast, accounts
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources

@@ -3,7 +3,7 @@
 The meter in every worker never asks one query more than the budget. What is decided here is only where to stop, by
 upper bounds: groups begin when all their folds fit what the started ones leave, so that what begins is finished. Where
 not even one whole group fits, they begin with their first configuration and its confirmation, and try further ones as
-these fit. A group that began goes on after a kill, before any other begins (`orchestrator.promises`).
+these fit. A group that began goes on after a kill, before any other begins (`orchestrator.budgets.promises`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator.budgets.promises import Promises
+from orchestrator.budgets.table_rows import is_first_row, together
 from orchestrator.plan.query_bounds import Need, total
-from orchestrator.promises import Promises
-from orchestrator.rows import is_first_row, together
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 
