@@ -9,11 +9,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.agenda import Agenda, build_agenda
 from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
 from orchestrator.budgets.remaining_need import remaining_need
 from orchestrator.budgets.time_budget import Budgets
-from orchestrator.control import listening
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
 from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor
@@ -32,9 +30,11 @@ from orchestrator.execution.tune_run import folds_at_once, run_tune, scratch_fol
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
 from orchestrator.run_options import LastRun, Limits, absolute_data_root
+from orchestrator.scheduler.control import listening
+from orchestrator.scheduler.fold_queue import Agenda, build_agenda
+from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.search.choices import still_planned
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.stopping import StopRequest
 from orchestrator.store.failures import MAX_FAILURES, check_max_failures
 from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import GroupRecord, PlannedFold

@@ -66,7 +66,7 @@ LIGHT = (
     "orchestrator.store.store",
     "orchestrator.budgets.budget",
     "orchestrator.budgets.remaining_need",
-    "orchestrator.control",
+    "orchestrator.scheduler.control",
     "orchestrator.explain",
     "orchestrator.export",
     "orchestrator.logs",

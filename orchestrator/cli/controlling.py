@@ -30,7 +30,7 @@ from orchestrator.cli.syncing import say_where_tracking_stands
 from orchestrator.run_options import Limits
 
 if TYPE_CHECKING:
-    from orchestrator.control import Wish
+    from orchestrator.scheduler.control import Wish
     from orchestrator.store.store import Store
     from orchestrator.sweep import SweepOutcome
 
@@ -50,7 +50,7 @@ def cancel(out: ExistingOutOption, no_wait: NoWaitOption = False) -> None:
 
 
 def _ask(out: str, wish: Wish, *, no_wait: bool) -> None:
-    from orchestrator.control import ask, wait_until_ended
+    from orchestrator.scheduler.control import ask, wait_until_ended
     from orchestrator.status import sweep_status
     from orchestrator.store.store import Store
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agenda import Agenda
 from orchestrator.execution.cluster import Cluster, call_on_every_machine
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
+from orchestrator.scheduler.fold_queue import Agenda
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.store import Store

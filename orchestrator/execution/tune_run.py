@@ -18,7 +18,7 @@ from orchestrator.execution.cluster import Cluster
 from orchestrator.execution.executors import inline_trainable, nested_trainable
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.worker_deaths import death, orphans_given_back
-from orchestrator.stopping import StopRequest
+from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.store.failures import Attempt
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources

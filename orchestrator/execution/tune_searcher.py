@@ -17,13 +17,13 @@ from typing import Any
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from orchestrator.agenda import Agenda, Ticket
-from orchestrator.crashes import CrashesInARow
 from orchestrator.events import EventKind, FoldEvent, Progress, ProgressEvent
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import death
+from orchestrator.scheduler.crashes import CrashesInARow
+from orchestrator.scheduler.fold_queue import Agenda, Ticket
+from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.search.pruning import Decision
-from orchestrator.stopping import StopRequest
 from orchestrator.store.failures import Attempt
 from search_spaces.configuration import from_mapping
 from search_spaces.methods import method_facts

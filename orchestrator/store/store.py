@@ -18,7 +18,7 @@
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
     OUT/run.json                       where and with what the sweep last ran (`orchestrator.store.remembered`)
-    OUT/request.json                   a stop or cancel that was asked of who is at work (`orchestrator.control`)
+    OUT/request.json                   a stop or cancel that was asked of who is at work (`orchestrator.scheduler.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
     OUT/arrivals.jsonl                 finished folds as they were first seen (`orchestrator.arrivals`); append-only

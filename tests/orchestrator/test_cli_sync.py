@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.events import Counts, no_progress
 from orchestrator.sweep import SweepOutcome
-from tests.orchestrator.test_agenda import Bench
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ from orchestrator.cli import run
 from orchestrator.logs import LAST_LOSSES, fold_log, follow
 from orchestrator.lookup import known_folds
 from orchestrator.store.failures import Attempt
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import run_job
-from tests.orchestrator.test_agenda import Bench
 from trainables.leases import Lease, this_process
 
 CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no", details="Traceback\n  line\nRuntimeError: no\n")

@@ -9,9 +9,9 @@ import pytest
 from orchestrator.lookup import Known, known_folds
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import run_job
-from tests.orchestrator.test_agenda import Bench
 
 
 @pytest.fixture(scope="module")

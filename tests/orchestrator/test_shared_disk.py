@@ -18,9 +18,9 @@ from orchestrator.execution.preflight import check_shared, sees
 from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
+from tests.orchestrator.scheduler.test_control import eventually
 from tests.orchestrator.stub_sweep import run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_control import eventually
 from trainables.record import write_json
 
 OTHER_ROOT = ("unshare", "--user", "--map-root-user", "--mount")

@@ -16,8 +16,8 @@ from orchestrator.store.remembered import remember_run
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.test_agenda import Bench
 from trainables.leases import Lease, this_process
 
 

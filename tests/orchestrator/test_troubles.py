@@ -7,8 +7,8 @@ from pathlib import Path
 from orchestrator.status import sweep_status
 from orchestrator.store.failures import Attempt
 from orchestrator.troubles import trouble_notes, troubles
+from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
 from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.test_agenda import CRASH, Bench
 
 DIVERGED = (
     "TrainingDivergedError: the loss of stage distill is nan at step 60; the last good checkpoint is that of step 50"

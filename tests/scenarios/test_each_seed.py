@@ -16,8 +16,8 @@ from orchestrator.report_formats import markdown
 from orchestrator.status import sweep_status
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.test_agenda import Bench
 
 TRIALS, SEEDS, DOMAINS = 4, 2, ("clipart", "flat", "line", "render3d")
 

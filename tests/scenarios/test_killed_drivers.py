@@ -14,9 +14,9 @@ from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.store.failures import read_attempts
 from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
+from tests.orchestrator.scheduler.test_control import eventually
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_control import eventually
 from tests.scenarios.test_stopped_trials import held
 from trainables.record import FoldFolder, write_json
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agenda import build_agenda
 from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.plan.plan import make_plan
+from orchestrator.scheduler.fold_queue import build_agenda
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.store import Store
 from orchestrator.sweep import fold_group_records

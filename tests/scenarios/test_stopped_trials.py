@@ -23,9 +23,9 @@ from orchestrator.execution.executors import DRIVER_RESOURCE, WorkerFunctions, n
 from search_spaces.folds import Fold
 from tests.orchestrator import stub_worker
 from tests.orchestrator.execution.test_nested import one_fold
+from tests.orchestrator.scheduler.test_control import eventually
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_control import eventually
 from trainables.jobs import job_from_mapping
 
 # Ray warns of its own settings when a trainer is built in this process.

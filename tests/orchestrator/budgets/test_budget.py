@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.agenda import Agenda, GroupAgenda, build_agenda
 from orchestrator.budgets.budget import Admission
 from orchestrator.budgets.promises import Promises
 from orchestrator.budgets.remaining_need import RemainingNeed, fold_need
@@ -17,6 +16,7 @@ from orchestrator.execution.failure_kinds import describe
 from orchestrator.plan.fold_groups import fold_groups
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import Need, largest, planned_need, total
+from orchestrator.scheduler.fold_queue import Agenda, GroupAgenda, build_agenda
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.train import check_budget
 from search_spaces.benchmarks import BENCHMARKS
@@ -26,8 +26,8 @@ from search_spaces.hyperparameters import FoldSpec, Hyperparameters
 from search_spaces.methods import method_facts
 from search_spaces.schedule import stage_steps
 from search_spaces.sweeps import Sweep
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.test_agenda import Bench
 from trainables.data.open import open_benchmark
 from trainables.data.splits import split_fold
 from trainables.fitting.checkpoint import save_checkpoint

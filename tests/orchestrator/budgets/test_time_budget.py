@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.budgets.budget import Admission
 from orchestrator.budgets.time_budget import QueryPrice, TimeForecast, accounts
 from orchestrator.measurements import Selection
@@ -19,6 +18,7 @@ from orchestrator.plan.query_bounds import Need
 from orchestrator.report import build_report
 from orchestrator.report_formats import markdown
 from orchestrator.run_options import Limits
+from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.usage import Usage, UsageMeter, read_usage
@@ -27,9 +27,9 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources
 from search_spaces.sweeps import Sweep
+from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import run_job
-from tests.orchestrator.test_agenda import CRASH, Bench
 from trainables.record import write_json
 
 

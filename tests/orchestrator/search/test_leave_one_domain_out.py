@@ -28,9 +28,9 @@ from orchestrator.store.store import Store
 from orchestrator.tracking_records import sweep_records
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import stub_sweep
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_agenda import Bench
 from tests.support.repository import REPOSITORY
 from trainables.data.open import open_benchmark
 from trainables.record import write_json

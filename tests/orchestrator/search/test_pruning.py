@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agenda import Ticket
 from orchestrator.audits import PruningAudit, audit
 from orchestrator.report import Report
 from orchestrator.report_formats import markdown, to_mapping
+from orchestrator.scheduler.fold_queue import Ticket
 from orchestrator.search.learning_curves import Curves
 from orchestrator.search.pruning import Decision, GroupPruning, read_decisions
 from orchestrator.search.pruning_rules import judge_curve
@@ -23,8 +23,8 @@ from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_worker import surface
-from tests.orchestrator.test_agenda import Bench
 from trainables.jobs import FoldJob
 from trainables.record import read_json, write_json
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.crashes import MOST_IN_A_ROW, CrashesInARow
+from orchestrator.scheduler.crashes import MOST_IN_A_ROW, CrashesInARow
 from orchestrator.store.failures import Attempt, FailureKind
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agenda import Agenda, Ticket, build_agenda
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.report import build_report
+from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.status import sweep_status

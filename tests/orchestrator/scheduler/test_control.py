@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.control import ask, listening, read_request, wait_until_ended
-from orchestrator.stopping import StopRequest
+from orchestrator.scheduler.control import ask, listening, read_request, wait_until_ended
+from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.store.store import Store
+from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import command, stub_sweep
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_agenda import Bench
 from trainables.leases import Lease, this_process
 from trainables.record import write_json
 
