@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from orchestrator.audits import PruningAudit, audit
 from orchestrator.cells import Cell, average
 from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
+from orchestrator.inspection.failure_summary import trouble_notes, troubles
+from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.ledger import LedgerEntry, ledger
 from orchestrator.measurements import Measurement, Selection, measure
-from orchestrator.queries import sweep_queries
 from orchestrator.search.choices import missing_line
 from orchestrator.search.pair_folds import planned_domains
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.store import Store
-from orchestrator.troubles import trouble_notes, troubles
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.claims import PublishedRow, published_row
 from search_spaces.errors import UserError

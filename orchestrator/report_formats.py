@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.cells import ERROR_BARS, MISSING, Cell, ErrorBar
+from orchestrator.inspection.teacher_usage import ledger_line
 from orchestrator.measurements import SELECTION_TITLES
-from orchestrator.queries import ledger_line
 from orchestrator.report import BenchmarkTable, Report, Row
 from orchestrator.store.store import Store
 from search_spaces.claims import PAPER_STUDENT

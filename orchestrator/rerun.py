@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.lookup import SHOWN_KEY, Known, KnownFold
+from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
 from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import FoldSpecs, fold_spec
 from orchestrator.store.remembered import last_run

@@ -50,8 +50,8 @@ def cancel(out: ExistingOutOption, no_wait: NoWaitOption = False) -> None:
 
 
 def _ask(out: str, wish: Wish, *, no_wait: bool) -> None:
+    from orchestrator.inspection.status import sweep_status
     from orchestrator.scheduler.control import ask, wait_until_ended
-    from orchestrator.status import sweep_status
     from orchestrator.store.store import Store
 
     store = Store(out)
@@ -174,7 +174,7 @@ def _run_failed(
 
 def _show_retried(store: Store, tried: int, outcome: SweepOutcome, *, as_json: bool) -> None:
     from orchestrator.cli.viewing import show_budget
-    from orchestrator.status import sweep_status
+    from orchestrator.inspection.status import sweep_status
 
     found = sweep_status(store)
     if as_json:

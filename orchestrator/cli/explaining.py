@@ -17,7 +17,7 @@ from orchestrator.cli.watching import FoldArgument
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from orchestrator.export import ExportedGroup
+    from orchestrator.inspection.export import ExportedGroup
     from orchestrator.rerun import Comparison
 
 
@@ -35,8 +35,8 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a fold or trial was tried, how it ended (done, failed, pruned), what was chosen, and what it shared."""
-    from orchestrator.explain import explain_fold, explain_trial
-    from orchestrator.lookup import known_folds
+    from orchestrator.inspection.explain import explain_fold, explain_trial
+    from orchestrator.inspection.fold_names import known_folds
     from orchestrator.store.store import Store
 
     known = known_folds(Store(out))
@@ -70,7 +70,7 @@ def rerun(
     What it asks of the teacher is metered in the store like any fold's. Exit code 3 where the two differ.
     """
     from orchestrator.cli.progress import print_evaluation, print_report
-    from orchestrator.lookup import known_folds
+    from orchestrator.inspection.fold_names import known_folds
     from orchestrator.rerun import compare, rerun_job, run_here, run_on_ray
     from orchestrator.store.store import Store
     from orchestrator.train import FoldFailedError
@@ -130,7 +130,7 @@ def export_hparams(
     as_json: JsonOption = False,
 ) -> None:
     """Write the chosen hyperparameters of each fold group as YAML that --config of sweep and train takes back."""
-    from orchestrator.export import export_groups
+    from orchestrator.inspection.export import export_groups
     from orchestrator.store.store import Store, group_slug
 
     store = Store(out)

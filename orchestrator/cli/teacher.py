@@ -142,7 +142,7 @@ def status(
     """List what is stored of teachers and backbones, and what the ledger says was asked; opens no teacher."""
     from dataclasses import asdict
 
-    from orchestrator.queries import stored_answers
+    from orchestrator.inspection.teacher_usage import stored_answers
     from trainables.teacher.ledger import query_counts
 
     check_money(None, price_per_1000)

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from orchestrator.cells import ErrorBar
+    from orchestrator.inspection.status import SweepStatus
     from orchestrator.measurements import Selection
-    from orchestrator.status import SweepStatus
     from orchestrator.store.store import Store
 
 
 @app.command()
 def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: JsonOption = False) -> None:
     """Say how far a sweep is: folds done, running, failed and waiting by fold group, and what the teacher was asked."""
-    from orchestrator.status import sweep_status
+    from orchestrator.inspection.status import sweep_status
     from orchestrator.store.store import Store
 
     check_money(None, price_per_1000)
@@ -70,7 +70,7 @@ def status_table(found: SweepStatus) -> Table:
 
 def show_budget(store: Store, refusals: Sequence[str], *, price_per_1000: float | None) -> None:
     """Say on stderr that a budget was reached, what is done and what waits."""
-    from orchestrator.status import sweep_status
+    from orchestrator.inspection.status import sweep_status
 
     found, console = sweep_status(store), wide_console(stderr=True)
     console.print(status_table(found))

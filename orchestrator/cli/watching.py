@@ -18,8 +18,8 @@ from search_spaces.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from orchestrator.logs import FoldLog
-    from orchestrator.status import SweepStatus
+    from orchestrator.inspection.logs import FoldLog
+    from orchestrator.inspection.status import SweepStatus
     from orchestrator.store.store import Store
 
 FoldArgument = Annotated[
@@ -60,7 +60,7 @@ def watch(
 def _watch_table(store: Store, interval: float) -> None:
     from rich.live import Live
 
-    from orchestrator.status import sweep_status
+    from orchestrator.inspection.status import sweep_status
 
     with Live(console=wide_console(), auto_refresh=False) as live:
         while True:
@@ -74,7 +74,7 @@ def _watch_table(store: Store, interval: float) -> None:
 
 def _watch_lines(store: Store, interval: float, *, as_json: bool) -> None:
     """A line whenever a fold changed its state; with JSON one whole status per line."""
-    from orchestrator.status import sweep_status
+    from orchestrator.inspection.status import sweep_status
 
     told = None
     while True:
@@ -113,9 +113,9 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a fold left so far: evaluations, last losses, what went wrong with tracebacks, where its files are."""
-    from orchestrator.logs import OVER, fold_log
-    from orchestrator.logs import follow as follow_log
-    from orchestrator.lookup import known_folds
+    from orchestrator.inspection.fold_names import known_folds
+    from orchestrator.inspection.logs import OVER, fold_log
+    from orchestrator.inspection.logs import follow as follow_log
     from orchestrator.store.store import Store
 
     if follow and as_json:
@@ -141,7 +141,7 @@ def logs(
 def _show_log(log: FoldLog) -> None:
     from rich.table import Table
 
-    from orchestrator.logs import entry_line
+    from orchestrator.inspection.logs import entry_line
 
     console = wide_console()
     console.print(f"{log.name}  {log.key}  {log.state}", markup=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from orchestrator.queries import sweep_queries
+from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.store.store import Store
 from trainables.record import FoldFolder, read_json
 

@@ -73,7 +73,7 @@ def test_a_disk_that_fails_in_the_middle_of_the_work_is_one_line(
     def fails(store: object) -> None:
         raise error
 
-    monkeypatch.setattr("orchestrator.status.sweep_status", fails)
+    monkeypatch.setattr("orchestrator.inspection.status.sweep_status", fails)
     assert run(["status", "--out", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {said}")

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.cli import run
 from orchestrator.execution.executors import WorkerFunctions
-from orchestrator.lookup import known_folds
+from orchestrator.inspection.fold_names import known_folds
 from orchestrator.store.store import Store
 from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold

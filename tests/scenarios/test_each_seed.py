@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.explain import explain_fold, explain_trial
-from orchestrator.export import export_groups
-from orchestrator.lookup import known_folds
+from orchestrator.inspection.explain import explain_fold, explain_trial
+from orchestrator.inspection.export import export_groups
+from orchestrator.inspection.fold_names import known_folds
+from orchestrator.inspection.status import sweep_status
 from orchestrator.measurements import measure
 from orchestrator.report import build_report
 from orchestrator.report_formats import markdown
-from orchestrator.status import sweep_status
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import Bench

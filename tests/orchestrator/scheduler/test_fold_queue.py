@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.inspection.status import sweep_status
 from orchestrator.report import build_report
 from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.status import sweep_status
 from orchestrator.store.failures import Attempt, give_up, record_attempt
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.records import TrialRecord

@@ -13,15 +13,15 @@ import pytest
 from orchestrator.budgets.remaining_need import RemainingNeed
 from orchestrator.cli.requests import SweepOptions, build_request
 from orchestrator.domainbed_selection import SELECTION_METHODS
-from orchestrator.explain import explain_trial
-from orchestrator.lookup import known_folds
+from orchestrator.inspection.explain import explain_trial
+from orchestrator.inspection.fold_names import known_folds
+from orchestrator.inspection.status import sweep_status
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import total
 from orchestrator.report import build_report
 from orchestrator.search.choices import choice
 from orchestrator.search.pair_folds import held_out_accuracy, held_out_validation
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.status import sweep_status
 from orchestrator.store.failures import Attempt
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.store import Store

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.explain import trial_outcomes
+from orchestrator.inspection.explain import trial_outcomes
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.remembered import last_run
 from orchestrator.store.store import Store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lookup import Known, known_folds
+from orchestrator.inspection.fold_names import Known, known_folds
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench

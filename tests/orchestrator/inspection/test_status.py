@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import Counts
+from orchestrator.inspection.status import SweepStatus, sweep_status
 from orchestrator.run_options import LastRun
 from orchestrator.search.choices import choice
-from orchestrator.status import SweepStatus, sweep_status
 from orchestrator.store.failures import Attempt
 from orchestrator.store.remembered import remember_run
 from orchestrator.store.store import Store

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.status import sweep_status
+from orchestrator.inspection.failure_summary import trouble_notes, troubles
+from orchestrator.inspection.status import sweep_status
 from orchestrator.store.failures import Attempt
-from orchestrator.troubles import trouble_notes, troubles
 from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
 from tests.orchestrator.stub_sweep import stub_sweep
 

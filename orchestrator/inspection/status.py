@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from orchestrator.events import Counts
+from orchestrator.inspection.failure_summary import Trouble, troubles
+from orchestrator.inspection.teacher_usage import ledger_line, sweep_queries
 from orchestrator.plan.gpu_share import GpuShare, gpu_share
 from orchestrator.plan.remaining_time import GroupWork, duration, time_left
-from orchestrator.queries import ledger_line, sweep_queries
 from orchestrator.search.choices import is_hopeless, standing
 from orchestrator.search.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.remembered import last_run
 from orchestrator.store.store import Store
 from orchestrator.store.usage import Usage, read_usage
-from orchestrator.troubles import Trouble, troubles
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import SweepSelection
 from trainables.teacher.ledger import QueryCounts, query_counts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.lookup import KnownFold
+from orchestrator.inspection.fold_names import KnownFold
 from orchestrator.store.failures import Attempt
 from orchestrator.store.store import FoldState, Store
 from search_spaces.methods import method_facts

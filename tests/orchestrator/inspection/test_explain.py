@@ -10,9 +10,9 @@ import pytest
 
 from orchestrator.cli import run
 from orchestrator.cli.requests import SweepOptions, build_request
-from orchestrator.explain import explain_fold, explain_trial
-from orchestrator.export import export_groups
-from orchestrator.lookup import known_folds
+from orchestrator.inspection.explain import explain_fold, explain_trial
+from orchestrator.inspection.export import export_groups
+from orchestrator.inspection.fold_names import known_folds
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.lookup import Known, KnownFold, Use, trial_name
+from orchestrator.inspection.fold_names import Known, KnownFold, Use, trial_name
 from orchestrator.plan.remaining_time import duration
 from orchestrator.search.pair_folds import held_out_scores
 from orchestrator.search.pruning import Decision, decision_from_mapping, read_decisions

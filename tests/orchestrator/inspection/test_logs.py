@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.logs import LAST_LOSSES, fold_log, follow
-from orchestrator.lookup import known_folds
+from orchestrator.inspection.fold_names import known_folds
+from orchestrator.inspection.logs import LAST_LOSSES, fold_log, follow
 from orchestrator.store.failures import Attempt
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.stub_sweep import stub_sweep
