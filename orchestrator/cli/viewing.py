@@ -16,9 +16,9 @@ from orchestrator.cli.requests import check_choice, check_money
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.cells import ErrorBar
     from orchestrator.inspection.status import SweepStatus
-    from orchestrator.measurements import Selection
+    from orchestrator.report.cells import ErrorBar
+    from orchestrator.report.measurements import Selection
     from orchestrator.store.store import Store
 
 
@@ -100,7 +100,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables, and write them as Markdown, CSV, LaTeX and JSON into OUT/report."""
-    from orchestrator.measurements import Selection
+    from orchestrator.report.measurements import Selection
     from orchestrator.store.store import Store
 
     check_error(error)
@@ -127,8 +127,8 @@ def show_report(
     as_json: bool = False,
 ) -> None:
     """Write the report's files and print its tables, or its JSON."""
-    from orchestrator import report_formats
-    from orchestrator.report import build_report
+    from orchestrator.report.report import build_report
+    from orchestrator.report.report import formats as report_formats
 
     made = build_report(
         store, selection=cast("Selection | None", selection), allow_mixed=allow_mixed, price_per_1000=price_per_1000
@@ -153,15 +153,15 @@ def domainbed(
     """Print DomainBed's tables of DomainBed's own records, for rows that its code trained, by its three selections."""
     from pathlib import Path
 
-    from orchestrator.domainbed_records import read_records
-    from orchestrator.domainbed_tables import domainbed_tables
+    from orchestrator.report.domainbed.records import read_records
+    from orchestrator.report.domainbed.tables import domainbed_tables
 
     typer.echo(domainbed_tables(read_records(Path(records)), latex=as_latex), nl=False)
 
 
 def check_error(error: str) -> str:
     """Raises `UserError` for an error convention that is none."""
-    from orchestrator.cells import ErrorBar
+    from orchestrator.report.cells import ErrorBar
 
     return check_choice("--error", error, get_args(ErrorBar))
 

@@ -1,6 +1,6 @@
 """What a model selection chooses in each fold group, read from the store alone, and which folds that still lacks.
 
-Nothing here opens `test.json`; the oracle, which does, is in `orchestrator.measurements`.
+Nothing here opens `test.json`; the oracle, which does, is in `orchestrator.report.measurements`.
 """
 
 from __future__ import annotations

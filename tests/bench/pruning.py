@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from orchestrator.audits import audit
+from orchestrator.report.pruning_audit import audit
 from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
 from search_spaces.sweeps import sweep_from_mapping

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.inspection.status import sweep_status
-from orchestrator.report import build_report
+from orchestrator.report.report import build_report
 from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
 from tests.bench.orchestration import build_store, scale_sweep

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.report import build_report
+from orchestrator.report.report import build_report
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.remote.lease import LEASE_NAME, StorageLease
 from orchestrator.store.store import Store

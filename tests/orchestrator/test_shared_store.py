@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.report import build_report
+from orchestrator.report.report import build_report
 from orchestrator.store.store import Store
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts

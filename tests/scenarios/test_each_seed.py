@@ -11,9 +11,9 @@ from orchestrator.inspection.explain import explain_fold, explain_trial
 from orchestrator.inspection.export import export_groups
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.status import sweep_status
-from orchestrator.measurements import measure
-from orchestrator.report import build_report
-from orchestrator.report_formats import markdown
+from orchestrator.report.formats import markdown
+from orchestrator.report.measurements import measure
+from orchestrator.report.report import build_report
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import Bench

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.audits import audit
+from orchestrator.report.pruning_audit import audit
 from orchestrator.search.pruning import read_decisions
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import Resources

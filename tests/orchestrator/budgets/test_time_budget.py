@@ -12,11 +12,11 @@ import pytest
 
 from orchestrator.budgets.budget import Admission
 from orchestrator.budgets.time_budget import QueryPrice, TimeForecast, accounts
-from orchestrator.measurements import Selection
 from orchestrator.plan.durations import FoldDurations, assumed_seconds
 from orchestrator.plan.query_bounds import Need
-from orchestrator.report import build_report
-from orchestrator.report_formats import markdown
+from orchestrator.report.formats import markdown
+from orchestrator.report.measurements import Selection
+from orchestrator.report.report import build_report
 from orchestrator.run_options import Limits
 from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
 from orchestrator.search.group_search import GroupAgenda

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.inspection.status import sweep_status
-from orchestrator.report import build_report
+from orchestrator.report.report import build_report
 from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.specs import FoldSpecs

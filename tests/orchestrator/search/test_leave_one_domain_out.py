@@ -12,13 +12,13 @@ import pytest
 
 from orchestrator.budgets.remaining_need import RemainingNeed
 from orchestrator.cli.requests import SweepOptions, build_request
-from orchestrator.domainbed_selection import SELECTION_METHODS
 from orchestrator.inspection.explain import explain_trial
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.status import sweep_status
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import total
-from orchestrator.report import build_report
+from orchestrator.report.domainbed.selection import SELECTION_METHODS
+from orchestrator.report.report import build_report
 from orchestrator.search.choices import choice
 from orchestrator.search.pair_folds import held_out_accuracy, held_out_validation
 from orchestrator.search.specs import FoldSpecs

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.audits import PruningAudit, audit
-from orchestrator.report import Report
-from orchestrator.report_formats import markdown, to_mapping
+from orchestrator.report.formats import markdown, to_mapping
+from orchestrator.report.pruning_audit import PruningAudit, audit
+from orchestrator.report.report import Report
 from orchestrator.scheduler.fold_queue import Ticket
 from orchestrator.search.learning_curves import Curves
 from orchestrator.search.pruning import Decision, GroupPruning, read_decisions

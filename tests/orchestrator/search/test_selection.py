@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cells import format_mean
-from orchestrator.domainbed_selection import SELECTION_METHODS, group_records
-from orchestrator.domainbed_tables import domainbed_cells, domainbed_tables
+from orchestrator.report.cells import format_mean
+from orchestrator.report.domainbed.selection import SELECTION_METHODS, group_records
+from orchestrator.report.domainbed.tables import domainbed_cells, domainbed_tables
 from orchestrator.search.selection import SourceValidation, select
 from search_spaces.errors import UserError
 from tests.golden import golden_json, golden_lines

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.cells import ERROR_BARS, MISSING, Cell, ErrorBar
 from orchestrator.inspection.teacher_usage import ledger_line
-from orchestrator.measurements import SELECTION_TITLES
-from orchestrator.report import BenchmarkTable, Report, Row
+from orchestrator.report.cells import ERROR_BARS, MISSING, Cell, ErrorBar
+from orchestrator.report.measurements import SELECTION_TITLES
+from orchestrator.report.report import BenchmarkTable, Report, Row
 from orchestrator.store.store import Store
 from search_spaces.claims import PAPER_STUDENT
 from search_spaces.methods import method_facts

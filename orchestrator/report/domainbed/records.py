@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.domainbed_selection import Record
+from orchestrator.report.domainbed.selection import Record
 from search_spaces.errors import UserError
 
 FILE = "results.jsonl"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.cells import Cell
-from orchestrator.comparability import ROW, differing
-from orchestrator.measurements import Measurement, Selection
-from orchestrator.reproduction import departures
+from orchestrator.report.cells import Cell
+from orchestrator.report.comparability import ROW, differing
+from orchestrator.report.measurements import Measurement, Selection
+from orchestrator.report.reproduction import departures
 from search_spaces.benchmarks import HEADLINE
 from search_spaces.claims import PublishedRow, headline_claims, published_row
 from search_spaces.methods import method_facts

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from orchestrator.cells import MISSING, Cell, average
+from orchestrator.report.cells import MISSING, Cell, average
 
 
 def test_both_error_bars_of_three_seeds() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import NamedTuple
 
-from orchestrator.cells import MISSING, format_mean
-from orchestrator.domainbed_selection import SELECTION_METHODS, Record, SelectionMethod, group_records
+from orchestrator.report.cells import MISSING, format_mean
+from orchestrator.report.domainbed.selection import SELECTION_METHODS, Record, SelectionMethod, group_records
 from orchestrator.search.selection import mean
 from search_spaces.benchmarks import BENCHMARKS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.domainbed_records import read_records
+from orchestrator.report.domainbed.records import read_records
 from search_spaces.errors import UserError
 from tests.golden import golden_json, golden_lines, golden_path
 

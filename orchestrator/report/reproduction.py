@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from orchestrator.measurements import Measurement, Selection
+from orchestrator.report.measurements import Measurement, Selection
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, steps_and_interval
 from search_spaces.claims import PAPER_TEACHER, PublishedRow
 from search_spaces.hyperparameters import Hyperparameters, Speed, Swad

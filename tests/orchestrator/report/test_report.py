@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable
-from orchestrator.ledger import ledger
-from orchestrator.measurements import measure
 from orchestrator.plan.plan import make_plan
-from orchestrator.report import build_report
-from orchestrator.report_formats import csv_text, latex, markdown, to_mapping, write_report
+from orchestrator.report.claims import ledger
+from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable
+from orchestrator.report.formats import csv_text, latex, markdown, to_mapping, write_report
+from orchestrator.report.measurements import measure
+from orchestrator.report.report import build_report
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.store.store import Store
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cells import Cell, average
-from orchestrator.measurements import Selection
-from orchestrator.report import build_report
+from orchestrator.report.cells import Cell, average
+from orchestrator.report.measurements import Selection
+from orchestrator.report.report import build_report
 from orchestrator.search.selection import mean
 from orchestrator.store.records import TrialRecord
 from search_spaces.benchmarks import BENCHMARKS
 from tests.golden import golden_json, golden_lines
-from tests.orchestrator.test_report import Written, sweep
+from tests.orchestrator.report.test_report import Written, sweep
 from trainables.fitting.evaluation import replaces_best
 from trainables.record import write_json
 

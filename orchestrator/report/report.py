@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.audits import PruningAudit, audit
-from orchestrator.cells import Cell, average
-from orchestrator.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
 from orchestrator.inspection.failure_summary import trouble_notes, troubles
 from orchestrator.inspection.teacher_usage import sweep_queries
-from orchestrator.ledger import LedgerEntry, ledger
-from orchestrator.measurements import Measurement, Selection, measure
+from orchestrator.report.cells import Cell, average
+from orchestrator.report.claims import LedgerEntry, ledger
+from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
+from orchestrator.report.measurements import Measurement, Selection, measure
+from orchestrator.report.pruning_audit import PruningAudit, audit
 from orchestrator.search.choices import missing_line
 from orchestrator.search.pair_folds import planned_domains
 from orchestrator.store.records import GroupRecord
