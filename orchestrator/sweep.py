@@ -9,7 +9,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
 from orchestrator.budgets.remaining_need import remaining_need
 from orchestrator.budgets.time_budget import Budgets
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
@@ -40,6 +39,7 @@ from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.remembered import remember_run
 from orchestrator.store.store import Store
+from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingAwayError
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold

@@ -33,7 +33,7 @@ FORBIDDEN = {
 """Below a package: what it must not import. The direction is search_spaces <- trainables <- orchestrator."""
 
 ONLY_IN = {
-    "mlflow": ("orchestrator/tracking.py", "orchestrator/tracking_client.py"),
+    "mlflow": ("orchestrator/tracking/mlflow_tracker.py", "orchestrator/tracking/mlflow_client.py"),
     "ray": (
         "trainables/worker.py",
         "orchestrator/execution/cluster.py",
@@ -80,11 +80,11 @@ LIGHT = (
     "orchestrator.inspection.status",
     "orchestrator.report.report",
     "orchestrator.report.formats",
-    "orchestrator.tracking",
+    "orchestrator.tracking.mlflow_tracker",
     "orchestrator.doctor",
     "orchestrator.budgets.time_budget",
     "orchestrator.inspection.failure_summary",
-    "orchestrator.ui",
+    "orchestrator.tracking.mlflow_ui",
     "orchestrator.store.usage",
     "orchestrator.cli",
 )

@@ -146,7 +146,7 @@ def _run_failed(
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.remembered import last_run
     from orchestrator.sweep import run_sweep
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.mlflow_tracker import Tracker
 
     sweep, ran = store.existing_sweep(), last_run(store)
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}

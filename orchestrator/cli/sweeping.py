@@ -213,7 +213,7 @@ def run_and_report(
     from orchestrator.cli.progress import progress_for
     from orchestrator.store.failures import MAX_FAILURES
     from orchestrator.sweep import run_sweep
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.mlflow_tracker import Tracker
 
     tracker = Tracker(
         store=store,

@@ -23,8 +23,8 @@ def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: Json
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.remembered import last_run
     from orchestrator.store.store import Store
-    from orchestrator.tracking import Tracker
-    from orchestrator.tracking_client import TrackingError
+    from orchestrator.tracking.mlflow_client import TrackingError
+    from orchestrator.tracking.mlflow_tracker import Tracker
     from trainables.redaction import redact
 
     store = Store(out)

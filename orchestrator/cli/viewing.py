@@ -173,6 +173,6 @@ def ui(
 ) -> None:
     """Serve MLflow on loopback and print the address that compares the sweep's runs; Ctrl-C ends it."""
     from orchestrator.store.store import Store
-    from orchestrator.ui import serve
+    from orchestrator.tracking.mlflow_ui import serve
 
     serve(Store(out), port=port, announce=typer.echo)

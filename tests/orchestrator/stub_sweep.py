@@ -17,7 +17,7 @@ from orchestrator.events import ProgressEvent
 from orchestrator.execution.executors import WorkerFunctions
 from orchestrator.store.store import Store
 from orchestrator.sweep import SweepOutcome, run_sweep
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.mlflow_tracker import Tracker
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep, sweep_from_mapping

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.background import TrackingAwayError
 from orchestrator.execution.local_ray import TEMPORARY_PREFIX
 from orchestrator.store.leases import alone_in
 from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
+from orchestrator.tracking.background import TrackingAwayError
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.heartbeats import quick_heartbeats

@@ -25,7 +25,7 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.store import Store
-from orchestrator.tracking_records import sweep_records
+from orchestrator.tracking.run_records import sweep_records
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
 from tests.orchestrator.scheduler.test_fold_queue import Bench

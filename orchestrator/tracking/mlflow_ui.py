@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.tracking import Tracker
-from orchestrator.tracking_client import TrackingError, default_uri
+from orchestrator.tracking.mlflow_client import TrackingError, default_uri
+from orchestrator.tracking.mlflow_tracker import Tracker
 from search_spaces.errors import UserError
 from trainables.redaction import redact
 

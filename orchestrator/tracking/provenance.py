@@ -47,7 +47,7 @@ def environment() -> dict[str, Any]:
 
 def git_state(folder: Path | None = None) -> dict[str, Any]:
     """Commit, branch and changed files of the checkout that this code runs from; no remote address, no diff."""
-    folder = Path(__file__).resolve().parent.parent if folder is None else folder
+    folder = Path(__file__).resolve().parents[2] if folder is None else folder
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "note": "not run from a git checkout with a commit"}

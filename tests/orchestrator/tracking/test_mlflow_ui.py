@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.ui import HOST, free_port, mlflow_server
+from orchestrator.tracking.mlflow_ui import HOST, free_port, mlflow_server
 from search_spaces.errors import UserError
 from tests.orchestrator.tracked_store import finished_store
 from tests.support.repository import REPOSITORY

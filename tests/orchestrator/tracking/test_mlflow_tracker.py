@@ -11,13 +11,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.background import TrackingAwayError
 from orchestrator.store.failures import Attempt, give_up, record_attempt
 from orchestrator.store.records import ConfirmationRecord, PlannedFold
 from orchestrator.store.store import Store
-from orchestrator.tracking import Tracker
-from orchestrator.tracking_client import TrackingError, find_runs
-from orchestrator.ui import free_port, mlflow_server
+from orchestrator.tracking.background import TrackingAwayError
+from orchestrator.tracking.mlflow_client import TrackingError, find_runs
+from orchestrator.tracking.mlflow_tracker import Tracker
+from orchestrator.tracking.mlflow_ui import free_port, mlflow_server
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.tracked_store import (

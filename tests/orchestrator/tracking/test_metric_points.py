@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.tracking_metrics import price_tag, query_metrics, running_best
+from orchestrator.tracking.metric_points import price_tag, query_metrics, running_best
 
 ASKED = {"images": 90, "texts": 10, "unique_images": 40, "bytes": 1_000, "unconfirmed": 4}
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.arrivals import in_order_of_arrival
 from orchestrator.search.choices import is_hopeless
-from orchestrator.tracking_metrics import (
+from orchestrator.tracking.fold_order import in_order_of_arrival
+from orchestrator.tracking.metric_points import (
     MetricPoint,
     journal_metrics,
     milliseconds,

@@ -1,6 +1,6 @@
 """What is asked of an MLflow server: whether it is there, a client, a sweep's runs, errors of one kind.
 
-With `orchestrator.tracking` the only file that imports mlflow, and only inside functions: the import takes two seconds.
+With `orchestrator.tracking.mlflow_tracker` the only file that imports mlflow, and only inside functions: the import takes two seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from orchestrator.background import TrackingAwayError
+from orchestrator.tracking.background import TrackingAwayError
 from search_spaces.errors import UserError, first_line
 from trainables.redaction import redact
 

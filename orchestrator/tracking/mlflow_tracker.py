@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from orchestrator.background import TrackingAwayError
-from orchestrator.tracking_client import (
+from orchestrator.tracking.background import TrackingAwayError
+from orchestrator.tracking.metric_points import SUMMARY, MetricPoint
+from orchestrator.tracking.mlflow_client import (
     ADVICE,
     VERSION_TAG,
     TrackingError,
@@ -31,9 +32,8 @@ from orchestrator.tracking_client import (
     quoted,
     without_doubles,
 )
-from orchestrator.tracking_context import environment, git_state
-from orchestrator.tracking_metrics import SUMMARY, MetricPoint
-from orchestrator.tracking_records import RunRecord, sweep_records
+from orchestrator.tracking.provenance import environment, git_state
+from orchestrator.tracking.run_records import RunRecord, sweep_records
 from search_spaces.errors import UserError
 from trainables.leases import Lease, this_process
 from trainables.record import write_json
