@@ -25,7 +25,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check Python, packages, CUDA, memory, disk, Ray, tracking and data; exit code 2 when something is wrong."""
-    from orchestrator.cluster_lint import check_cluster_file
+    from orchestrator.cluster.cluster_file import check_cluster_file
     from orchestrator.doctor import examine
 
     findings = examine(data_root=data_root, out=out, thorough=thorough, address=address)

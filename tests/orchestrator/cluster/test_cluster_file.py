@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.cluster_lint import lint_cluster, read_cluster_file
+from orchestrator.cluster.cluster_file import lint_cluster, read_cluster_file
 from search_spaces.errors import UserError
 from tests.support.repository import REPOSITORY
 
