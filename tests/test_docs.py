@@ -14,7 +14,7 @@ import typer
 
 from orchestrator.cli import app
 from orchestrator.cli.app import PROGRAM
-from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from tests.support.repository import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.plan.plan import make_plan
 from orchestrator.scheduler.fold_queue import build_agenda

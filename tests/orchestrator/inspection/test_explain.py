@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.inspection.explain import explain_fold, explain_trial
 from orchestrator.inspection.export import export_groups
 from orchestrator.inspection.fold_names import known_folds

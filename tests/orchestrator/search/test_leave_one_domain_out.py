@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.budgets.remaining_need import RemainingNeed
-from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.inspection.explain import explain_trial
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.status import sweep_status

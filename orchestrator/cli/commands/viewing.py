@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from orchestrator.cli.app import app
-from orchestrator.cli.consoles import wide_console
+from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import ErrorOption, ExistingOutOption, JsonOption, PriceOption
-from orchestrator.cli.requests import check_choice, check_money
+from orchestrator.cli.sweep_arguments import check_choice, check_money
 
 if TYPE_CHECKING:
     from rich.table import Table

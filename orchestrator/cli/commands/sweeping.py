@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from orchestrator.cli.app import INTERRUPTED, PROGRAM, app
+from orchestrator.cli.commands.syncing import say_where_tracking_stands
+from orchestrator.cli.commands.viewing import check_error, show_budget, show_report
 from orchestrator.cli.options import (
     EXECUTORS,
     TRACKING,
@@ -44,13 +46,11 @@ from orchestrator.cli.options import (
     WallBudgetOption,
     WorkersOption,
 )
-from orchestrator.cli.requests import Request, SweepOptions, build_request, check_choice, check_money, check_runs
-from orchestrator.cli.syncing import say_where_tracking_stands
-from orchestrator.cli.viewing import check_error, show_budget, show_report
+from orchestrator.cli.sweep_arguments import Request, SweepOptions, build_request, check_choice, check_money, check_runs
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from orchestrator.cli.planning import ShownBudgets
+    from orchestrator.cli.commands.planning import ShownBudgets
     from orchestrator.execution.executors import Executor
     from orchestrator.plan.plan import Plan
     from orchestrator.run_options import Limits
@@ -103,7 +103,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Search every fold group, confirm the best configuration on the seeds, and print the table."""
-    from orchestrator.cli.planning import ShownBudgets, show_plan
+    from orchestrator.cli.commands.planning import ShownBudgets, show_plan
     from orchestrator.plan.plan import make_plan
     from orchestrator.run_options import Limits
     from orchestrator.store.store import Store
@@ -182,7 +182,7 @@ def confirm_plan(plan: Plan, budgets: ShownBudgets, *, yes: bool, as_json: bool)
         UserError: there is no terminal to ask on, and no -y.
         typer.Abort: the answer was no.
     """
-    from orchestrator.cli.planning import show_plan
+    from orchestrator.cli.commands.planning import show_plan
 
     if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("there is no terminal to ask on: add -y to run this sweep, or --dry-run to see its plan")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.app import FAILED_FOLDS, app
-from orchestrator.cli.consoles import wide_console
+from orchestrator.cli.commands.watching import FoldArgument
+from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import AddressOption, DataRootOption, ExistingOutOption, JsonOption, QueryBudgetOption
-from orchestrator.cli.requests import check_money
-from orchestrator.cli.watching import FoldArgument
+from orchestrator.cli.sweep_arguments import check_money
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.app import app
-from orchestrator.cli.consoles import wide_console
+from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import ExistingOutOption, JsonOption
 from search_spaces.errors import UserError
 
@@ -98,7 +98,7 @@ def _status_group(found: SweepStatus) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from orchestrator.cli.viewing import status_table
+    from orchestrator.cli.commands.viewing import status_table
 
     return Group(status_table(found), Text(found.line))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.app import INTERRUPTED, PROGRAM, app
+from orchestrator.cli.commands.syncing import say_where_tracking_stands
 from orchestrator.cli.options import (
     TRACKING,
     AddressOption,
@@ -25,8 +26,7 @@ from orchestrator.cli.options import (
     TrackingOption,
     WallBudgetOption,
 )
-from orchestrator.cli.requests import check_choice, check_money, check_runs
-from orchestrator.cli.syncing import say_where_tracking_stands
+from orchestrator.cli.sweep_arguments import check_choice, check_money, check_runs
 from orchestrator.run_options import Limits
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _run_failed(
 
 
 def _show_retried(store: Store, tried: int, outcome: SweepOutcome, *, as_json: bool) -> None:
-    from orchestrator.cli.viewing import show_budget
+    from orchestrator.cli.commands.viewing import show_budget
     from orchestrator.inspection.status import sweep_status
 
     found = sweep_status(store)

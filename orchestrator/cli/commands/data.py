@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
-from orchestrator.cli.consoles import wide_console
+from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption
-from orchestrator.cli.requests import resolve_names
+from orchestrator.cli.sweep_arguments import resolve_names
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 

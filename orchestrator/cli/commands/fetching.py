@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.app import USER_MISTAKE
-from orchestrator.cli.data import data, refuse_address, show_verifications
+from orchestrator.cli.commands.data import data, refuse_address, show_verifications
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption
-from orchestrator.cli.requests import resolve_names
+from orchestrator.cli.sweep_arguments import resolve_names
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, parse_benchmarks
 from search_spaces.errors import UserError, unknown_name
 

@@ -29,7 +29,7 @@ from orchestrator.cli.options import (
     TeacherOption,
     WorkersOption,
 )
-from orchestrator.cli.requests import RUNS, SweepOptions, build_request, check_choice, check_money
+from orchestrator.cli.sweep_arguments import RUNS, SweepOptions, build_request, check_choice, check_money
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 

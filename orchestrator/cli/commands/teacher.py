@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
-from orchestrator.cli.consoles import wide_console
-from orchestrator.cli.fetching import bars
+from orchestrator.cli.commands.fetching import bars
+from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import (
     AddressOption,
     BenchmarkOption,
@@ -25,7 +25,7 @@ from orchestrator.cli.options import (
     TeacherModeOption,
     TeacherOption,
 )
-from orchestrator.cli.requests import SweepOptions, build_request, check_money
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request, check_money
 from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.teacher import teacher
+from orchestrator.cli.commands.teacher import teacher
 from search_spaces.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
+from orchestrator.cli.commands.training import queries_line
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
-from orchestrator.cli.requests import SweepOptions, build_request
-from orchestrator.cli.training import queries_line
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.events import Counts, FoldEvent, ProgressEvent
 from orchestrator.plan.fold_groups import FoldGroup
 from orchestrator.store.records import TrialRecord

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import run
-from orchestrator.cli.fetching import counters
+from orchestrator.cli.commands.fetching import counters
 from tests.trainables.data.archives import downloads, local_sources
 from tests.trainables.data.server import FileServer
 from trainables.data.sample import write_sample

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.app import app
-from orchestrator.cli.consoles import wide_console
+from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import (
     BenchmarkOption,
     ConfigOption,
@@ -37,7 +37,7 @@ from orchestrator.cli.options import (
     WallBudgetOption,
     WorkersOption,
 )
-from orchestrator.cli.requests import SweepOptions, build_request, check_money
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request, check_money
 from orchestrator.run_options import Limits
 from search_spaces.hyperparameters import Resources
 
