@@ -39,7 +39,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from search_spaces.benchmarks import PACS
-from tests.trainables.data.tiny_files import TASKS, write_tiny_files
+from tests.support.tiny_files import TASKS, write_tiny_files
 from trainables.data.batches import BatchStream
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
@@ -267,7 +267,7 @@ def bench_tiny_files(scratch: Path, num_files: int, tell: Tell = print) -> dict[
     write_tiny_files(root, num_files)
     found = {}
     for task in TASKS:
-        command = [sys.executable, "-m", "tests.trainables.data.tiny_files", str(root), task]
+        command = [sys.executable, "-m", "tests.support.tiny_files", str(root), task]
         facts = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         found[task] = facts
         tell(f"{task:15s} {facts['seconds']:8.3f} s, peak {facts['peak_mb']:6.0f} MiB, {facts['images']:,} images")

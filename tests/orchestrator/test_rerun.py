@@ -17,8 +17,8 @@ from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
 from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
-from tests.orchestrator.stub_sweep import STUB, run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
+from tests.support.stub_sweep import STUB, run_stub, stub_sweep
+from tests.support.stub_worker import starts
 from trainables.record import FoldFolder, write_json
 
 FEW = StageHyperparameters(num_steps=4, lr=1e-3)

@@ -22,9 +22,9 @@ from orchestrator.sweep import run_sweep
 from orchestrator.tracking.background import TrackingAwayError
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.heartbeats import quick_heartbeats
-from tests.orchestrator.stub_sweep import STUB, command, run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
+from tests.support.heartbeats import quick_heartbeats
+from tests.support.stub_sweep import STUB, command, run_stub, stub_sweep
+from tests.support.stub_worker import starts
 from trainables.leases import read_owner, this_process
 from trainables.record import write_json
 from trainables.threads import beside

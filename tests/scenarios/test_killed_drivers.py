@@ -15,9 +15,9 @@ from orchestrator.store.failures import read_attempts
 from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
 from tests.orchestrator.scheduler.test_control import eventually
-from tests.orchestrator.stub_sweep import command
-from tests.orchestrator.stub_worker import starts
 from tests.scenarios.test_stopped_trials import held
+from tests.support.stub_sweep import command
+from tests.support.stub_worker import starts
 from trainables.record import FoldFolder, write_json
 
 # Ray warns of its own settings when a trainer is built in this process.

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.store.failures import FoldAttempts
 from orchestrator.store.store import Store
 from tests.chaos.nodes import TwoNodes
-from tests.orchestrator.stub_worker import starts
+from tests.support.stub_worker import starts
 from trainables.record import write_json
 
 WAIT_S = 240.0
@@ -52,7 +52,7 @@ def sweep(out: Path, address: str, *, max_failures: int) -> subprocess.Popen[byt
             [
                 sys.executable,
                 "-m",
-                "tests.orchestrator.stub_sweep",
+                "tests.support.stub_sweep",
                 str(out),
                 json.dumps(FIELDS),
                 json.dumps(arguments),

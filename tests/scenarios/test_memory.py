@@ -13,9 +13,9 @@ from orchestrator.events import ProgressEvent
 from orchestrator.store.store import Store
 from orchestrator.train import train_one
 from tests.orchestrator.execution.test_nested import one_fold
-from tests.orchestrator.stub_sweep import STUB
-from tests.orchestrator.stub_worker import starts
 from tests.scenarios.test_lost_nodes import FIELDS, environment
+from tests.support.stub_sweep import STUB
+from tests.support.stub_worker import starts
 from trainables.record import write_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -26,7 +26,7 @@ def test_a_sweep_goes_on_with_half_the_batch_at_a_time(tmp_path: Path) -> None:
     out.mkdir()
     write_json(out / "BEHAVIOUR", {"memory": "line"})
     arguments = json.dumps({"max_failures": 0})
-    command = [sys.executable, "-m", "tests.orchestrator.stub_sweep", str(out), json.dumps(FIELDS), arguments]
+    command = [sys.executable, "-m", "tests.support.stub_sweep", str(out), json.dumps(FIELDS), arguments]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     store, pieces = Store(out), {}

@@ -12,8 +12,8 @@ from orchestrator.report.pruning_audit import audit
 from orchestrator.search.pruning import read_decisions
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import Resources
-from tests.orchestrator.stub_sweep import run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
+from tests.support.stub_sweep import run_stub, stub_sweep
+from tests.support.stub_worker import starts
 
 # Ray warns of its own settings when a trainer is built in this process.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from search_spaces.sweeps import Pruner
-from tests.orchestrator.pruned_searches import between_folds, inside_folds
+from tests.support.pruned_searches import between_folds, inside_folds
 
 
 @pytest.mark.parametrize(("pruner", "saved", "regret"), [("median", 0.2, 0.005), ("asha", 0.45, 0.015)])

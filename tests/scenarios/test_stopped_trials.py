@@ -21,11 +21,11 @@ from orchestrator.cli import run
 from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.execution.executors import DRIVER_RESOURCE, WorkerFunctions, nested_trainable
 from search_spaces.folds import Fold
-from tests.orchestrator import stub_worker
 from tests.orchestrator.execution.test_nested import one_fold
 from tests.orchestrator.scheduler.test_control import eventually
-from tests.orchestrator.stub_sweep import command
-from tests.orchestrator.stub_worker import starts
+from tests.support import stub_worker
+from tests.support.stub_sweep import command
+from tests.support.stub_worker import starts
 from trainables.jobs import job_from_mapping
 
 # Ray warns of its own settings when a trainer is built in this process.
@@ -44,7 +44,7 @@ SWEEP = {"trials": 3, "seeds": 1}
 FUNCTIONS = WorkerFunctions(
     run_job=f"{__name__}:run_job",
     torch_trainer=f"{__name__}:torch_trainer",
-    preflight="tests.orchestrator.stub_worker:preflight",
+    preflight="tests.support.stub_worker:preflight",
 )
 
 

@@ -22,9 +22,9 @@ from orchestrator.tracking.mlflow_tracker import Tracker
 from search_spaces.folds import Fold
 from search_spaces.sweeps import Sweep
 from tests.chaos.tracking_server import TrackingServer
-from tests.orchestrator.stub_sweep import started, stub_sweep
-from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.tracked_store import GROUP, START, group, small_sweep, spec, write_fold, write_trial
+from tests.support.stub_sweep import started, stub_sweep
+from tests.support.stub_worker import starts
+from tests.support.tracked_store import GROUP, START, group, small_sweep, spec, write_fold, write_trial
 from trainables.record import write_json
 
 FOLDS = 8
@@ -233,7 +233,7 @@ def test_a_server_that_is_down_for_the_whole_sweep_is_filled_in_afterwards(out: 
         server.wait_until_ready()
         write_json(out / "BEHAVIOUR", {"pause": 0.3})
         arguments = {"max_concurrent": 1, "address": "local", "tracking": server.uri}
-        command = [sys.executable, "-m", "tests.orchestrator.stub_sweep", str(out)]
+        command = [sys.executable, "-m", "tests.support.stub_sweep", str(out)]
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(
                 [*command, json.dumps(fields), json.dumps(arguments)], stdout=log, stderr=log, env=_environment()
@@ -260,7 +260,7 @@ def test_a_sweep_that_is_started_again_while_the_server_is_away_goes_on_and_is_c
     fields = {"trials": 1, "seeds": 1, "space": "paper"}
     server, log = TrackingServer(tmp_path / "server", _environment()), tmp_path / "log"
     arguments = {"max_concurrent": 1, "address": "local", "tracking": server.uri}
-    words = ["-m", "tests.orchestrator.stub_sweep", str(out), json.dumps(fields), json.dumps(arguments)]
+    words = ["-m", "tests.support.stub_sweep", str(out), json.dumps(fields), json.dumps(arguments)]
     try:
         server.wait_until_ready()
         write_json(out / "BEHAVIOUR", {"user": "flat/seed0", "pause": 0.3})

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from search_spaces.hyperparameters import StageHyperparameters, Swad
-from tests.heartbeats import quick_heartbeats
+from tests.support.heartbeats import quick_heartbeats
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
 from trainables.fitting.stage import TrainingDivergedError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.heartbeats import quick_heartbeats
+from tests.support.heartbeats import quick_heartbeats
 from trainables.leases import (
     STALE_S,
     Lease,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from search_spaces.errors import UserError
-from tests.object_stores import SECRET, LoopbackS3, loopback_s3
+from tests.support.object_stores import SECRET, LoopbackS3, loopback_s3
 from trainables.mirror import Mirror, MirrorLostError, is_small, open_mirror
 from trainables.object_storage import Storage, open_storage, parse_address
 

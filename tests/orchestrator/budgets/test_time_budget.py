@@ -28,8 +28,8 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
-from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.stub_worker import run_job
+from tests.support.stub_sweep import stub_sweep
+from tests.support.stub_worker import run_job
 from trainables.record import write_json
 
 

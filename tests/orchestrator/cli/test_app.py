@@ -22,8 +22,8 @@ from orchestrator.store.records import TrialRecord
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from tests.orchestrator.stub_sweep import run_stub
 from tests.support.repository import REPOSITORY
+from tests.support.stub_sweep import run_stub
 
 ENGINES = ("torch", "ray", "mlflow")
 

@@ -14,8 +14,8 @@ import yaml
 
 from orchestrator.cli import run
 from orchestrator.cli.commands.fetching import counters
-from tests.trainables.data.archives import downloads, local_sources
-from tests.trainables.data.server import FileServer
+from tests.support.archives import downloads, local_sources
+from tests.support.file_server import FileServer
 from trainables.data.sample import write_sample
 from trainables.data.sources import BenchmarkSources
 

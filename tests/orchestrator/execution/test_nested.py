@@ -23,8 +23,8 @@ from orchestrator.train import FoldFailedError, prepare_fold, train_one
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, Resources
-from tests.orchestrator.stub_sweep import STUB, run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
+from tests.support.stub_sweep import STUB, run_stub, stub_sweep
+from tests.support.stub_worker import starts
 from trainables.jobs import FoldJob
 from trainables.record import write_json
 
@@ -118,7 +118,7 @@ def test_a_nested_fold_that_is_stopped_early_gives_its_placement_group_back(tmp_
 @pytest.mark.timeout(180)
 def test_a_trainer_that_ends_with_its_last_report_still_on_the_way_is_heard_out(tmp_path: Path) -> None:
     config = {
-        "functions": {"torch_trainer": "tests.orchestrator.stub_worker:HastyTrainer"},
+        "functions": {"torch_trainer": "tests.support.stub_worker:HastyTrainer"},
         "storage_path": str(tmp_path),
         "key": "hasty",
         "job": "{}",

@@ -18,7 +18,7 @@ from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
-from tests.orchestrator.stub_sweep import stub_sweep
+from tests.support.stub_sweep import stub_sweep
 from trainables.record import write_json
 
 

@@ -8,7 +8,7 @@ from orchestrator.inspection.failure_summary import trouble_notes, troubles
 from orchestrator.inspection.status import sweep_status
 from orchestrator.store.failures import Attempt
 from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
-from tests.orchestrator.stub_sweep import stub_sweep
+from tests.support.stub_sweep import stub_sweep
 
 DIVERGED = (
     "TrainingDivergedError: the loss of stage distill is nan at step 60; the last good checkpoint is that of step 50"

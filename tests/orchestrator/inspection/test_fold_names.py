@@ -10,8 +10,8 @@ from orchestrator.inspection.fold_names import Known, known_folds
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.stub_worker import run_job
+from tests.support.stub_sweep import stub_sweep
+from tests.support.stub_worker import run_job
 
 
 @pytest.fixture(scope="module")

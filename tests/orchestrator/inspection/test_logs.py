@@ -16,8 +16,8 @@ from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.logs import LAST_LOSSES, fold_log, follow
 from orchestrator.store.failures import Attempt
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.stub_worker import run_job
+from tests.support.stub_sweep import stub_sweep
+from tests.support.stub_worker import run_job
 from trainables.leases import Lease, this_process
 
 CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no", details="Traceback\n  line\nRuntimeError: no\n")

@@ -17,7 +17,7 @@ from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.stub_sweep import stub_sweep
+from tests.support.stub_sweep import stub_sweep
 from trainables.leases import Lease, this_process
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.plan.gpu_share import GIB, GpuShare, ShareTeller, gpu_share
-from tests.orchestrator.stub_sweep import run_stub, stub_sweep
+from tests.support.stub_sweep import run_stub, stub_sweep
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
 from trainables.record import write_json
 

@@ -24,8 +24,8 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters
 from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.stub_worker import TEST_NUMBERS
+from tests.support.stub_sweep import stub_sweep
+from tests.support.stub_worker import TEST_NUMBERS
 from trainables.record import write_json
 
 MINE = Benchmark(

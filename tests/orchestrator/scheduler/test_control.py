@@ -18,8 +18,8 @@ from orchestrator.scheduler.control import ask, listening, read_request, wait_un
 from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.store.store import Store
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.stub_sweep import command, stub_sweep
-from tests.orchestrator.stub_worker import starts
+from tests.support.stub_sweep import command, stub_sweep
+from tests.support.stub_worker import starts
 from trainables.leases import Lease, this_process
 from trainables.record import write_json
 

@@ -24,8 +24,8 @@ from orchestrator.sweep import failed_folds, fold_group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
-from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.stub_worker import run_job, starts
+from tests.support.stub_sweep import stub_sweep
+from tests.support.stub_worker import run_job, starts
 from trainables.leases import Owner, this_process
 from trainables.record import write_json
 

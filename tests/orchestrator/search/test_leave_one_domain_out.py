@@ -29,9 +29,9 @@ from orchestrator.tracking.run_records import sweep_records
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.stub_sweep import stub_sweep
-from tests.orchestrator.stub_worker import starts
 from tests.support.repository import REPOSITORY
+from tests.support.stub_sweep import stub_sweep
+from tests.support.stub_worker import starts
 from trainables.data.open import open_benchmark
 from trainables.record import write_json
 
@@ -282,7 +282,7 @@ def test_permuted_test_labels_change_no_choice(tmp_path: Path) -> None:
 
 def run_permuted(bench: Bench, ticket: Any, domain: str) -> None:
     """Run a fold whose labels of a test domain are permuted: only its numbers about that domain differ."""
-    from tests.orchestrator.stub_worker import run_job
+    from tests.support.stub_worker import run_job
 
     run_job(bench.jobs.job(ticket.spec).to_mapping())
     folder = bench.store.fold(ticket.planned.key)

@@ -24,7 +24,7 @@ from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.stub_worker import surface
+from tests.support.stub_worker import surface
 from trainables.jobs import FoldJob
 from trainables.record import read_json, write_json
 

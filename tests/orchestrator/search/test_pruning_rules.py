@@ -15,7 +15,7 @@ from orchestrator.search.pruning_rules import (
     judge_curve,
     judge_overtaking,
 )
-from tests.orchestrator.pruned_searches import STOP_LEVEL, chance_searches
+from tests.support.pruned_searches import STOP_LEVEL, chance_searches
 
 
 def flat(value: float, until: int = 18) -> dict[int, float]:

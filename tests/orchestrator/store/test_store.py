@@ -13,7 +13,7 @@ from orchestrator.store.remembered import last_run
 from orchestrator.store.store import Store, group_slug
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from tests.orchestrator.stub_sweep import stub_sweep
+from tests.support.stub_sweep import stub_sweep
 from trainables.leases import Lease, this_process
 from trainables.record import write_json
 

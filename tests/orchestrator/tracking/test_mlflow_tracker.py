@@ -20,7 +20,7 @@ from orchestrator.tracking.mlflow_tracker import Tracker
 from orchestrator.tracking.mlflow_ui import free_port, mlflow_server
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep
-from tests.orchestrator.tracked_store import (
+from tests.support.tracked_store import (
     GROUP,
     START,
     finished_store,

@@ -16,8 +16,8 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.tracking.mlflow_ui import HOST, free_port, mlflow_server
 from search_spaces.errors import UserError
-from tests.orchestrator.tracked_store import finished_store
 from tests.support.repository import REPOSITORY
+from tests.support.tracked_store import finished_store
 
 
 def refuses(port: int) -> bool:

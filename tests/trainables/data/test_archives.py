@@ -17,7 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from search_spaces.errors import UserError
-from tests.trainables.data.archives import tarred
+from tests.support.archives import tarred
 from trainables.data.archives import ArchiveError, is_archive, unpack
 from trainables.data.parquet import bounded_batches
 

@@ -15,8 +15,8 @@ import pytest
 
 from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
-from tests.trainables.data.archives import downloads, local_sources, tarred
-from tests.trainables.data.server import FileServer
+from tests.support.archives import downloads, local_sources, tarred
+from tests.support.file_server import FileServer
 from trainables.data import arrivals
 from trainables.data.fetch import FetchSettings, fetch
 from trainables.data.receipt import receipt_notes

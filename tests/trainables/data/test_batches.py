@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from search_spaces.errors import UserError
-from tests.trainables.data.folders import tiny_benchmark, write_tiny
+from tests.support.folders import tiny_benchmark, write_tiny
 from trainables.data.batches import Batch, BatchStream, evaluation_batches, image_id_offsets
 from trainables.data.choices import live_view_seed, step_choices, stored_view_seed
 from trainables.data.images import ImageSource

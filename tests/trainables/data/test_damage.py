@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
-from tests.trainables.data.folders import encoded
-from tests.trainables.data.look_alikes import variants_to_write, write_counts
+from tests.support.folders import encoded
+from tests.support.look_alikes import variants_to_write, write_counts
 from trainables.data.variants import Variant
 from trainables.data.verify import Verification, verify
 

@@ -20,9 +20,9 @@ import pytest
 
 from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
+from tests.support.archives import downloads, hub_parquet, local_sources, tarred
+from tests.support.file_server import FileServer
 from tests.support.repository import REPOSITORY
-from tests.trainables.data.archives import downloads, hub_parquet, local_sources, tarred
-from tests.trainables.data.server import FileServer
 from trainables.data.fetch import FetchSettings, fetch
 from trainables.data.open import open_benchmark
 from trainables.data.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
@@ -498,7 +498,7 @@ def test_a_parquet_with_original_paths_keeps_their_names(tmp_path: Path) -> None
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    from tests.trainables.data.folders import encoded, tiny_benchmark
+    from tests.support.folders import encoded, tiny_benchmark
     from trainables.data.assemble import Assembly, run_step
 
     rows = {

@@ -22,8 +22,8 @@ from PIL import Image
 
 from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
-from tests.trainables.data.archives import downloads, local_sources
-from tests.trainables.data.server import FileServer
+from tests.support.archives import downloads, local_sources
+from tests.support.file_server import FileServer
 from trainables.data import arrivals, assemble, fetch, receipt
 from trainables.data.fetch import FetchSettings
 from trainables.data.sources import BenchmarkSources

@@ -13,7 +13,7 @@ from PIL import Image
 
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
-from tests.trainables.data.folders import encoded
+from tests.support.folders import encoded
 from trainables.data.images import CachedSource, cached, decode, problem_of
 from trainables.data.open import open_benchmark
 

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.errors import UserError
-from tests.trainables.data.folders import CLASSES, DOMAINS, encoded, tiny_benchmark, write_tiny
+from tests.support.folders import CLASSES, DOMAINS, encoded, tiny_benchmark, write_tiny
 from trainables.data.folder import FolderSource
 from trainables.data.images import ImageSource
 from trainables.data.manifest import ManifestRow, manifest_hash

@@ -18,8 +18,8 @@ from pyarrow import fs
 from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from tests.trainables.data.folders import DOMAINS, encoded, tiny_benchmark, write_tiny
-from tests.trainables.data.server import FileServer
+from tests.support.file_server import FileServer
+from tests.support.folders import DOMAINS, encoded, tiny_benchmark, write_tiny
 from trainables.data.batches import BatchStream, evaluation_batches
 from trainables.data.images import ImageSource
 from trainables.data.open import benchmark_from_folder, find_unreadable, locate, open_benchmark, resolve_benchmark

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import UserError
+from tests.support.file_server import FileServer
 from tests.support.repository import REPOSITORY
-from tests.trainables.data.server import FileServer
 from trainables.data import transports
 from trainables.data.http_transport import MirrorError
 from trainables.data.sources import Mirror, RemoteFile

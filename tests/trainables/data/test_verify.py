@@ -12,8 +12,8 @@ import pytest
 
 from search_spaces.benchmarks import BENCHMARKS, PACS, VLCS, Benchmark
 from search_spaces.errors import UserError
-from tests.trainables.data.folders import tiny_benchmark, write_tiny
-from tests.trainables.data.look_alikes import write_counts
+from tests.support.folders import tiny_benchmark, write_tiny
+from tests.support.look_alikes import write_counts
 from trainables.data.open import benchmark_from_folder, open_benchmark
 from trainables.data.pack import pack
 from trainables.data.sample import write_sample

@@ -10,8 +10,8 @@ from pyarrow import fs
 
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
-from tests.trainables.data.folders import encoded, tiny_benchmark, write_tiny
-from tests.trainables.data.server import FileServer
+from tests.support.file_server import FileServer
+from tests.support.folders import encoded, tiny_benchmark, write_tiny
 from trainables.data.folder import FolderSource
 from trainables.data.open import find_unreadable, open_benchmark
 from trainables.data.pack import PackSettings, pack

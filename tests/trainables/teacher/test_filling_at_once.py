@@ -9,7 +9,7 @@ import pytest
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.trainables.teacher.slow_vendor import SlowVendor, slow_vendor
+from tests.support.slow_vendor import SlowVendor, slow_vendor
 from tests.trainables.teacher.test_store import KEY, SOURCE_ROWS, Drawn
 from trainables.fingerprints import teacher_fingerprint
 from trainables.teacher.checking import verify

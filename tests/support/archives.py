@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from search_spaces.benchmarks import BENCHMARKS
-from tests.trainables.data.server import FileServer
+from tests.support.file_server import FileServer
 from trainables.data.sample import write_sample
 from trainables.data.sources import BenchmarkSources, Mirror, RemoteFile, Route, sources_of
 

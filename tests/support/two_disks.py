@@ -1,6 +1,6 @@
 """A Ray cluster of two nodes on this machine that share no mirror; every fold runs on the second one.
 
-python -m tests.orchestrator.two_disks SECOND    prints the address; mirrors of the second node lie in SECOND; the end
+python -m tests.support.two_disks SECOND    prints the address; mirrors of the second node lie in SECOND; the end
                                                  of stdin ends the cluster
 """
 
@@ -21,7 +21,7 @@ def two_disks(mirrors: Path, log: Path) -> Iterator[str]:
     """Run the cluster as a process of its own; yields its address."""
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.orchestrator.two_disks", str(mirrors)],
+            [sys.executable, "-m", "tests.support.two_disks", str(mirrors)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

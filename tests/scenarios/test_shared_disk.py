@@ -19,8 +19,8 @@ from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_control import eventually
-from tests.orchestrator.stub_sweep import run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
+from tests.support.stub_sweep import run_stub, stub_sweep
+from tests.support.stub_worker import starts
 from trainables.record import write_json
 
 OTHER_ROOT = ("unshare", "--user", "--map-root-user", "--mount")

@@ -21,7 +21,7 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.orchestrator.killed_command import finished, killed_at
+from tests.support.killed_command import finished, killed_at
 from trainables.data.sample import write_sample
 from trainables.teacher.clip import OpenClipTeacher
 from trainables.teacher.ledger import query_counts

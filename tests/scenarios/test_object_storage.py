@@ -21,10 +21,10 @@ from orchestrator.store.records import PlannedFold
 from orchestrator.store.remote.lease import LEASE_NAME, StorageLease
 from orchestrator.store.store import Store
 from tests.chaos.sweeps import TINY
-from tests.object_stores import SECRET, LoopbackS3, loopback_s3
-from tests.orchestrator.stub_sweep import run_stub, started, stub_sweep
-from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.two_disks import two_disks
+from tests.support.object_stores import SECRET, LoopbackS3, loopback_s3
+from tests.support.stub_sweep import run_stub, started, stub_sweep
+from tests.support.stub_worker import starts
+from tests.support.two_disks import two_disks
 from trainables.leases import LeaseHeldError, living_owner_of, this_process
 from trainables.object_storage import open_storage
 from trainables.record import write_json
@@ -86,7 +86,7 @@ def tables(address: str) -> Any:
 
 def stub_command(address: str, log: Path) -> subprocess.Popen[bytes]:
     texts = (address, json.dumps(FIELDS), json.dumps(ARGUMENTS))
-    return started(log, sys.executable, "-m", "tests.orchestrator.stub_sweep", *texts)
+    return started(log, sys.executable, "-m", "tests.support.stub_sweep", *texts)
 
 
 def orchestrate(log: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -1,6 +1,6 @@
 """Runs a sweep of stub folds over the packaged icons: as a function, or as a command that a test can kill.
 
-python -m tests.orchestrator.stub_sweep OUT '{"trials": 3}' '{"max_concurrent": 1}' [STORE]
+python -m tests.support.stub_sweep OUT '{"trials": 3}' '{"max_concurrent": 1}' [STORE]
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 
 STUB = WorkerFunctions(
-    run_job="tests.orchestrator.stub_worker:run_job",
-    torch_trainer="tests.orchestrator.stub_worker:torch_trainer",
-    preflight="tests.orchestrator.stub_worker:preflight",
+    run_job="tests.support.stub_worker:run_job",
+    torch_trainer="tests.support.stub_worker:torch_trainer",
+    preflight="tests.support.stub_worker:preflight",
 )
 
 
@@ -58,7 +58,7 @@ def command(
 ) -> subprocess.Popen[bytes]:
     """The stub sweep as a process of its own, its log beside `out`; with its folds in `shared` where that is given."""
     texts = [str(out), json.dumps(fields), json.dumps(arguments), *([] if shared is None else [str(shared)])]
-    return started(out.with_name(f"{out.name}.log"), sys.executable, "-m", "tests.orchestrator.stub_sweep", *texts)
+    return started(out.with_name(f"{out.name}.log"), sys.executable, "-m", "tests.support.stub_sweep", *texts)
 
 
 def started(log: Path, *words: str) -> subprocess.Popen[bytes]:

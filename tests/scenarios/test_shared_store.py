@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.report.report import build_report
 from orchestrator.store.store import Store
-from tests.orchestrator.stub_sweep import command
-from tests.orchestrator.stub_worker import starts
+from tests.support.stub_sweep import command
+from tests.support.stub_worker import starts
 from trainables.record import write_json
 
 FIELDS: dict[str, Any] = {"methods": ["vl2v_adip"], "space": "demo", "trials": 2, "seeds": 2}

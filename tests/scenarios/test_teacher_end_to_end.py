@@ -16,8 +16,8 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import fold_spec_from_mapping
-from tests.orchestrator.killed_command import killed_at
-from tests.orchestrator.teacher_process import NAME, TOKEN, served
+from tests.support.killed_command import killed_at
+from tests.support.teacher_process import NAME, TOKEN, served
 from trainables.data.open import resolve_benchmark
 from trainables.data.sample import write_sample
 from trainables.fingerprints import teacher_fingerprint

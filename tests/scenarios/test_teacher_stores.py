@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from tests.trainables.teacher.slow_vendor import slow_vendor
+from tests.support.slow_vendor import slow_vendor
 
 
 @pytest.mark.slow
