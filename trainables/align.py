@@ -77,8 +77,8 @@ def _read(shared: FoldFolder) -> StageOutcome | None:
 def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[Lease | None]:
     """Processes that want the same folder take turns, on one machine and between those that share a file system.
 
-    Yields the lease, to the first worker of a group. The last guard only: who hands folds out (`orchestrator.store.leases`)
-    does not let anybody wait here for long.
+    Yields the lease, to the first worker of a group. The last guard only: who hands folds out
+    (`orchestrator.store.leases`) does not let anybody wait here for long.
     """
     if not workers.is_first:
         yield None

@@ -1,8 +1,8 @@
 """Budgets at work: what may start, so that what is started can be finished and tables have whole rows.
 
 Queries are decided on by upper bounds (`orchestrator.budgets.query_admission`), time and money by forecasts
-(`orchestrator.budgets.time_admission`). A budget is no part of a sweep's identity: raise it, run the same command again, and
-the sweep goes on.
+(`orchestrator.budgets.time_admission`). A budget is no part of a sweep's identity: raise it and run the same command
+to resume.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the store's finished folds measured, on the source side and on the test domain: the report's raw material.
 
 Only the report reads this, for only the report opens `test.json`. Selection `oracle` looks at test-domain numbers; it
-is computed only when asked for and labelled wherever it is printed. The other two choose in `orchestrator.search.choices`.
+is computed only when asked for and labelled wherever it is printed. The other two choose
+in `orchestrator.search.choices`.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
     OUT/run.json                       where and with what the sweep last ran (`orchestrator.store.remembered`)
-    OUT/request.json                   a stop or cancel that was asked of who is at work (`orchestrator.scheduler.control`)
+    OUT/request.json                   a stop or cancel that was asked of who is at work (`scheduler.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
-    OUT/arrivals.jsonl                 finished folds as they were first seen (`orchestrator.tracking.fold_order`); append-only
+    OUT/arrivals.jsonl                 finished folds as they were first seen (`tracking.fold_order`); append-only
     OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.budgets.promises`)
     OUT/store.json                     where STORE is, when it is not OUT itself
 

@@ -1,6 +1,7 @@
 """What is asked of an MLflow server: whether it is there, a client, a sweep's runs, errors of one kind.
 
-With `orchestrator.tracking.mlflow_tracker` the only file that imports mlflow, and only inside functions: the import takes two seconds.
+With `orchestrator.tracking.mlflow_tracker` the only file that imports mlflow, and only inside functions: the import
+takes two seconds.
 """
 
 from __future__ import annotations

@@ -127,8 +127,8 @@ def show_report(
     as_json: bool = False,
 ) -> None:
     """Write the report's files and print its tables, or its JSON."""
+    from orchestrator.report import formats as report_formats
     from orchestrator.report.report import build_report
-    from orchestrator.report.report import formats as report_formats
 
     made = build_report(
         store, selection=cast("Selection | None", selection), allow_mixed=allow_mixed, price_per_1000=price_per_1000
