@@ -9,8 +9,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.budgets.budgets import Budgets
 from orchestrator.budgets.remaining_need import remaining_need
-from orchestrator.budgets.time_budget import Budgets
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
 from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor
