@@ -24,8 +24,8 @@ from pathlib import Path
 
 from search_spaces.configuration import from_mapping
 from trainables.half_files import aside_of
+from trainables.json_files import read_json
 from trainables.processes import process_started, this_machine
-from trainables.record import read_json
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0

@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 from orchestrator.store.store import Store
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
+from trainables.json_files import read_json, write_json
 from trainables.leases import Owner
-from trainables.record import read_json, write_json
 from trainables.threads import beside
 
 POLL_S = 0.5

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from search_spaces.errors import UserError
-from trainables.record import FoldFolder, read_record, write_json
+from trainables.json_files import read_record, write_json
+from trainables.record import FoldFolder
 
 FailureKind = Literal[
     "user", "budget", "overtaken", "out_of_memory", "lost_node", "lost", "crash", "diverged", "no_metric"

@@ -48,10 +48,11 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec
 from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
 from trainables.half_files import aside_of
+from trainables.json_files import read_json, read_record, write_json
 from trainables.json_lines import append_lines, read_lines
 from trainables.leases import clear_dead, living_owner_of
 from trainables.object_storage import is_address, parse_address
-from trainables.record import FoldFolder, read_json, read_record, write_json
+from trainables.record import FoldFolder
 
 FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
 

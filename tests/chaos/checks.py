@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 
 from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.store.store import Store
-from trainables.record import FoldFolder, read_json
+from trainables.json_files import read_json
+from trainables.record import FoldFolder
 
 TIMES = frozenset({"time", "seconds", "started", "finished"})
 ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "unconfirmed", "price")

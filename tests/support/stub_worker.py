@@ -22,8 +22,9 @@ from typing import Any
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from trainables.jobs import FoldJob, job_from_mapping
+from trainables.json_files import read_json, write_json
 from trainables.leases import LeaseLostError
-from trainables.record import FoldFolder, read_json, write_json
+from trainables.record import FoldFolder
 
 TEST_NUMBERS = ("accuracy", "balanced_accuracy", "out_accuracy")
 

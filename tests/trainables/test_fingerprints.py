@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import UserError
-from trainables.fingerprints import student_fingerprint, teacher_fingerprint
+from trainables.fingerprints import teacher_fingerprint
+from trainables.student.fingerprint import student_fingerprint
 
 
 def test_a_file_counts_by_content_and_not_by_path(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from trainables import half_files
 from trainables.half_files import ELSEWHERE_S, aside_of, remove_abandoned
-from trainables.record import FoldFolder, write_json
+from trainables.json_files import write_json
+from trainables.record import FoldFolder
 
 WRITER = """
 import sys, time

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.heartbeats import quick_heartbeats
+from trainables.json_files import write_json
 from trainables.leases import (
     STALE_S,
     Lease,
@@ -26,7 +27,6 @@ from trainables.leases import (
     this_process,
 )
 from trainables.processes import this_machine
-from trainables.record import write_json
 
 
 def test_a_second_owner_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from search_spaces.hyperparameters import Hyperparameters, Resources
 from tests.support.stub_sweep import STUB, run_stub, stub_sweep
 from tests.support.stub_worker import starts
 from trainables.jobs import FoldJob
-from trainables.record import write_json
+from trainables.json_files import write_json
 
 # Ray warns of its own settings when a trainer is built in this process.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -20,8 +20,8 @@ from orchestrator.store.store import Store
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import command, stub_sweep
 from tests.support.stub_worker import starts
+from trainables.json_files import write_json
 from trainables.leases import Lease, this_process
-from trainables.record import write_json
 
 
 def eventually(true: object, seconds: float = 5.0) -> bool:

@@ -33,7 +33,7 @@ from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import starts
 from trainables.data.open import open_benchmark
-from trainables.record import write_json
+from trainables.json_files import write_json
 
 DOMAINS = ("clipart", "flat", "line", "render3d")
 

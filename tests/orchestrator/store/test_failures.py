@@ -18,8 +18,9 @@ from orchestrator.store.failures import (
     record_attempt,
 )
 from search_spaces.errors import UserError
+from trainables.json_files import DamagedFileError
 from trainables.leases import LeaseLostError
-from trainables.record import DamagedFileError, FoldFolder
+from trainables.record import FoldFolder
 
 
 class TrainingDivergedError(RuntimeError):
