@@ -145,7 +145,7 @@ def check_disk(out: Path) -> Iterator[Finding]:
 def check_tracking(out: Path) -> Iterator[Finding]:
     """Whether a tracking server answers; a local file needs no server."""
     from orchestrator.tracking.mlflow_client import check_reachable, default_uri
-    from trainables.redaction import redact
+    from trainables.storage.redaction import redact
 
     uri = default_uri(out)
     try:

@@ -16,8 +16,8 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, check_teacher_mode
 from trainables.fingerprints import teacher_fingerprint
+from trainables.storage.background_threads import beside
 from trainables.teacher.embedding import EmbeddingJob, embed, embedding_status
-from trainables.threads import beside
 
 LOOK_S = 0.5
 

@@ -21,7 +21,7 @@ from orchestrator.train import check_budget, train_one
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 Match = Literal["identical", "different", "nothing to compare"]
 

@@ -46,7 +46,7 @@ from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Resources
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
-from trainables.leases import Owner
+from trainables.storage.leases import Owner
 from trainables.teacher.ledger import BudgetReached
 
 

@@ -41,10 +41,10 @@ from search_spaces.hyperparameters import Hyperparameters, Resources
 from search_spaces.methods import method_facts
 from trainables.data.open import open_benchmark, resolve_benchmark
 from trainables.jobs import FoldJob
-from trainables.leases import Lease, LeaseHeldError, this_process
-from trainables.record import FoldFolder
+from trainables.storage.background_threads import beside
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.leases import Lease, LeaseHeldError, this_process
 from trainables.teacher.ledger import BudgetReached, reserved_queries
-from trainables.threads import beside
 
 FOLLOW_S = 0.5
 FETCH_S = 2.0

@@ -61,7 +61,7 @@ HEAVY = (
 
 LIGHT_TRAINABLES = (
     "trainables.jobs",
-    "trainables.record",
+    "trainables.storage.fold_folder",
     "trainables.data.open",
     "trainables.data.sample",
     "trainables.data.splits",
@@ -87,7 +87,7 @@ LARGE_CLASSES = {
     "orchestrator/search/group_search.py:GroupAgenda",
     "orchestrator/store/remote/mirrors.py:StoreMirrors",
     "orchestrator/store/store.py:Store",
-    "trainables/mirror.py:Mirror",
+    "trainables/storage/mirror.py:Mirror",
     "trainables/parts.py:FoldParts",
 }
 LONG_SIGNATURES = {

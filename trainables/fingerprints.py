@@ -6,7 +6,7 @@ Two runs that read the same weights share a fingerprint wherever the files lie; 
 from __future__ import annotations
 
 from search_spaces.hyperparameters import content_key
-from trainables.checksums import file_sha256
+from trainables.storage.checksums import file_sha256
 from trainables.teacher.names import parse_open_clip, teacher_kind
 
 

@@ -19,10 +19,10 @@ from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
-from trainables.json_files import write_json
 from trainables.methods.recipes import Stage
 from trainables.parts import FoldParts, Gather, Report, Scores, nothing_to_gather
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 from trainables.student.model import Student
 from trainables.student.storage import save_student
 from trainables.teacher.ledger import QueryLedger, query_counts

@@ -20,7 +20,7 @@ from search_spaces.methods import method_facts
 from search_spaces.schedule import stage_steps
 from trainables.data.images import ImageSource
 from trainables.data.open import open_benchmark
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 if TYPE_CHECKING:
     from orchestrator.search.group_search import GroupAgenda

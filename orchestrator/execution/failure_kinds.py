@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.store.failures import Attempt, FailureKind
 from search_spaces.errors import UserError
-from trainables.json_files import DamagedFileError
-from trainables.leases import LeaseLostError
+from trainables.storage.json_files import DamagedFileError
+from trainables.storage.leases import LeaseLostError
 from trainables.teacher.ledger import BudgetReached
 
 PRECEDENCE: tuple[FailureKind, ...] = (

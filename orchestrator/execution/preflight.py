@@ -17,8 +17,8 @@ from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.open import check_readable, open_benchmark, resolve_benchmark
-from trainables.half_files import aside_of
-from trainables.json_files import read_json, write_json
+from trainables.storage.atomic_files import aside_of
+from trainables.storage.json_files import read_json, write_json
 
 CHECKING = "checking that teacher and student can be built and fit together"
 

@@ -27,8 +27,8 @@ from orchestrator.search.pruning import Decision
 from orchestrator.store.failures import Attempt
 from search_spaces.configuration import from_mapping
 from search_spaces.methods import method_facts
-from trainables.object_storage import reason
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.object_storage import reason
 
 
 class SearchStopper(Stopper):

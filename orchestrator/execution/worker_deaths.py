@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.execution.failure_kinds import SAID, kind_of_death
 from orchestrator.store.failures import Attempt, FailureKind
-from trainables.threads import beside
+from trainables.storage.background_threads import beside
 
 VERDICT_S = 5.0
 """How long Ray is given to tell of a dead actor; the raylet beside a dead process does so within a second."""

@@ -14,7 +14,7 @@ from orchestrator.inspection.fold_names import KnownFold
 from orchestrator.store.failures import Attempt
 from orchestrator.store.store import FoldState, Store
 from search_spaces.methods import method_facts
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 LAST_LOSSES = 5
 """Losses shown of each stage."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.store.store import Store
-from trainables.json_files import read_json
+from trainables.storage.json_files import read_json
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 

@@ -16,7 +16,7 @@ from orchestrator.report.report import BenchmarkTable, Report, Row
 from orchestrator.store.store import Store
 from search_spaces.claims import PAPER_STUDENT
 from search_spaces.methods import method_facts
-from trainables.json_files import write_atomically
+from trainables.storage.json_files import write_atomically
 
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}

@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 from orchestrator.store.store import Store
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
-from trainables.json_files import read_json, write_json
-from trainables.leases import Owner
-from trainables.threads import beside
+from trainables.storage.background_threads import beside
+from trainables.storage.json_files import read_json, write_json
+from trainables.storage.leases import Owner
 
 POLL_S = 0.5
 """How often a running sweep looks, and a command that waits for its end."""

@@ -22,7 +22,7 @@ from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
-from trainables.leases import Owner, clear_dead
+from trainables.storage.leases import Owner, clear_dead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from search_spaces.errors import UserError
-from trainables.json_files import read_record, write_json
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_record, write_json
 
 FailureKind = Literal[
     "user", "budget", "overtaken", "out_of_memory", "lost_node", "lost", "crash", "diverged", "no_metric"

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.store.failures import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.store import Store
-from trainables.leases import Owner, this_process
+from trainables.storage.leases import Owner, this_process
 
 
 class FoldStates:

@@ -1,7 +1,7 @@
 """What one sweep holds: its own folder, the folds that it has handed out, and the Align stages that they run.
 
 A fold that a living owner holds is left alone and looked at again later; a dead owner's is taken over and goes on from
-its checkpoint. The leases themselves are `trainables.leases`; the workers' own are a second guard below these.
+its checkpoint. The leases themselves are `trainables.storage.leases`; the workers' own are a second guard below these.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from orchestrator.store.store import Store
 from orchestrator.store.sync import at_work
 from search_spaces.errors import UserError
-from trainables.half_files import remove_abandoned
-from trainables.leases import Lease, LeaseHeldError, Owner, this_process
-from trainables.record import FoldFolder
+from trainables.storage.atomic_files import remove_abandoned
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.leases import Lease, LeaseHeldError, Owner, this_process
 
 LOOK_AGAIN_S = 2.0
 """How long a folder that somebody else holds is left alone."""

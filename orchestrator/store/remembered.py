@@ -10,7 +10,7 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from trainables.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 
 def remember_run(store: Store, run: LastRun) -> None:

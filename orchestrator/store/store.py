@@ -2,7 +2,7 @@
 
     OUT/sweep.json                     what is asked for: the sweep, its fold groups, the data manifests
     OUT/lease.json                     who is at work here, with a heartbeat
-    STORE/folds/KEY/                   a fold's files (`trainables.record.FoldFolder`), error.json when it went wrong,
+    STORE/folds/KEY/                   a fold's files (`trainables.storage.fold_folder.FoldFolder`), error.json when it went wrong,
                                        pruned.json when a sweep gave it up
     STORE/aligns/KEY/                  an Align stage that folds share
     STORE/embeddings/KEY/              the teacher's answers (`trainables.teacher.store`)
@@ -47,12 +47,12 @@ from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import TRAINER_VERSION, FoldSpec
 from search_spaces.sweeps import Sweep, SweepSelection, sweep_from_mapping
-from trainables.half_files import aside_of
-from trainables.json_files import read_json, read_record, write_json
-from trainables.json_lines import append_lines, read_lines
-from trainables.leases import clear_dead, living_owner_of
-from trainables.object_storage import is_address, parse_address
-from trainables.record import FoldFolder
+from trainables.storage.atomic_files import aside_of
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_json, read_record, write_json
+from trainables.storage.json_lines import append_lines, read_lines
+from trainables.storage.leases import clear_dead, living_owner_of
+from trainables.storage.object_storage import is_address, parse_address
 
 FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
 

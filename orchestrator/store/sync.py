@@ -15,7 +15,7 @@ from orchestrator.store.remote.lease import StorageLease
 from orchestrator.store.remote.mirrors import FOLLOW_S, repeated
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
-from trainables.leases import Owner
+from trainables.storage.leases import Owner
 
 LEDGER_S = 30.0
 """Between two looks for what the workers' ledgers say: there may be many thousands of files."""

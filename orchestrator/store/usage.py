@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from search_spaces.configuration import from_mapping
-from trainables.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 LOOK_S = 0.5
 """How often the running folds are counted."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 SUMMARY = "source_validation_accuracy"
 """The metric that every run has: mean source validation accuracy, a fraction."""

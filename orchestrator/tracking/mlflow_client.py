@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.tracking.background import TrackingAwayError
 from search_spaces.errors import UserError, first_line
-from trainables.redaction import redact
+from trainables.storage.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

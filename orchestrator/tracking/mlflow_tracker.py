@@ -35,9 +35,9 @@ from orchestrator.tracking.mlflow_client import (
 from orchestrator.tracking.provenance import environment, git_state
 from orchestrator.tracking.run_records import RunRecord, sweep_records
 from search_spaces.errors import UserError
-from trainables.json_files import write_json
-from trainables.leases import Lease, this_process
-from trainables.redaction import redact, redacted
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import Lease, this_process
+from trainables.storage.redaction import redact, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from orchestrator.tracking.mlflow_client import TrackingError, default_uri
 from orchestrator.tracking.mlflow_tracker import Tracker
 from search_spaces.errors import UserError
-from trainables.redaction import redact
+from trainables.storage.redaction import redact
 
 if TYPE_CHECKING:
     from orchestrator.store.store import Store

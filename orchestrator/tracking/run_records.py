@@ -27,8 +27,8 @@ from orchestrator.tracking.metric_points import (
 from search_spaces.configuration import flat
 from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
-from trainables.json_files import read_json
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_json
 
 if TYPE_CHECKING:
     from orchestrator.store.records import GroupRecord

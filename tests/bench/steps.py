@@ -30,7 +30,7 @@ from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit
 from trainables.fitting.workers import Workers
 from trainables.methods.recipes import METHODS, Stage
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.student.model import Student, build_student
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher, class_texts

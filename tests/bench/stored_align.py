@@ -24,7 +24,7 @@ from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit
 from trainables.methods.recipes import Stage
 from trainables.parts import FoldParts
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.teacher.ledger import query_counts
 
 LR = 5e-5

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.store.store import Store
-from trainables.json_files import read_json
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_json
 
 TIMES = frozenset({"time", "seconds", "started", "finished"})
 ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "unconfirmed", "price")

@@ -19,8 +19,8 @@ from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
 from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
 from tests.support.stub_sweep import STUB, run_stub, stub_sweep
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 
 FEW = StageHyperparameters(num_steps=4, lr=1e-3)
 NAME = "icons/line/seed0"

@@ -25,9 +25,9 @@ from search_spaces.hyperparameters import Resources
 from tests.support.heartbeats import quick_heartbeats
 from tests.support.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
-from trainables.leases import read_owner, this_process
-from trainables.threads import beside
+from trainables.storage.background_threads import beside
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import read_owner, this_process
 
 
 class Tracked:

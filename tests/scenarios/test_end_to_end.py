@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.data.sample import write_sample
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 TINY = (
     "student=test_byobnet",

@@ -18,8 +18,8 @@ from tests.orchestrator.scheduler.test_control import eventually
 from tests.scenarios.test_stopped_trials import held
 from tests.support.stub_sweep import command
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 
 # Ray warns of its own settings when a trainer is built in this process.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

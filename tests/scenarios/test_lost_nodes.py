@@ -18,7 +18,7 @@ from orchestrator.store.failures import FoldAttempts
 from orchestrator.store.store import Store
 from tests.chaos.nodes import TwoNodes
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 WAIT_S = 240.0
 FIELDS = {"trials": 1, "seeds": 1, "space": "paper"}

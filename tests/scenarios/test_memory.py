@@ -16,7 +16,7 @@ from tests.orchestrator.execution.test_nested import one_fold
 from tests.scenarios.test_lost_nodes import FIELDS, environment
 from tests.support.stub_sweep import STUB
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

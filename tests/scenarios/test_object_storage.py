@@ -25,9 +25,9 @@ from tests.support.object_stores import SECRET, LoopbackS3, loopback_s3
 from tests.support.stub_sweep import run_stub, started, stub_sweep
 from tests.support.stub_worker import starts
 from tests.support.two_disks import two_disks
-from trainables.json_files import write_json
-from trainables.leases import LeaseHeldError, living_owner_of, this_process
-from trainables.object_storage import open_storage
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import LeaseHeldError, living_owner_of, this_process
+from trainables.storage.object_storage import open_storage
 
 FIELDS: dict[str, Any] = {"methods": ["vl2v_adip"], "space": "demo", "trials": 1, "seeds": 1}
 PROGRAM = str(Path(sys.executable).with_name("vl2v-orchestrate"))

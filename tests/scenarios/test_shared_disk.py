@@ -21,7 +21,7 @@ from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_control import eventually
 from tests.support.stub_sweep import run_stub, stub_sweep
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 OTHER_ROOT = ("unshare", "--user", "--map-root-user", "--mount")
 START_S = 120.0

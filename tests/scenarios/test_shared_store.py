@@ -17,7 +17,7 @@ from orchestrator.report.report import build_report
 from orchestrator.store.store import Store
 from tests.support.stub_sweep import command
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 FIELDS: dict[str, Any] = {"methods": ["vl2v_adip"], "space": "demo", "trials": 2, "seeds": 2}
 ARGUMENTS: dict[str, Any] = {"max_concurrent": 1, "address": "local"}

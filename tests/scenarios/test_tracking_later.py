@@ -25,7 +25,7 @@ from tests.chaos.tracking_server import TrackingServer
 from tests.support.stub_sweep import started, stub_sweep
 from tests.support.stub_worker import starts
 from tests.support.tracked_store import GROUP, START, group, small_sweep, spec, write_fold, write_trial
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 FOLDS = 8
 

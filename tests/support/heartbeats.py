@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import trainables.leases
+import trainables.storage.leases
 
 
 def quick_heartbeats(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -12,5 +12,5 @@ def quick_heartbeats(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
     A heart of their own beats for them: the process's own may be waiting for a lease that another test never gave back.
     """
-    monkeypatch.setattr(trainables.leases, "HEARTBEAT_S", seconds)
-    monkeypatch.setattr(trainables.leases, "_heart", trainables.leases._Heart())
+    monkeypatch.setattr(trainables.storage.leases, "HEARTBEAT_S", seconds)
+    monkeypatch.setattr(trainables.storage.leases, "_heart", trainables.storage.leases._Heart())

@@ -22,9 +22,9 @@ from typing import Any
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from trainables.jobs import FoldJob, job_from_mapping
-from trainables.json_files import read_json, write_json
-from trainables.leases import LeaseLostError
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_json, write_json
+from trainables.storage.leases import LeaseLostError
 
 TEST_NUMBERS = ("accuracy", "balanced_accuracy", "out_accuracy")
 

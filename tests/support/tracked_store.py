@@ -10,7 +10,7 @@ from orchestrator.store.store import Store
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 GROUP = "icons/vl2v_adip/line"
 START = 1_800_000_000.0

@@ -20,9 +20,9 @@ from trainables.data.open import open_benchmark
 from trainables.fitting.stage import TrainingDivergedError
 from trainables.fold import run_fold
 from trainables.jobs import FoldJob
-from trainables.json_files import write_json
-from trainables.leases import LeaseLostError, read_owner, this_process
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import LeaseLostError, read_owner, this_process
 from trainables.worker import run_job
 
 MakeJob = Callable[..., FoldJob]

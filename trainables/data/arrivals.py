@@ -23,7 +23,7 @@ from trainables.data.archives import ArchiveError, is_archive, unpack
 from trainables.data.http_transport import MirrorError, Progress, quiet
 from trainables.data.sources import RemoteFile
 from trainables.data.transports import check_arrived, download
-from trainables.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 

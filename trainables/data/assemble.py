@@ -25,7 +25,7 @@ from trainables.data.archives import ArchiveError
 from trainables.data.http_transport import Progress, quiet
 from trainables.data.parquet import bounded_batches
 from trainables.data.sources import Step
-from trainables.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 
 class StepError(UserError):

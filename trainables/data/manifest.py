@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.data.images import problem_of
-from trainables.half_files import aside_of
+from trainables.storage.atomic_files import aside_of
 
 CHUNK = 256
 """Files handed to a thread at a time."""

@@ -30,7 +30,7 @@ from trainables.data.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, s
 from trainables.data.pack_place import alone_at, move_into_place, recover
 from trainables.data.packed import damaged_files, read_description
 from trainables.data.parquet import ParquetSource
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 PACK_SUFFIX = ".pack"
 

@@ -1,7 +1,7 @@
 """The place where a pack appears: one writer at a time, whole or not at all, whatever is killed when.
 
 FOLDER.pack                      the pack
-.FOLDER.pack.lease.json          who is writing (see `trainables.leases`), from whatever machine
+.FOLDER.pack.lease.json          who is writing (see `trainables.storage.leases`), from whatever machine
 .FOLDER.pack.IDENTITY.part       what that owner has written so far
 .FOLDER.pack.old                 the pack that is replaced, between the two renames of an overwrite
 """
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from search_spaces.errors import UserError
-from trainables.leases import Lease, LeaseHeldError, living_owner_of, this_process
+from trainables.storage.leases import Lease, LeaseHeldError, living_owner_of, this_process
 
 
 @contextmanager

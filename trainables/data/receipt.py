@@ -8,7 +8,7 @@ from typing import Any
 
 from trainables.data.sources import Route
 from trainables.data.verify import Verification
-from trainables.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 RECEIPT = ".fetch.json"
 

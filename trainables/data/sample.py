@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
 from search_spaces.errors import UserError, unknown_name
-from trainables.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 MARKER = ".sample.json"
 """Written last into each look-alike: says that it is one, and with which settings."""

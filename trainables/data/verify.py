@@ -33,7 +33,7 @@ from trainables.data.pack_check import checked_rows
 from trainables.data.packed import PackSource, read_description
 from trainables.data.parquet import ParquetSource
 from trainables.data.variants import Variant, known_variants
-from trainables.json_files import write_atomically
+from trainables.storage.json_files import write_atomically
 
 Form = Literal["folder", "pack", "package"]
 """What training would open."""

@@ -20,7 +20,7 @@ from trainables.fitting.inputs import StageInputs
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.update import Update, image_digest
 from trainables.methods.recipes import Stage
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 State = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search_spaces.hyperparameters import content_key
-from trainables.checksums import file_sha256
+from trainables.storage.checksums import file_sha256
 from trainables.student.names import student_weights_file, tagged_name
 
 

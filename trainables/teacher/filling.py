@@ -20,11 +20,11 @@ from trainables.data.choices import stored_view_seed
 from trainables.data.colours import Pixels
 from trainables.data.images import ImageSource
 from trainables.data.views import EvalView, TrainView, normalise
+from trainables.storage.background_threads import in_thread
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts
 from trainables.teacher.spool import ImageIds, Spool, remove_half_written, remove_left_over_spools
 from trainables.teacher.store import EmbeddingStore, Lease, Rows, Shard, store_key
-from trainables.threads import in_thread
 
 BATCH_SIZE = 64
 WAIT_S = 0.2

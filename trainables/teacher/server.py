@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from search_spaces.errors import UserError
-from trainables.json_lines import append_lines, read_lines
+from trainables.storage.json_lines import append_lines, read_lines
 from trainables.teacher.protocol import Teacher
 from trainables.teacher.wire import (
     FINGERPRINT,

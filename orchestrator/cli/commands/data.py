@@ -181,7 +181,7 @@ def refuse_address(option: str, place: str | None, instead: str) -> None:
     Raises:
         UserError: `place` is an address; `instead` says what to do.
     """
-    from trainables.object_storage import is_address
+    from trainables.storage.object_storage import is_address
 
     if place is not None and is_address(place):
         raise UserError(f"{option} is a folder of this machine here, not an address of object storage: {instead}")

@@ -152,7 +152,7 @@ def export_hparams(
 
 
 def _write(path: Path, text: str) -> None:
-    from trainables.json_files import write_atomically
+    from trainables.storage.json_files import write_atomically
 
     try:
         write_atomically(path, text.encode())

@@ -25,7 +25,7 @@ def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: Json
     from orchestrator.store.store import Store
     from orchestrator.tracking.mlflow_client import TrackingError
     from orchestrator.tracking.mlflow_tracker import Tracker
-    from trainables.redaction import redact
+    from trainables.storage.redaction import redact
 
     store = Store(out)
     sweep, ran = store.existing_sweep(), last_run(store)

@@ -64,7 +64,7 @@ def embed(
     """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
     from orchestrator.embed import check_one_machine, fill_stores
     from orchestrator.store.sync import at_work
-    from trainables.leases import this_process
+    from trainables.storage.leases import this_process
 
     check_money(query_budget, price_per_1000)
     if tasks < 0:

@@ -92,7 +92,7 @@ def train(
     from orchestrator.store.store import Store
     from orchestrator.store.sync import at_work
     from orchestrator.train import FoldFailedError, prepare_fold, train_one
-    from trainables.leases import this_process
+    from trainables.storage.leases import this_process
 
     place = Store(out or RUNS / "train", shared=store)
     job = prepare_fold(

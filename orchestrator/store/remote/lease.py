@@ -20,9 +20,9 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from search_spaces.configuration import from_mapping
-from trainables.leases import STALE_S, LeaseHeldError, Owner, is_of_this_machine, runs_here
-from trainables.object_storage import Storage
-from trainables.processes import this_machine
+from trainables.storage.leases import STALE_S, LeaseHeldError, Owner, is_of_this_machine, runs_here
+from trainables.storage.object_storage import Storage
+from trainables.storage.processes import this_machine
 
 LEASE_NAME = ".owner.json"
 HEARTBEAT_S = 10.0

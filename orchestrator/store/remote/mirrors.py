@@ -1,6 +1,6 @@
 """The mirrors of a store's folders, as the head of a sweep uses them: what decisions need is fetched, the rest is sent.
 
-A store whose folders are addresses works in their mirrors (`trainables.mirror`). The head fetches everything but
+A store whose folders are addresses works in their mirrors (`trainables.storage.mirror`). The head fetches everything but
 weights and embeddings; a fold's and its Align stage's files once they are over (`StoreMirrors.fetch_folds`).
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from orchestrator.store.remote.lease import StorageLease, living_owner_at
 from search_spaces.errors import UserError
-from trainables.leases import LeaseHeldError, Owner
-from trainables.mirror import CHECKPOINT, RESULT, Mirror, is_small, open_mirror
-from trainables.object_storage import reason
-from trainables.threads import beside
+from trainables.storage.background_threads import beside
+from trainables.storage.leases import LeaseHeldError, Owner
+from trainables.storage.mirror import CHECKPOINT, RESULT, Mirror, is_small, open_mirror
+from trainables.storage.object_storage import reason
 
 FOLLOW_S = 2.0
 

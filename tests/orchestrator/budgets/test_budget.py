@@ -31,8 +31,8 @@ from tests.support.stub_sweep import stub_sweep
 from trainables.data.open import open_benchmark
 from trainables.data.splits import split_fold
 from trainables.fitting.checkpoint import save_checkpoint
-from trainables.json_files import write_json
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 from trainables.teacher.ledger import BudgetReached, QueryLedger, Reservation
 
 PER_FOLD = 10

@@ -26,7 +26,7 @@ from search_spaces.hyperparameters import Hyperparameters, Resources
 from tests.support.stub_sweep import STUB, run_stub, stub_sweep
 from tests.support.stub_worker import starts
 from trainables.jobs import FoldJob
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 # Ray warns of its own settings when a trainer is built in this process.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -172,7 +172,7 @@ def test_a_fold_of_a_domain_there_is_not(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_train_one_fold(tmp_path: Path) -> None:
-    from trainables.leases import Lease, this_process
+    from trainables.storage.leases import Lease, this_process
 
     job = one_fold(tmp_path)
     lease = Lease(Path(job.folder) / "lease.json", this_process())

@@ -19,7 +19,7 @@ from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
 from tests.support.stub_sweep import stub_sweep
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from orchestrator.store.failures import Attempt
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
-from trainables.leases import Lease, this_process
+from trainables.storage.leases import Lease, this_process
 
 CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no", details="Traceback\n  line\nRuntimeError: no\n")
 

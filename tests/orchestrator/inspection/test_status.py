@@ -18,7 +18,7 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import stub_sweep
-from trainables.leases import Lease, this_process
+from trainables.storage.leases import Lease, this_process
 
 
 def test_a_folder_without_a_sweep_is_a_users_mistake(tmp_path: Path) -> None:

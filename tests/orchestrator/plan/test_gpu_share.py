@@ -11,7 +11,7 @@ import torch
 from orchestrator.plan.gpu_share import GIB, GpuShare, ShareTeller, gpu_share
 from tests.support.stub_sweep import run_stub, stub_sweep
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 
 def held(peak: float, total: float = 80) -> dict[str, Any]:

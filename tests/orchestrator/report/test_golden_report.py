@@ -18,7 +18,7 @@ from search_spaces.benchmarks import BENCHMARKS
 from tests.golden import golden_json, golden_lines
 from tests.orchestrator.report.test_report import Written, sweep
 from trainables.fitting.evaluation import replaces_best
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 DOMAINS = BENCHMARKS["VLCS"].domain_names
 

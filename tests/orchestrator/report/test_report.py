@@ -26,7 +26,7 @@ from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import TEST_NUMBERS
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 MINE = Benchmark(
     name="mine",

@@ -20,8 +20,8 @@ from orchestrator.store.store import Store
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import command, stub_sweep
 from tests.support.stub_worker import starts
-from trainables.json_files import write_json
-from trainables.leases import Lease, this_process
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import Lease, this_process
 
 
 def eventually(true: object, seconds: float = 5.0) -> bool:
@@ -98,7 +98,7 @@ def read_request_or_none(store: Store) -> object:
 def test_waiting_ends_with_the_owner_and_leaves_nothing(tmp_path: Path) -> None:
     store = Bench(tmp_path).store
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom trainables.leases import Lease, this_process\n"
+        "import sys, time\nfrom pathlib import Path\nfrom trainables.storage.leases import Lease, this_process\n"
         "Lease(Path(sys.argv[1]), this_process()).take()\nprint('taken', flush=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen(

@@ -26,8 +26,8 @@ from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job, starts
-from trainables.json_files import write_json
-from trainables.leases import Owner, this_process
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import Owner, this_process
 
 CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
 

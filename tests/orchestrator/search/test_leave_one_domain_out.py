@@ -33,7 +33,7 @@ from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import starts
 from trainables.data.open import open_benchmark
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 DOMAINS = ("clipart", "flat", "line", "render3d")
 
@@ -263,7 +263,7 @@ def test_one_function_opens_held_out_files() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Attribute) and node.attr in ("held_out", "read_held_out")
     }
-    assert users == {"orchestrator/search/pair_folds.py", "trainables/fold.py", "trainables/record.py"}
+    assert users == {"orchestrator/search/pair_folds.py", "trainables/fold.py", "trainables/storage/fold_folder.py"}
 
 
 def test_permuted_test_labels_change_no_choice(tmp_path: Path) -> None:

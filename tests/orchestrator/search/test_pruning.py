@@ -26,7 +26,7 @@ from search_spaces.sweeps import Sweep, sweep_from_mapping
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_worker import surface
 from trainables.jobs import FoldJob
-from trainables.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 LAST = 8
 """Evaluations of a fold are at steps 0 to 8."""

@@ -18,9 +18,9 @@ from orchestrator.store.failures import (
     record_attempt,
 )
 from search_spaces.errors import UserError
-from trainables.json_files import DamagedFileError
-from trainables.leases import LeaseLostError
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import DamagedFileError
+from trainables.storage.leases import LeaseLostError
 
 
 class TrainingDivergedError(RuntimeError):

@@ -14,8 +14,8 @@ from orchestrator.store.store import Store, group_slug
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.support.stub_sweep import stub_sweep
-from trainables.json_files import write_json
-from trainables.leases import Lease, this_process
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import Lease, this_process
 
 GROUP = GroupRecord(name="icons/erm/line", benchmark="icons", method="erm", test_domains=("line",), trials=3, seeds=2)
 PLANNED = PlannedFold(fold=Fold(benchmark="icons", test_domains=("line",), seed=0), key="ab" * 32)

@@ -30,7 +30,7 @@ from tests.support.tracked_store import (
     write_fold,
     write_trial,
 )
-from trainables.json_files import write_json
+from trainables.storage.json_files import write_json
 
 
 @pytest.fixture(scope="module")

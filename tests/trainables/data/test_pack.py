@@ -27,7 +27,7 @@ from trainables.data.pack import PackSettings, pack
 from trainables.data.packed import PackSource, is_pack, read_description
 from trainables.data.sample import write_sample
 from trainables.data.splits import split_fold
-from trainables.leases import Owner, this_process
+from trainables.storage.leases import Owner, this_process
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from trainables.fitting.stage import StageFit, StageOutcome
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import METHODS
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.student.model import Student
 from trainables.worker import run_job
 

@@ -22,7 +22,7 @@ from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit
 from trainables.fitting.workers import Workers
 from trainables.methods.recipes import METHODS
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.student.model import Head, Student
 from trainables.teacher.protocol import zero_shot_logits
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError, first_line
-from trainables.half_files import aside_of
+from trainables.storage.atomic_files import aside_of
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.heartbeats import quick_heartbeats
-from trainables.json_files import write_json
-from trainables.leases import (
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import (
     STALE_S,
     Lease,
     LeaseHeldError,
@@ -26,7 +26,7 @@ from trainables.leases import (
     read_owner,
     this_process,
 )
-from trainables.processes import this_machine
+from trainables.storage.processes import this_machine
 
 
 def test_a_second_owner_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_second_owner_is_refused_until_the_first_lets_go(tmp_path: Path) -> No
 
 def test_the_lease_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from trainables.leases import *;"
+        "import sys, time; from pathlib import Path; from trainables.storage.leases import *;"
         "Lease(Path(sys.argv[1]), this_process()).take(); print('held', flush=True); time.sleep(60)"
     )
     path = tmp_path / "lease.json"
@@ -77,8 +77,8 @@ def test_from_another_machine_the_heartbeat_decides(tmp_path: Path) -> None:
 CONTENDER = """
 import os, random, sys, time
 from pathlib import Path
-from trainables.leases import Lease, LeaseHeldError, this_process
-from trainables.processes import process_started
+from trainables.storage.leases import Lease, LeaseHeldError, this_process
+from trainables.storage.processes import process_started
 
 folder, chance = Path(sys.argv[1]), random.Random(os.getpid())
 print("ready", flush=True)
@@ -133,7 +133,7 @@ def test_a_process_of_another_container_is_judged_by_its_heartbeat(tmp_path: Pat
     """A real PID namespace: its process numbers mean nothing outside."""
     path = tmp_path / "lease.json"
     script = (
-        "import sys, time; from pathlib import Path; from trainables.leases import *;"
+        "import sys, time; from pathlib import Path; from trainables.storage.leases import *;"
         "Lease(Path(sys.argv[1]), this_process()).take(); print('held', flush=True); time.sleep(60)"
     )
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]

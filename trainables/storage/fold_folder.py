@@ -7,7 +7,7 @@
     FOLDER/test.json            test-domain numbers: only the report opens it
     FOLDER/held_out/DOMAIN.json a pair fold's numbers on one of its two test domains, which it has instead of test.json
     FOLDER/result.json          written last: the fold is done once it is there
-    FOLDER/lease.json           the sweep (or command) that handed the fold out, while it is at it (`trainables.leases`)
+    FOLDER/lease.json           the sweep (or command) that handed the fold out, while it is at it (`trainables.storage.leases`)
     FOLDER/worker.json          the process that computes in here, while it does
 
 Leakage: `read_result` and `read_journal` hold source-domain numbers only. The two test domains of a pair fold have a
@@ -22,8 +22,8 @@ from typing import Any
 
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, fold_spec_from_mapping
-from trainables.json_files import damaged, read_json
-from trainables.json_lines import append_lines, read_lines
+from trainables.storage.json_files import damaged, read_json
+from trainables.storage.json_lines import append_lines, read_lines
 
 
 class FoldFolder:

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from trainables.processes import GONE, process_started, this_machine
+from trainables.storage.processes import GONE, process_started, this_machine
 
 WRITER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-\d+\.part$")
 """Machine, process, the process's start, thread."""

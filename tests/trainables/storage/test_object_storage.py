@@ -14,8 +14,8 @@ import pytest
 
 from search_spaces.errors import UserError
 from tests.support.object_stores import SECRET, LoopbackS3, loopback_s3
-from trainables.mirror import Mirror, MirrorLostError, is_small, open_mirror
-from trainables.object_storage import Storage, open_storage, parse_address
+from trainables.storage.mirror import Mirror, MirrorLostError, is_small, open_mirror
+from trainables.storage.object_storage import Storage, open_storage, parse_address
 
 FOLD = "folds/key"
 

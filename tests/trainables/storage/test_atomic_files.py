@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from trainables import half_files
-from trainables.half_files import ELSEWHERE_S, aside_of, remove_abandoned
-from trainables.json_files import write_json
-from trainables.record import FoldFolder
+from trainables.storage import atomic_files as half_files
+from trainables.storage.atomic_files import ELSEWHERE_S, aside_of, remove_abandoned
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from trainables.half_files import aside_of
+from trainables.storage.atomic_files import aside_of
 aside_of(Path(sys.argv[1]) / "result.json").write_text("half")
 print("written", flush=True)
 time.sleep(60)

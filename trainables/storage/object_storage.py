@@ -24,8 +24,8 @@ from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from search_spaces.errors import UserError
-from trainables.half_files import aside_of
-from trainables.redaction import SECRET_NAMES, redact
+from trainables.storage.atomic_files import aside_of
+from trainables.storage.redaction import SECRET_NAMES, redact
 
 T = TypeVar("T")
 

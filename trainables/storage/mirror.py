@@ -1,7 +1,7 @@
 """A local folder that mirrors an address: processes work on local files, and whole files are moved there and back.
 
     MIRRORS/DIGEST/               the files, named as in the storage; DIGEST names the address, MIRRORS is a local disk
-    MIRRORS/DIGEST/.mirror/       what is known of each file (`trainables.mirror_records`), and locks
+    MIRRORS/DIGEST/.mirror/       what is known of each file (`trainables.storage.mirror_index`), and locks
 
 The storage is the truth. Of each file that was moved, the version here and the version there are kept, so that an
 unchanged file is moved once; of one that the storage lost they are forgotten, and the next push sends it again. A file
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import IO
 
 from search_spaces.errors import UserError
-from trainables.mirror_records import Known, Records
-from trainables.object_storage import Storage, Version, open_storage, parse_address, patiently
+from trainables.storage.mirror_index import Known, Records
+from trainables.storage.object_storage import Storage, Version, open_storage, parse_address, patiently
 
 MIRRORS_VARIABLE = "VL2V_MIRRORS"
 OWN_FOLDER = ".mirror"

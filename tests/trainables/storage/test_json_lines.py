@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainables.json_lines import append_lines, read_lines
+from trainables.storage.json_lines import append_lines, read_lines
 
 
 def test_lines_are_read_in_order_of_writing(tmp_path: Path) -> None:

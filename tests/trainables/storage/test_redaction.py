@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainables.redaction import redact, redacted
+from trainables.storage.redaction import redact, redacted
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from search_spaces.configuration import from_mapping
-from trainables.half_files import aside_of
-from trainables.json_files import read_json
-from trainables.processes import process_started, this_machine
+from trainables.storage.atomic_files import aside_of
+from trainables.storage.json_files import read_json
+from trainables.storage.processes import process_started, this_machine
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0

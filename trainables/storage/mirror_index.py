@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.object_storage import Version
+from trainables.storage.object_storage import Version
 
 
 @dataclass(frozen=True, slots=True)
