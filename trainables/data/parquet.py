@@ -18,7 +18,7 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.archives import Budget
+from trainables.data.acquire.archives import Budget
 from trainables.data.images import Indices, Role, decode
 from trainables.data.manifest import ManifestRow, manifest_hash
 

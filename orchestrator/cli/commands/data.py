@@ -26,7 +26,7 @@ app.add_typer(data, name="data")
 @data.command("list")
 def list_benchmarks(as_json: JsonOption = False) -> None:
     """List the registered benchmarks: domains, classes, images, routes to fetch them by, licences and citations."""
-    from trainables.data.sources import read_sources
+    from trainables.data.acquire.sources import read_sources
 
     sources = read_sources()
     rows: list[dict[str, Any]] = []
@@ -100,8 +100,8 @@ def verify(
 
     The exit code is 2 for no copy that papers use. Where a pack lies beside its folder, both are read and compared.
     """
+    from trainables.data.acquire.receipt import receipt_notes
     from trainables.data.pack import PACK_SUFFIX
-    from trainables.data.receipt import receipt_notes
     from trainables.data.verify import verify_opened, write_manifest
 
     if not benchmark:

@@ -51,9 +51,9 @@ def fetch(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch benchmarks below --data-root and verify them; an interrupted fetch goes on where it stopped."""
-    from trainables.data.fetch import FetchSettings
-    from trainables.data.fetch import fetch as bring
-    from trainables.data.sources import SOURCES_FILE, read_sources
+    from trainables.data.acquire.fetch import FetchSettings
+    from trainables.data.acquire.fetch import fetch as bring
+    from trainables.data.acquire.sources import SOURCES_FILE, read_sources
 
     if not benchmark or data_root is None:
         raise UserError("fetch wants --benchmark NAME (or all) and --data-root DIR")

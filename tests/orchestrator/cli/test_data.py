@@ -16,8 +16,8 @@ from orchestrator.cli import run
 from orchestrator.cli.commands.fetching import counters
 from tests.support.archives import downloads, local_sources
 from tests.support.file_server import FileServer
+from trainables.data.acquire.sources import BenchmarkSources
 from trainables.data.sample import write_sample
-from trainables.data.sources import BenchmarkSources
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from search_spaces.benchmarks import HEADLINE
 from search_spaces.errors import UserError
-from trainables.data.sources import read_sources, sources_of
+from trainables.data.acquire.sources import read_sources, sources_of
 
 
 def test_the_registry_reads_and_covers_the_headline_benchmarks() -> None:

@@ -23,9 +23,9 @@ from search_spaces.errors import UserError
 from tests.support.archives import downloads, hub_parquet, local_sources, tarred
 from tests.support.file_server import FileServer
 from tests.support.repository import REPOSITORY
-from trainables.data.fetch import FetchSettings, fetch
+from trainables.data.acquire.fetch import FetchSettings, fetch
+from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
 from trainables.data.open import open_benchmark
-from trainables.data.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
 from trainables.data.verify import Verification
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -379,8 +379,8 @@ _KILLED = """
 import sys
 from pathlib import Path
 from search_spaces.benchmarks import PACS
-from trainables.data.fetch import FetchSettings, fetch
-from trainables.data.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
+from trainables.data.acquire.fetch import FetchSettings, fetch
+from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
 address, root, size, sha256 = sys.argv[1:5]
 file = RemoteFile(name="PACS.zip", size=int(size), sha256=sha256, mirrors=(Mirror(transport="http", address=address),))
 route = Route(name="archive", files=(file,), steps=(Step(step="take", source="PACS.zip/kfold"),))
@@ -444,9 +444,9 @@ def test_interrupted_anywhere_it_goes_on(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """Each step of a fetch is broken off once, as a kill would, and the same call is made again."""
-    import trainables.data.arrivals as arrivals
-    import trainables.data.assemble as assemble
-    import trainables.data.fetch as fetching
+    import trainables.data.acquire.assemble as assemble
+    import trainables.data.acquire.fetch as fetching
+    import trainables.data.acquire.route as arrivals
 
     class Killed(BaseException):
         pass
@@ -499,7 +499,7 @@ def test_a_parquet_with_original_paths_keeps_their_names(tmp_path: Path) -> None
     import pyarrow.parquet as parquet
 
     from tests.support.folders import encoded, tiny_benchmark
-    from trainables.data.assemble import Assembly, run_step
+    from trainables.data.acquire.assemble import Assembly, run_step
 
     rows = {
         "image": [{"bytes": encoded(1), "path": "a.png"}, {"bytes": encoded(2), "path": None}],

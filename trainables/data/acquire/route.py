@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import UserError
-from trainables.data.archives import ArchiveError, is_archive, unpack
-from trainables.data.http_transport import MirrorError, Progress, quiet
-from trainables.data.sources import RemoteFile
-from trainables.data.transports import check_arrived, download
+from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
+from trainables.data.acquire.http_transport import MirrorError, Progress, quiet
+from trainables.data.acquire.sources import RemoteFile
+from trainables.data.acquire.transports import check_arrived, download
 from trainables.storage.json_files import read_json, write_json
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

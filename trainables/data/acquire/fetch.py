@@ -21,11 +21,11 @@ from pathlib import Path
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.arrivals import Arrivals, NoOriginError
-from trainables.data.assemble import Assembly, StepError, run_step
-from trainables.data.http_transport import Progress, quiet
-from trainables.data.receipt import receipt_notes, was_accepted, write_receipt
-from trainables.data.sources import BenchmarkSources, Route, sources_of
+from trainables.data.acquire.assemble import Assembly, StepError, run_step
+from trainables.data.acquire.http_transport import Progress, quiet
+from trainables.data.acquire.receipt import receipt_notes, was_accepted, write_receipt
+from trainables.data.acquire.route import Arrivals, NoOriginError
+from trainables.data.acquire.sources import BenchmarkSources, Route, sources_of
 from trainables.data.variants import Variant
 from trainables.data.verify import Verification, verify
 

@@ -24,9 +24,10 @@ from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from tests.support.archives import downloads, local_sources
 from tests.support.file_server import FileServer
-from trainables.data import arrivals, assemble, fetch, receipt
-from trainables.data.fetch import FetchSettings
-from trainables.data.sources import BenchmarkSources
+from trainables.data.acquire import assemble, fetch, receipt
+from trainables.data.acquire import route as arrivals
+from trainables.data.acquire.fetch import FetchSettings
+from trainables.data.acquire.sources import BenchmarkSources
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.data.sources import Route
+from trainables.data.acquire.sources import Route
 from trainables.data.verify import Verification
 from trainables.storage.json_files import read_json, write_json
 

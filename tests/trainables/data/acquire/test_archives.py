@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from search_spaces.errors import UserError
 from tests.support.archives import tarred
-from trainables.data.archives import ArchiveError, is_archive, unpack
+from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
 from trainables.data.parquet import bounded_batches
 
 

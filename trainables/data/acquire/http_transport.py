@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.data.sources import Mirror, RemoteFile
+from trainables.data.acquire.sources import Mirror, RemoteFile
 
 if TYPE_CHECKING:
     import httpx

@@ -21,10 +21,10 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.archives import ArchiveError
-from trainables.data.http_transport import Progress, quiet
+from trainables.data.acquire.archives import ArchiveError
+from trainables.data.acquire.http_transport import Progress, quiet
+from trainables.data.acquire.sources import Step
 from trainables.data.parquet import bounded_batches
-from trainables.data.sources import Step
 from trainables.storage.json_files import read_json, write_json
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import UserError
-from trainables.data.http_transport import (
+from trainables.data.acquire.http_transport import (
     TIMEOUT_S,
     MirrorError,
     Progress,
@@ -33,7 +33,7 @@ from trainables.data.http_transport import (
     words,
     write_state,
 )
-from trainables.data.sources import Mirror, RemoteFile
+from trainables.data.acquire.sources import Mirror, RemoteFile
 
 _BUCKET_STATUS = re.compile(r"HTTP status (\d+)")
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)

@@ -15,10 +15,10 @@ import pytest
 from search_spaces.errors import UserError
 from tests.support.file_server import FileServer
 from tests.support.repository import REPOSITORY
-from trainables.data import transports
-from trainables.data.http_transport import MirrorError
-from trainables.data.sources import Mirror, RemoteFile
-from trainables.data.transports import download
+from trainables.data.acquire import transports
+from trainables.data.acquire.http_transport import MirrorError
+from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.transports import download
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -55,8 +55,8 @@ def bring(file: RemoteFile, mirror: Mirror, folder: Path, *, attempts: int = 2) 
 _KILLED = """
 import sys
 from pathlib import Path
-from trainables.data.sources import Mirror, RemoteFile
-from trainables.data.transports import download
+from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.transports import download
 transport, address, endpoint, place, size, sha256 = sys.argv[1:7]
 mirror = Mirror(transport=transport, address=address, endpoint=endpoint)
 download(RemoteFile(name="x.bin", size=int(size), sha256=sha256 or None), mirror, Path(place))

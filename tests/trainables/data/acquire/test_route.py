@@ -17,10 +17,10 @@ from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from tests.support.archives import downloads, local_sources, tarred
 from tests.support.file_server import FileServer
-from trainables.data import arrivals
-from trainables.data.fetch import FetchSettings, fetch
-from trainables.data.receipt import receipt_notes
-from trainables.data.sources import BenchmarkSources, Mirror
+from trainables.data.acquire import route as arrivals
+from trainables.data.acquire.fetch import FetchSettings, fetch
+from trainables.data.acquire.receipt import receipt_notes
+from trainables.data.acquire.sources import BenchmarkSources, Mirror
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
