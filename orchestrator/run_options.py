@@ -16,7 +16,7 @@ from typing import Literal
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from trainables.data.open import resolve_benchmark
+from trainables.data.formats.open import resolve_benchmark
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

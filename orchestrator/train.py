@@ -39,7 +39,7 @@ from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, Resources
 from search_spaces.methods import method_facts
-from trainables.data.open import open_benchmark, resolve_benchmark
+from trainables.data.formats.open import open_benchmark, resolve_benchmark
 from trainables.jobs import FoldJob
 from trainables.storage.background_threads import beside
 from trainables.storage.fold_folder import FoldFolder

@@ -62,8 +62,8 @@ HEAVY = (
 LIGHT_TRAINABLES = (
     "trainables.jobs",
     "trainables.storage.fold_folder",
-    "trainables.data.open",
-    "trainables.data.sample",
+    "trainables.data.formats.open",
+    "trainables.data.formats.sample",
     "trainables.data.splits",
     "trainables.fingerprints",
 )

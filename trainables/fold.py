@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.align import StageRecord, align, only_one_at_a_time, while_held
-from trainables.data.images import ImageSource
+from trainables.data.formats.images import ImageSource
 from trainables.fitting.evaluation import BatchPredictor, mean_accuracy, mean_cross_entropy, of_images
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
 from trainables.fitting.stage import StageFit, load_weights

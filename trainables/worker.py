@@ -16,8 +16,8 @@ import torch
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
-from trainables.data.images import ImageSource, cached
-from trainables.data.open import open_benchmark
+from trainables.data.formats.images import ImageSource, cached
+from trainables.data.formats.open import open_benchmark
 from trainables.fitting.workers import Workers
 from trainables.fold import metered, run_fold
 from trainables.jobs import FoldJob, job_from_mapping

@@ -18,8 +18,8 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
 from search_spaces.schedule import stage_steps
-from trainables.data.images import ImageSource
-from trainables.data.open import open_benchmark
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import open_benchmark
 from trainables.storage.fold_folder import FoldFolder
 
 if TYPE_CHECKING:

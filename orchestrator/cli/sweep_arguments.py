@@ -145,7 +145,7 @@ def _benchmark(name: str, data_root: str | None) -> Benchmark:
     for known in BENCHMARKS.values():
         if known.name.lower() == name.lower():
             return known
-    from trainables.data.open import resolve_benchmark
+    from trainables.data.formats.open import resolve_benchmark
 
     return resolve_benchmark(name, data_root)
 

@@ -16,7 +16,7 @@ from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.open import check_readable, open_benchmark, resolve_benchmark
+from trainables.data.formats.open import check_readable, open_benchmark, resolve_benchmark
 from trainables.storage.atomic_files import aside_of
 from trainables.storage.json_files import read_json, write_json
 

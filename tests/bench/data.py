@@ -41,9 +41,9 @@ from torchvision.datasets import ImageFolder
 from search_spaces.benchmarks import PACS
 from tests.support.tiny_files import TASKS, write_tiny_files
 from trainables.data.batches import BatchStream
-from trainables.data.images import ImageSource
-from trainables.data.open import open_benchmark
-from trainables.data.pack import PackSettings, pack
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import open_benchmark
+from trainables.data.formats.pack import PackSettings, pack
 
 BATCH_SIZE_PER_DOMAIN = 32
 WARM_UP, MEASURED = 8, 40

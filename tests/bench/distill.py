@@ -21,7 +21,7 @@ from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters, Resources, StageHyperparameters
 from tests.bench.steps import median_and_interval
 from trainables.data.batches import Batch
-from trainables.data.open import open_benchmark
+from trainables.data.formats.open import open_benchmark
 from trainables.fitting.update import Update
 from trainables.fitting.workers import Workers
 from trainables.fold import metered

@@ -35,7 +35,7 @@ from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.hyperparameters import FoldSpec, Resources
 from search_spaces.spaces import Choice, IntegerRange, Point, search_space
 from search_spaces.sweeps import Sweep, sweep_from_mapping
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 from trainables.storage.json_files import write_json
 from trainables.teacher.ledger import QueryLedger, Reservation
 

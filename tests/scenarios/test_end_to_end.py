@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 from trainables.storage.fold_folder import FoldFolder
 
 TINY = (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.store.store import Store, group_slug
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 
 pytestmark = pytest.mark.slow
 

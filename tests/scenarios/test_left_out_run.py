@@ -19,8 +19,8 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.store import Store
 from orchestrator.sweep import fold_group_records
 from search_spaces.hyperparameters import Resources
-from trainables.data.open import open_benchmark
-from trainables.data.sample import write_sample
+from trainables.data.formats.open import open_benchmark
+from trainables.data.formats.sample import write_sample
 from trainables.worker import run_job
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from orchestrator.store.store import Store
 from search_spaces.hyperparameters import fold_spec_from_mapping
 from tests.support.killed_command import killed_at
 from tests.support.teacher_process import NAME, TOKEN, served
-from trainables.data.open import resolve_benchmark
-from trainables.data.sample import write_sample
+from trainables.data.formats.open import resolve_benchmark
+from trainables.data.formats.sample import write_sample
 from trainables.fingerprints import teacher_fingerprint
 from trainables.jobs import FoldJob
 from trainables.teacher.ledger import query_counts, reserved_queries

@@ -22,7 +22,7 @@ import pytest
 import uvicorn
 
 from tests.support.killed_command import finished, killed_at
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 from trainables.teacher.clip import OpenClipTeacher
 from trainables.teacher.ledger import query_counts
 from trainables.teacher.open import open_teacher

@@ -16,7 +16,7 @@ import pyarrow.parquet as parquet
 from search_spaces.benchmarks import BENCHMARKS
 from tests.support.file_server import FileServer
 from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, sources_of
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 
 NUM_DUPLICATES = 7
 

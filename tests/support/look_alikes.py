@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from search_spaces.benchmarks import Benchmark
-from trainables.data.variants import Variant, known_variants
+from trainables.data.formats.variants import Variant, known_variants
 
 
 def write_counts(folder: Path, benchmark: Benchmark, variant: Variant) -> None:

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from search_spaces.benchmarks import BENCHMARKS
-from trainables.data.open import open_benchmark
-from trainables.data.pack import pack
-from trainables.data.verify import verify
+from trainables.data.formats.open import open_benchmark
+from trainables.data.formats.pack import pack
+from trainables.data.formats.verify import verify
 
 TASKS = ("index", "verify", "manifest again", "pack", "open pack")
 BENCHMARK = BENCHMARKS["DomainNet"]

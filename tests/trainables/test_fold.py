@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from search_spaces.hyperparameters import StageHyperparameters, Swad
 from tests.support.heartbeats import quick_heartbeats
-from trainables.data.images import ImageSource
-from trainables.data.open import open_benchmark
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import open_benchmark
 from trainables.fitting.stage import TrainingDivergedError
 from trainables.fold import run_fold
 from trainables.jobs import FoldJob

@@ -21,7 +21,7 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import check_teacher_mode
 from trainables.data.choices import live_view_seed, step_choices, stored_view, stored_view_seed
 from trainables.data.colours import Pixels
-from trainables.data.images import ImageSource, Indices, cached
+from trainables.data.formats.images import ImageSource, Indices, cached
 from trainables.data.views import EvalView, TrainView, normalise
 
 

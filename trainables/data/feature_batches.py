@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.data.batches import Batch, BatchStream, EvaluationBatch, image_id_offsets
-from trainables.data.images import ImageSource, Indices
+from trainables.data.formats.images import ImageSource, Indices
 
 Lookup = Callable[[Tensor, Tensor], Tensor]
 """Image ids int64 [N] and views int64 [N] -> features float32 [N, W]."""

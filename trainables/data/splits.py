@@ -10,7 +10,7 @@ import numpy as np
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from trainables.data.images import ImageSource, Indices, Role
+from trainables.data.formats.images import ImageSource, Indices, Role
 
 VALIDATION_FRACTION = 0.2
 """DomainBed's holdout fraction."""

@@ -12,8 +12,8 @@ import torch
 from search_spaces.benchmarks import Benchmark
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
-from trainables.data.images import ImageSource
-from trainables.data.open import open_benchmark
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import open_benchmark
 from trainables.teacher.checking import verify
 from trainables.teacher.connection import patience_of
 from trainables.teacher.filling import StoreStatus, fill, missing_queries, status

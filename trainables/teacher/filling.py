@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainables.data.choices import stored_view_seed
 from trainables.data.colours import Pixels
-from trainables.data.images import ImageSource
+from trainables.data.formats.images import ImageSource
 from trainables.data.views import EvalView, TrainView, normalise
 from trainables.storage.background_threads import in_thread
 from trainables.teacher.names import batch_multiple

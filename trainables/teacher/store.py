@@ -30,7 +30,7 @@ from torch import Tensor
 
 from search_spaces.hyperparameters import check_teacher_mode, content_key
 from trainables.data.batches import image_id_offsets
-from trainables.data.images import ImageSource
+from trainables.data.formats.images import ImageSource
 from trainables.storage.json_files import write_json
 from trainables.teacher.names import SHARD_ROWS
 from trainables.teacher.protocol import Teacher

@@ -17,7 +17,7 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from trainables.data.verify import Verification
+    from trainables.data.formats.verify import Verification
 
 data = typer.Typer(cls=CommandGroup, no_args_is_help=False, help="Benchmarks on disk.", rich_markup_mode=None)
 app.add_typer(data, name="data")
@@ -64,8 +64,8 @@ def list_benchmarks(as_json: JsonOption = False) -> None:
 @data.command()
 def where(benchmark: BenchmarkOption = None, data_root: DataRootOption = None, as_json: JsonOption = False) -> None:
     """Say where each benchmark is read from: the package, a pack or a folder; the registered ones if none is named."""
-    from trainables.data.open import locate
-    from trainables.data.pack import PACK_SUFFIX
+    from trainables.data.formats.open import locate
+    from trainables.data.formats.pack import PACK_SUFFIX
 
     chosen = resolve_names(benchmark or list(BENCHMARKS), data_root)
     rows = []
@@ -101,8 +101,8 @@ def verify(
     The exit code is 2 for no copy that papers use. Where a pack lies beside its folder, both are read and compared.
     """
     from trainables.data.acquire.receipt import receipt_notes
-    from trainables.data.pack import PACK_SUFFIX
-    from trainables.data.verify import verify_opened, write_manifest
+    from trainables.data.formats.pack import PACK_SUFFIX
+    from trainables.data.formats.verify import verify_opened, write_manifest
 
     if not benchmark:
         raise UserError("name what to verify with --benchmark")
@@ -139,7 +139,7 @@ def sample(
 ) -> None:
     """Write small drawn look-alikes of the benchmarks in DomainBed's exact layout: all domains, all class names."""
     from search_spaces.benchmarks import parse_benchmarks
-    from trainables.data.sample import write_sample
+    from trainables.data.formats.sample import write_sample
 
     refuse_address("DIR", folder, "look-alikes are written to a folder")
     counts = write_sample(

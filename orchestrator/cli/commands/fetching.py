@@ -21,7 +21,7 @@ from search_spaces.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from trainables.data.images import ImageSource
+    from trainables.data.formats.images import ImageSource
 
 Told = Callable[[str, int, int | None], None]
 """Called with what is worked on, how much of it is done, and how much there is (None where unknown)."""
@@ -108,9 +108,9 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Write benchmarks as memory-mapped packs in the order of their folders: the same batches, read quicker."""
-    from trainables.data.pack import PACK_SUFFIX, PackSettings
-    from trainables.data.pack import pack as write_pack
-    from trainables.data.packed import read_description
+    from trainables.data.formats.pack import PACK_SUFFIX, PackSettings
+    from trainables.data.formats.pack import pack as write_pack
+    from trainables.data.formats.pack_reader import read_description
 
     if not benchmark:
         raise UserError("name what to pack with --benchmark")
@@ -150,8 +150,8 @@ def unpacked(benchmark: Benchmark, data_root: str | None) -> ImageSource:
     Raises:
         UserError: there is no such folder, or not in DomainBed's layout.
     """
-    from trainables.data.folder import FolderSource
-    from trainables.data.open import open_benchmark, packaged_icons
+    from trainables.data.formats.folder import FolderSource
+    from trainables.data.formats.open import open_benchmark, packaged_icons
 
     folder = Path(data_root or "").expanduser() / benchmark.folder
     if folder.is_dir() and (data_root is not None or folder.is_absolute()):

@@ -17,7 +17,7 @@ from orchestrator.cli.commands.fetching import counters
 from tests.support.archives import downloads, local_sources
 from tests.support.file_server import FileServer
 from trainables.data.acquire.sources import BenchmarkSources
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -120,7 +120,7 @@ def test_fetch_ends_in_a_verified_benchmark_or_in_one_line(
         assert line.startswith("error: PACS could not be fetched: [archive] what came is not the benchmark")
         assert "By hand:" in line
         assert not (root / "PACS").exists()
-        monkeypatch.setattr("trainables.data.verify.known_variants", lambda name: [])
+        monkeypatch.setattr("trainables.data.formats.verify.known_variants", lambda name: [])
         shutil.rmtree(root)
         capsys.readouterr()
         assert run(arguments) == 0
@@ -139,7 +139,7 @@ def _registry(file: Path, **benchmarks: BenchmarkSources) -> str:
 def test_a_benchmark_that_cannot_be_fetched_does_not_keep_the_others_away(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainables.data.verify.known_variants", lambda name: [])
+    monkeypatch.setattr("trainables.data.formats.verify.known_variants", lambda name: [])
     with FileServer().running() as server:
         known = {name: local_sources(name, server, downloads(name, tmp_path / name)) for name in ("PACS", "VLCS")}
         for path in [path for path in server.files if "acs" in path.lower()]:

@@ -32,7 +32,7 @@ from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import starts
-from trainables.data.open import open_benchmark
+from trainables.data.formats.open import open_benchmark
 from trainables.storage.json_files import write_json
 
 DOMAINS = ("clipart", "flat", "line", "render3d")

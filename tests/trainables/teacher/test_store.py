@@ -22,7 +22,7 @@ from PIL import Image
 
 from search_spaces.errors import UserError
 from trainables.data.batches import stored_view_seed
-from trainables.data.images import Indices, Role
+from trainables.data.formats.images import Indices, Role
 from trainables.data.views import EvalView, TrainView
 from trainables.teacher import store as store_module
 from trainables.teacher.checking import verify

@@ -24,7 +24,7 @@ from search_spaces.errors import UserError
 from trainables.data.acquire.archives import ArchiveError
 from trainables.data.acquire.http_transport import Progress, quiet
 from trainables.data.acquire.sources import Step
-from trainables.data.parquet import bounded_batches
+from trainables.data.formats.parquet import bounded_batches
 from trainables.storage.json_files import read_json, write_json
 
 

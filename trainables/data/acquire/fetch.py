@@ -26,8 +26,8 @@ from trainables.data.acquire.http_transport import Progress, quiet
 from trainables.data.acquire.receipt import receipt_notes, was_accepted, write_receipt
 from trainables.data.acquire.route import Arrivals, NoOriginError
 from trainables.data.acquire.sources import BenchmarkSources, Route, sources_of
-from trainables.data.variants import Variant
-from trainables.data.verify import Verification, verify
+from trainables.data.formats.variants import Variant
+from trainables.data.formats.verify import Verification, verify
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.acquire.sources import Route
-from trainables.data.verify import Verification
+from trainables.data.formats.verify import Verification
 from trainables.storage.json_files import read_json, write_json
 
 RECEIPT = ".fetch.json"

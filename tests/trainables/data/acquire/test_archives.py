@@ -19,7 +19,7 @@ from pyarrow import parquet
 from search_spaces.errors import UserError
 from tests.support.archives import tarred
 from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
-from trainables.data.parquet import bounded_batches
+from trainables.data.formats.parquet import bounded_batches
 
 
 def _zip(entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:

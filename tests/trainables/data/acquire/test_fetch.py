@@ -25,8 +25,8 @@ from tests.support.file_server import FileServer
 from tests.support.repository import REPOSITORY
 from trainables.data.acquire.fetch import FetchSettings, fetch
 from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
-from trainables.data.open import open_benchmark
-from trainables.data.verify import Verification
+from trainables.data.formats.open import open_benchmark
+from trainables.data.formats.verify import Verification
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -80,7 +80,7 @@ def test_every_route_and_mirror_ends_in_a_verified_benchmark(
 
 
 def test_an_archive_gives_the_very_images(tmp_path: Path, pacs: BenchmarkSources) -> None:
-    from trainables.data.sample import write_sample
+    from trainables.data.formats.sample import write_sample
 
     write_sample(tmp_path / "original", images_per_class=2, image_side=16, benchmarks=["PACS"])
     found = fetch(PACS, tmp_path / "fetched", sources=pacs, settings=QUICK)

@@ -23,13 +23,13 @@ import numpy as np
 from PIL import Image
 
 from search_spaces.errors import UserError
-from trainables.data.folder import FolderSource
-from trainables.data.images import ImageSource, decode
-from trainables.data.manifest import ManifestRow, is_utf8, manifest_hash, shown
-from trainables.data.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
-from trainables.data.pack_place import alone_at, move_into_place, recover
-from trainables.data.packed import damaged_files, read_description
-from trainables.data.parquet import ParquetSource
+from trainables.data.formats.folder import FolderSource
+from trainables.data.formats.images import ImageSource, decode
+from trainables.data.formats.manifest import ManifestRow, is_utf8, manifest_hash, shown
+from trainables.data.formats.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
+from trainables.data.formats.pack_place import alone_at, move_into_place, recover
+from trainables.data.formats.pack_reader import damaged_files, read_description
+from trainables.data.formats.parquet import ParquetSource
 from trainables.storage.json_files import write_json
 
 PACK_SUFFIX = ".pack"

@@ -21,11 +21,17 @@ from search_spaces.folds import Fold
 from tests.support.file_server import FileServer
 from tests.support.folders import DOMAINS, encoded, tiny_benchmark, write_tiny
 from trainables.data.batches import BatchStream, evaluation_batches
-from trainables.data.images import ImageSource
-from trainables.data.open import benchmark_from_folder, find_unreadable, locate, open_benchmark, resolve_benchmark
-from trainables.data.pack import PackSettings, pack
-from trainables.data.packed import PackSource, is_pack, read_description
-from trainables.data.sample import write_sample
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import (
+    benchmark_from_folder,
+    find_unreadable,
+    locate,
+    open_benchmark,
+    resolve_benchmark,
+)
+from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.formats.pack_reader import PackSource, is_pack, read_description
+from trainables.data.formats.sample import write_sample
 from trainables.data.splits import split_fold
 from trainables.storage.leases import Owner, this_process
 

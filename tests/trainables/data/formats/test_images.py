@@ -14,8 +14,8 @@ from PIL import Image
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from tests.support.folders import encoded
-from trainables.data.images import CachedSource, cached, decode, problem_of
-from trainables.data.open import open_benchmark
+from trainables.data.formats.images import CachedSource, cached, decode, problem_of
+from trainables.data.formats.open import open_benchmark
 
 
 def _saved(image: Image.Image, image_format: str, **options: object) -> bytes:

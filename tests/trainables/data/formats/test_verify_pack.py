@@ -12,11 +12,11 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from tests.support.file_server import FileServer
 from tests.support.folders import encoded, tiny_benchmark, write_tiny
-from trainables.data.folder import FolderSource
-from trainables.data.open import find_unreadable, open_benchmark
-from trainables.data.pack import PackSettings, pack
-from trainables.data.packed import PackSource
-from trainables.data.verify import verify, verify_opened
+from trainables.data.formats.folder import FolderSource
+from trainables.data.formats.open import find_unreadable, open_benchmark
+from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.formats.pack_reader import PackSource
+from trainables.data.formats.verify import verify, verify_opened
 
 TINY = tiny_benchmark()
 READS_THE_PACK = "training reads the pack: pack the folder again with --overwrite, or move one of the two away"

@@ -20,9 +20,9 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.images import Indices, Role, decode
-from trainables.data.manifest import ManifestRow
-from trainables.data.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
+from trainables.data.formats.images import Indices, Role, decode
+from trainables.data.formats.manifest import ManifestRow
+from trainables.data.formats.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
 
 CHUNK_BYTES = 2**22
 LISTED = 10

@@ -19,8 +19,8 @@ from PIL import Image
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.acquire.archives import Budget
-from trainables.data.images import Indices, Role, decode
-from trainables.data.manifest import ManifestRow, manifest_hash
+from trainables.data.formats.images import Indices, Role, decode
+from trainables.data.formats.manifest import ManifestRow, manifest_hash
 
 _HALF_OF_ROLE: dict[Role, str] = {"source": "train", "test": "test"}
 

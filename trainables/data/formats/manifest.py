@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.images import problem_of
+from trainables.data.formats.images import problem_of
 from trainables.storage.atomic_files import aside_of
 
 CHUNK = 256

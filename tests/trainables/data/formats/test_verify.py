@@ -14,11 +14,11 @@ from search_spaces.benchmarks import BENCHMARKS, PACS, VLCS, Benchmark
 from search_spaces.errors import UserError
 from tests.support.folders import tiny_benchmark, write_tiny
 from tests.support.look_alikes import write_counts
-from trainables.data.open import benchmark_from_folder, open_benchmark
-from trainables.data.pack import pack
-from trainables.data.sample import write_sample
-from trainables.data.variants import known_variants
-from trainables.data.verify import Verification, verify, write_manifest
+from trainables.data.formats.open import benchmark_from_folder, open_benchmark
+from trainables.data.formats.pack import pack
+from trainables.data.formats.sample import write_sample
+from trainables.data.formats.variants import known_variants
+from trainables.data.formats.verify import Verification, verify, write_manifest
 
 PAPERS = [(name, known_variants(name)[0]) for name in ("PACS", "VLCS", "OfficeHome", "TerraIncognita")]
 

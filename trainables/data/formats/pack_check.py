@@ -7,10 +7,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from search_spaces.errors import UserError
-from trainables.data.findings import image_errors
-from trainables.data.manifest import CHUNK, ManifestRow, manifest_hash
-from trainables.data.pack_files import INDEX
-from trainables.data.packed import PackSource
+from trainables.data.formats.findings import image_errors
+from trainables.data.formats.manifest import CHUNK, ManifestRow, manifest_hash
+from trainables.data.formats.pack_files import INDEX
+from trainables.data.formats.pack_reader import PackSource
 
 CHANGED = "its bytes are not those that were packed"
 

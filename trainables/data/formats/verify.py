@@ -16,7 +16,7 @@ from typing import Literal
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.findings import (
+from trainables.data.formats.findings import (
     class_errors,
     domain_errors,
     duplicate_notes,
@@ -25,14 +25,14 @@ from trainables.data.findings import (
     name_variant,
     some,
 )
-from trainables.data.folder import class_paths, subfolders
-from trainables.data.manifest import ManifestRow, manifest_hash, manifest_lines, scan
-from trainables.data.open import find_unreadable, locate, not_found, packaged_icons
-from trainables.data.pack import PACK_SUFFIX
-from trainables.data.pack_check import checked_rows
-from trainables.data.packed import PackSource, read_description
-from trainables.data.parquet import ParquetSource
-from trainables.data.variants import Variant, known_variants
+from trainables.data.formats.folder import class_paths, subfolders
+from trainables.data.formats.manifest import ManifestRow, manifest_hash, manifest_lines, scan
+from trainables.data.formats.open import find_unreadable, locate, not_found, packaged_icons
+from trainables.data.formats.pack import PACK_SUFFIX
+from trainables.data.formats.pack_check import checked_rows
+from trainables.data.formats.pack_reader import PackSource, read_description
+from trainables.data.formats.parquet import ParquetSource
+from trainables.data.formats.variants import Variant, known_variants
 from trainables.storage.json_files import write_atomically
 
 Form = Literal["folder", "pack", "package"]

@@ -18,8 +18,8 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError, unknown_name
-from trainables.data.images import Indices, Role, decode, is_image_name
-from trainables.data.manifest import ManifestRow, ScannedFile, is_utf8, manifest_hash, scan, shown
+from trainables.data.formats.images import Indices, Role, decode, is_image_name
+from trainables.data.formats.manifest import ManifestRow, ScannedFile, is_utf8, manifest_hash, scan, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 
 from search_spaces.benchmarks import Benchmark
-from trainables.data.folder import case_variants
-from trainables.data.manifest import ManifestRow, is_utf8, shown
-from trainables.data.variants import Variant, nearest_variant
+from trainables.data.formats.folder import case_variants
+from trainables.data.formats.manifest import ManifestRow, is_utf8, shown
+from trainables.data.formats.variants import Variant, nearest_variant
 
 LISTED = 10
 """Examples that a finding names."""

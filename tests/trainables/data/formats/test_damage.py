@@ -12,8 +12,8 @@ import pytest
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
 from tests.support.folders import encoded
 from tests.support.look_alikes import variants_to_write, write_counts
-from trainables.data.variants import Variant
-from trainables.data.verify import Verification, verify
+from trainables.data.formats.variants import Variant
+from trainables.data.formats.verify import Verification, verify
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

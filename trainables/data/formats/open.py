@@ -13,12 +13,12 @@ from pathlib import Path
 
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
 from search_spaces.errors import UserError
-from trainables.data.folder import FolderSource, benchmark_folder, subfolders, unknown_folder
-from trainables.data.images import ImageSource
-from trainables.data.pack import PACK_SUFFIX
-from trainables.data.pack_place import recover
-from trainables.data.packed import PackSource, is_pack, read_description
-from trainables.data.parquet import ParquetSource
+from trainables.data.formats.folder import FolderSource, benchmark_folder, subfolders, unknown_folder
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.pack import PACK_SUFFIX
+from trainables.data.formats.pack_place import recover
+from trainables.data.formats.pack_reader import PackSource, is_pack, read_description
+from trainables.data.formats.parquet import ParquetSource
 
 FOLDER_PREFIX = "folder:"
 LISTED = 10

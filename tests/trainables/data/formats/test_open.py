@@ -14,17 +14,17 @@ from torchvision.datasets import ImageFolder
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.errors import UserError
 from tests.support.folders import CLASSES, DOMAINS, encoded, tiny_benchmark, write_tiny
-from trainables.data.folder import FolderSource
-from trainables.data.images import ImageSource
-from trainables.data.manifest import ManifestRow, manifest_hash
-from trainables.data.open import (
+from trainables.data.formats.folder import FolderSource
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.manifest import ManifestRow, manifest_hash
+from trainables.data.formats.open import (
     benchmark_from_folder,
     check_readable,
     find_unreadable,
     open_benchmark,
     resolve_benchmark,
 )
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_manifest_changes_with_a_byte_and_not_with_the_place(folder: Path, t
 
 
 def test_a_second_scan_reads_only_what_changed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trainables.data.manifest as manifest
+    import trainables.data.formats.manifest as manifest
 
     cache = tmp_path / "cache"
     first = open_benchmark(tiny_benchmark(), folder.parent, cache=cache).manifest
