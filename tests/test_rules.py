@@ -64,7 +64,7 @@ LIGHT_TRAINABLES = (
     "trainables.storage.fold_folder",
     "trainables.data.formats.open",
     "trainables.data.formats.sample",
-    "trainables.data.splits",
+    "trainables.data.loading.splits",
     "trainables.fingerprints",
 )
 """Modules of `trainables` that a plan or a status reads."""
@@ -96,8 +96,8 @@ LONG_SIGNATURES = {
     "orchestrator/search/pruning.py:GroupPruning._decide",
     "orchestrator/sweep.py:run_sweep",
     "orchestrator/tracking/run_records.py:_parent_record",
-    "trainables/data/batches.py:BatchStream.__init__",
-    "trainables/data/batches.py:_StepDataset.__init__",
+    "trainables/data/loading/batches.py:BatchStream.__init__",
+    "trainables/data/loading/batches.py:_StepDataset.__init__",
     "trainables/teacher/server.py:serve",
 }
 DOUBLE_NAMES = {

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from search_spaces.hyperparameters import Hyperparameters
 from search_spaces.schedule import stage_schedule
-from trainables.data.batches import Batch, BatchStream, EvaluationBatch, evaluation_batches
 from trainables.data.formats.images import ImageSource, Indices, cached
-from trainables.data.splits import split_fold
+from trainables.data.loading.batches import Batch, BatchStream, EvaluationBatch, evaluation_batches
+from trainables.data.loading.splits import split_fold
 from trainables.fitting.evaluation import BatchPredictor, DomainScore, Predictor, of_images, score_domains
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.speed import check_compiler

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.hyperparameters import FoldSpec
-from trainables.data.batches import Batch, BatchStream, EvaluationBatch
-from trainables.data.feature_batches import Lookup, feature_batches, feature_evaluation_batches
 from trainables.data.formats.images import ImageSource, Indices
+from trainables.data.loading.batches import Batch, BatchStream, EvaluationBatch
+from trainables.data.loading.feature_batches import Lookup, feature_batches, feature_evaluation_batches
 from trainables.fitting.workers import Workers
 from trainables.teacher.filling import ImageTeacher, fill
 from trainables.teacher.store import EmbeddingStore, StoreKey, store_key

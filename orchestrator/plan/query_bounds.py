@@ -19,7 +19,7 @@ from search_spaces.hyperparameters import Hyperparameters, check_teacher_mode
 from search_spaces.methods import method_facts
 from search_spaces.spaces import search_space
 from search_spaces.sweeps import Sweep
-from trainables.data.splits import VALIDATION_FRACTION
+from trainables.data.loading.splits import VALIDATION_FRACTION
 from trainables.teacher.names import SHARD_ROWS, batch_multiple
 
 PoolSize = Callable[[str, Literal["source", "test"]], int]

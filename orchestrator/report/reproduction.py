@@ -17,7 +17,7 @@ from search_spaces.hyperparameters import Hyperparameters, Speed, Swad
 from search_spaces.methods import MethodFacts, method_facts
 from search_spaces.schedule import stage_schedule
 from search_spaces.spaces import apply_point, coordinate, search_space
-from trainables.data.splits import VALIDATION_FRACTION
+from trainables.data.loading.splits import VALIDATION_FRACTION
 
 JUDGED_APART = ("teacher", "teacher_mode", "student", "student_weights", "precision", "speed", "image_size")
 """Hyperparameters for which there is a rule of their own, as there is for steps and intervals."""

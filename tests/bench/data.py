@@ -40,10 +40,10 @@ from torchvision.datasets import ImageFolder
 
 from search_spaces.benchmarks import PACS
 from tests.support.tiny_files import TASKS, write_tiny_files
-from trainables.data.batches import BatchStream
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
 from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.loading.batches import BatchStream
 
 BATCH_SIZE_PER_DOMAIN = 32
 WARM_UP, MEASURED = 8, 40
@@ -287,7 +287,7 @@ def main() -> None:
         parser.error("--rounds is 1 or more")
     torch.set_num_threads(1)
     # Loader processes of all pipelines then start from the same memory, with torch in it.
-    multiprocessing.set_forkserver_preload(["trainables.data.batches"])
+    multiprocessing.set_forkserver_preload(["trainables.data.loading.batches"])
     stream = sys.stderr if arguments.json else sys.stdout
 
     def tell(line: str) -> None:

@@ -20,8 +20,8 @@ from search_spaces.benchmarks import benchmark
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters, Resources, StageHyperparameters
 from tests.bench.steps import median_and_interval
-from trainables.data.batches import Batch
 from trainables.data.formats.open import open_benchmark
+from trainables.data.loading.batches import Batch
 from trainables.fitting.update import Update
 from trainables.fitting.workers import Workers
 from trainables.fold import metered

@@ -22,9 +22,9 @@ from torch import Tensor
 from search_spaces.benchmarks import benchmark
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters
-from trainables.data.batches import Batch, BatchStream
 from trainables.data.formats.open import open_benchmark
-from trainables.data.splits import split_fold
+from trainables.data.loading.batches import Batch, BatchStream
+from trainables.data.loading.splits import split_fold
 from trainables.fitting.evaluation import DomainScore
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting.checkpoint import load_checkpoint, save_checkpoint
 from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy, replaces_best
 from trainables.fitting.inputs import StageInputs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trainables.data.views import normalise
+from trainables.data.loading.views import normalise
 from trainables.teacher.filling import BATCH_SIZE, ImageTeacher, stored_pixels
 from trainables.teacher.shards import ASKED_AGAIN, DamagedShardError, ShardContent, read_shard
 from trainables.teacher.store import EmbeddingStore, Shard

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.data.choices import stored_view_seed
-from trainables.data.colours import Pixels
 from trainables.data.formats.images import ImageSource
-from trainables.data.views import EvalView, TrainView, normalise
+from trainables.data.loading.colour_jitter import Pixels
+from trainables.data.loading.view_seeds import stored_view_seed
+from trainables.data.loading.views import EvalView, TrainView, normalise
 from trainables.storage.background_threads import in_thread
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from search_spaces.hyperparameters import check_teacher_mode, content_key
-from trainables.data.batches import image_id_offsets
 from trainables.data.formats.images import ImageSource
+from trainables.data.loading.batches import image_id_offsets
 from trainables.storage.json_files import write_json
 from trainables.teacher.names import SHARD_ROWS
 from trainables.teacher.protocol import Teacher
@@ -38,7 +38,7 @@ from trainables.teacher.shards import read_shard, write_shard
 from trainables.teacher.spool import remove_half_written
 
 VIEW_DEFINITION = 1
-"""Raised whenever `trainables.data.views` or the seeds of stored views make other pixels."""
+"""Raised whenever `trainables.data.loading.views` or the seeds of stored views make other pixels."""
 
 Rows = npt.NDArray[np.float32]
 
@@ -58,7 +58,7 @@ class StoreKey:
     """The train view drawn with the image's own seeds, or the evaluation view (a single one)."""
     image_size: int
     seed: int = 0
-    """Of the stored views; `trainables.data.choices.stored_view_seed` knows one family so far, 0."""
+    """Of the stored views; `trainables.data.loading.view_seeds.stored_view_seed` knows one family so far, 0."""
     definition: int = VIEW_DEFINITION
 
     @property

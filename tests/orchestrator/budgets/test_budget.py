@@ -29,7 +29,7 @@ from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import stub_sweep
 from trainables.data.formats.open import open_benchmark
-from trainables.data.splits import split_fold
+from trainables.data.loading.splits import split_fold
 from trainables.fitting.checkpoint import save_checkpoint
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json

@@ -13,7 +13,7 @@ from torch import nn
 
 from search_spaces.hyperparameters import Hyperparameters, Swad
 from tests.golden import golden_json
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting.evaluation import DomainScore, replaces_best
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit, StageOutcome

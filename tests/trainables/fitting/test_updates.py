@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
 from tests.golden import golden_json, golden_path
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting.evaluation import DomainScore
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from search_spaces.errors import UserError
-from trainables.data.batches import stored_view_seed
 from trainables.data.formats.images import Indices, Role
-from trainables.data.views import EvalView, TrainView
+from trainables.data.loading.batches import stored_view_seed
+from trainables.data.loading.views import EvalView, TrainView
 from trainables.teacher import store as store_module
 from trainables.teacher.checking import verify
 from trainables.teacher.filling import fill, status

@@ -20,7 +20,6 @@ from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.support.file_server import FileServer
 from tests.support.folders import DOMAINS, encoded, tiny_benchmark, write_tiny
-from trainables.data.batches import BatchStream, evaluation_batches
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import (
     benchmark_from_folder,
@@ -32,7 +31,8 @@ from trainables.data.formats.open import (
 from trainables.data.formats.pack import PackSettings, pack
 from trainables.data.formats.pack_reader import PackSource, is_pack, read_description
 from trainables.data.formats.sample import write_sample
-from trainables.data.splits import split_fold
+from trainables.data.loading.batches import BatchStream, evaluation_batches
+from trainables.data.loading.splits import split_fold
 from trainables.storage.leases import Owner, this_process
 
 

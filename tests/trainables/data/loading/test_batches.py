@@ -10,11 +10,11 @@ import torch
 
 from search_spaces.errors import UserError
 from tests.support.folders import tiny_benchmark, write_tiny
-from trainables.data.batches import Batch, BatchStream, evaluation_batches, image_id_offsets
-from trainables.data.choices import live_view_seed, step_choices, stored_view_seed
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
-from trainables.data.views import EvalView, TrainView
+from trainables.data.loading.batches import Batch, BatchStream, evaluation_batches, image_id_offsets
+from trainables.data.loading.view_seeds import live_view_seed, step_choices, stored_view_seed
+from trainables.data.loading.views import EvalView, TrainView
 
 INDICES = {"sketch": np.array([0, 3, 4, 5, 11]), "art": np.array([9, 2, 1])}
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainables.data.colours import Pixels, brighten, contrast, make_grey, normalised, saturate, turn_hue
+from trainables.data.loading.colour_jitter import Pixels, brighten, contrast, make_grey, normalised, saturate, turn_hue
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

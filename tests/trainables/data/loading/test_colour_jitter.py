@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional
 
-from trainables.data.colours import Pixels, brighten, contrast, make_grey, saturate, turn_hue
+from trainables.data.loading.colour_jitter import Pixels, brighten, contrast, make_grey, saturate, turn_hue
 
 Change = Callable[..., Any]
 

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import check_teacher_mode
-from trainables.data.choices import live_view_seed, step_choices, stored_view, stored_view_seed
-from trainables.data.colours import Pixels
 from trainables.data.formats.images import ImageSource, Indices, cached
-from trainables.data.views import EvalView, TrainView, normalise
+from trainables.data.loading.colour_jitter import Pixels
+from trainables.data.loading.view_seeds import live_view_seed, step_choices, stored_view, stored_view_seed
+from trainables.data.loading.views import EvalView, TrainView, normalise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,7 +292,7 @@ def _loader(dataset: Dataset[Any], steps: Iterable[int], loader_processes: int) 
     # Ray's workers have gRPC threads, which a fork could leave locked; importing torch once in the fork server makes
     # each further process start in milliseconds.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainables.data.batches"])
+    context.set_forkserver_preload(["trainables.data.loading.batches"])
     return DataLoader(
         dataset,
         batch_size=None,

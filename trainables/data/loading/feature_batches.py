@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.data.batches import Batch, BatchStream, EvaluationBatch, image_id_offsets
 from trainables.data.formats.images import ImageSource, Indices
+from trainables.data.loading.batches import Batch, BatchStream, EvaluationBatch, image_id_offsets
 
 Lookup = Callable[[Tensor, Tensor], Tensor]
 """Image ids int64 [N] and views int64 [N] -> features float32 [N, W]."""

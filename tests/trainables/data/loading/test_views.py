@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from trainables.data.views import IMAGENET_MEAN, IMAGENET_STD, EvalView, TrainView
+from trainables.data.loading.views import IMAGENET_MEAN, IMAGENET_STD, EvalView, TrainView
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -14,7 +14,7 @@ from search_spaces.folds import Fold
 from tests.golden import golden_json, golden_path
 from tests.support.folders import tiny_benchmark, write_tiny
 from trainables.data.formats.open import open_benchmark
-from trainables.data.splits import seed_hash, split_fold, split_indices
+from trainables.data.loading.splits import seed_hash, split_fold, split_indices
 
 
 def test_seed_hashes_are_the_golden_ones() -> None:
