@@ -15,9 +15,9 @@ from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, check_teacher_mode
-from trainables.fingerprints import teacher_fingerprint
 from trainables.storage.background_threads import beside
-from trainables.teacher.embedding import EmbeddingJob, embed, embedding_status
+from trainables.teacher.fingerprint import teacher_fingerprint
+from trainables.teacher.stored.embedding import EmbeddingJob, embed, embedding_status
 
 LOOK_S = 0.5
 
@@ -87,7 +87,9 @@ def fill_stores(
             check_resources(cluster, resources)
             mappings = [job.to_mapping() for job in missing for _ in range(workers)]
             with _watched(missing, told):
-                call_on_cluster("trainables.teacher.embedding:embed", mappings, resources, doing="asking the teacher")
+                call_on_cluster(
+                    "trainables.teacher.stored.embedding:embed", mappings, resources, doing="asking the teacher"
+                )
 
 
 def _here(job: EmbeddingJob, told: Told) -> None:

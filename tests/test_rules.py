@@ -65,7 +65,7 @@ LIGHT_TRAINABLES = (
     "trainables.data.formats.open",
     "trainables.data.formats.sample",
     "trainables.data.loading.splits",
-    "trainables.fingerprints",
+    "trainables.teacher.fingerprint",
 )
 """Modules of `trainables` that a plan or a status reads."""
 
@@ -98,7 +98,7 @@ LONG_SIGNATURES = {
     "orchestrator/tracking/run_records.py:_parent_record",
     "trainables/data/loading/batches.py:BatchStream.__init__",
     "trainables/data/loading/batches.py:_StepDataset.__init__",
-    "trainables/teacher/server.py:serve",
+    "trainables/teacher/http/server.py:serve",
 }
 DOUBLE_NAMES = {
     "Choice",

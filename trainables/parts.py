@@ -19,11 +19,11 @@ from trainables.fitting.speed import check_compiler
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import Method, Stage, method_recipe
-from trainables.stored import StoredFeatures, StoredTeacher
 from trainables.student.model import Student, build_student
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.names import requests_at_once
 from trainables.teacher.protocol import prompts, zero_shot_logits
+from trainables.teacher.stored.stored_embeddings import StoredFeatures, StoredTeacher
 
 Report = Callable[[dict[str, Any]], None]
 Scores = dict[str, DomainScore]

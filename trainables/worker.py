@@ -23,7 +23,7 @@ from trainables.fold import metered, run_fold
 from trainables.jobs import FoldJob, job_from_mapping
 from trainables.mirrored_jobs import answers_on_this_node, on_this_node
 from trainables.parts import FoldParts, Gather
-from trainables.teacher.connection import Patience, patience_of
+from trainables.teacher.http.connection import Patience, patience_of
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher
 

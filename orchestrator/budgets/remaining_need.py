@@ -129,7 +129,7 @@ def fold_need(
     if live or not method_facts(spec.method).trains or not method_facts(spec.method).asks:
         return own
     # Loads torch, which only stored views need.
-    from trainables.teacher.filling import missing_queries
+    from trainables.teacher.stored.filling import missing_queries
 
     missing = missing_queries(
         embeddings,

@@ -13,8 +13,8 @@ from search_spaces.hyperparameters import FoldSpec, Hyperparameters
 from search_spaces.methods import method_facts
 from search_spaces.spaces import Point, search_space
 from search_spaces.sweeps import Sweep
-from trainables.fingerprints import teacher_fingerprint
 from trainables.student.fingerprint import student_fingerprint
+from trainables.teacher.fingerprint import teacher_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)

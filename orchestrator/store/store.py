@@ -5,7 +5,7 @@
     STORE/folds/KEY/                   a fold's files (`trainables.storage.fold_folder.FoldFolder`), error.json when it went wrong,
                                        pruned.json when a sweep gave it up
     STORE/aligns/KEY/                  an Align stage that folds share
-    STORE/embeddings/KEY/              the teacher's answers (`trainables.teacher.store`)
+    STORE/embeddings/KEY/              the teacher's answers (`trainables.teacher.stored.store`)
     STORE/queries/                     what the teacher was asked (`trainables.teacher.ledger`)
     OUT/trials/GROUP/NUMBER.json       a trial's point and folds, written before it runs
     OUT/confirmations/GROUP.json       the chosen trial and its folds on all seeds

@@ -20,10 +20,10 @@ from tests.support.killed_command import killed_at
 from tests.support.teacher_process import NAME, TOKEN, served
 from trainables.data.formats.open import resolve_benchmark
 from trainables.data.formats.sample import write_sample
-from trainables.fingerprints import teacher_fingerprint
 from trainables.jobs import FoldJob
+from trainables.teacher.fingerprint import teacher_fingerprint
+from trainables.teacher.http.wire import TOKEN_VARIABLE
 from trainables.teacher.ledger import query_counts, reserved_queries
-from trainables.teacher.wire import TOKEN_VARIABLE
 from trainables.worker import run_job
 
 TINY = [

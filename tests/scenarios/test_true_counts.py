@@ -24,10 +24,10 @@ import uvicorn
 from tests.support.killed_command import finished, killed_at
 from trainables.data.formats.sample import write_sample
 from trainables.teacher.clip import OpenClipTeacher
+from trainables.teacher.http.server import create_app
+from trainables.teacher.http.wire import TOKEN_VARIABLE
 from trainables.teacher.ledger import query_counts
 from trainables.teacher.open import open_teacher
-from trainables.teacher.server import create_app
-from trainables.teacher.wire import TOKEN_VARIABLE
 
 pytestmark = pytest.mark.slow
 

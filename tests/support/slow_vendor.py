@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainables.teacher.wire import PROTOCOL, pack, unpack
+from trainables.teacher.http.wire import PROTOCOL, pack, unpack
 
 
 class SlowVendor:

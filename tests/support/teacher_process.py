@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from trainables.teacher.wire import TOKEN_VARIABLE
+from trainables.teacher.http.wire import TOKEN_VARIABLE
 
 NAME = "open_clip:vl2v-tiny:random:0"
 TOKEN = "s3cret-token-of-the-end-to-end-test"

@@ -48,9 +48,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a teacher over HTTP until Ctrl-C; a token, where one is wanted, is read from VL2V_TEACHER_TOKEN."""
-    from trainables.fingerprints import teacher_fingerprint
+    from trainables.teacher.fingerprint import teacher_fingerprint
+    from trainables.teacher.http.wire import TOKEN_VARIABLE
     from trainables.teacher.names import teacher_kind
-    from trainables.teacher.wire import TOKEN_VARIABLE
 
     token = os.environ.get(TOKEN_VARIABLE)
     if host not in LOOPBACK and not token:
@@ -63,9 +63,9 @@ def serve(
         raise UserError("a remote teacher is served elsewhere already; give demo or an open_clip teacher")
     faults = _faults(fault or [])
     fingerprint = teacher_fingerprint(name)
+    from trainables.teacher.http.server import Faults
+    from trainables.teacher.http.server import serve as listen
     from trainables.teacher.open import open_teacher
-    from trainables.teacher.server import Faults
-    from trainables.teacher.server import serve as listen
 
     opened = open_teacher(name, image_size=image_size)
     listen(

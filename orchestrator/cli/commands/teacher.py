@@ -31,7 +31,7 @@ from trainables.teacher.ledger import BudgetReached
 
 if TYPE_CHECKING:
     from orchestrator.store.store import Store
-    from trainables.teacher.embedding import EmbeddingJob
+    from trainables.teacher.stored.embedding import EmbeddingJob
 
 teacher = typer.Typer(
     cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode=None
@@ -111,7 +111,7 @@ def verify(
     """
     from dataclasses import asdict
 
-    from trainables.teacher.embedding import check, embedding_status
+    from trainables.teacher.stored.embedding import check, embedding_status
 
     check_money(query_budget, None)
     if sample < 0:
@@ -205,9 +205,9 @@ def _jobs(
 
 def _forecast(jobs: list[EmbeddingJob], price_per_1000: float | None) -> None:
     """What asking a vendor for what is missing will cost, on stderr, before the first query."""
-    from trainables.teacher.embedding import missing
     from trainables.teacher.ledger import QueryCounts
     from trainables.teacher.names import teacher_kind
+    from trainables.teacher.stored.embedding import missing
 
     for job in jobs:
         if teacher_kind(job.teacher) != "remote":
@@ -226,8 +226,8 @@ def _show(place: Store, jobs: list[EmbeddingJob], *, price_per_1000: float | Non
     """How far the stores are, whatever ended the filling."""
     from dataclasses import asdict
 
-    from trainables.teacher.embedding import embedding_status
     from trainables.teacher.ledger import query_counts
+    from trainables.teacher.stored.embedding import embedding_status
 
     found = [embedding_status(job) for job in jobs]
 

@@ -24,14 +24,14 @@ import torch
 
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
-from trainables.fingerprints import teacher_fingerprint
-from trainables.teacher.connection import Patience, retry_after_s
-from trainables.teacher.embedding import EmbeddingJob, embed
+from trainables.teacher.fingerprint import teacher_fingerprint
+from trainables.teacher.http.connection import Patience, retry_after_s
+from trainables.teacher.http.remote import RemoteTeacher
+from trainables.teacher.http.wire import TOKEN_VARIABLE, pack, unpack
 from trainables.teacher.ledger import QueryLedger, query_counts
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher
-from trainables.teacher.remote import RemoteTeacher
-from trainables.teacher.wire import TOKEN_VARIABLE, pack, unpack
+from trainables.teacher.stored.embedding import EmbeddingJob, embed
 
 NAME = "open_clip:vl2v-tiny:random:0"
 TOKEN = "s3cret-token-of-the-test"
@@ -42,7 +42,7 @@ SERVER = """
 import json, os, sys
 from pathlib import Path
 from trainables.teacher.open import open_teacher
-from trainables.teacher.server import Faults, serve
+from trainables.teacher.http.server import Faults, serve
 settings = json.loads(sys.argv[1])
 teacher = open_teacher(settings["name"], image_size=32)
 ledger = Path(settings["ledger"])

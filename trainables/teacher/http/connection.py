@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources, check_shows_no_secret, content_key
+from trainables.teacher.http.wire import FINGERPRINT, IDEMPOTENCY_KEY, MAX_IMAGES, PROTOCOL, TOKEN_VARIABLE
 from trainables.teacher.names import another_teacher
-from trainables.teacher.wire import FINGERPRINT, IDEMPOTENCY_KEY, MAX_IMAGES, PROTOCOL, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     import httpx
@@ -109,7 +109,7 @@ class Connection:
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{self.url}/v1/teacher is not a teacher's answer; see trainables/teacher/wire.py"
+                f"{self.url}/v1/teacher is not a teacher's answer; see trainables/teacher/http/wire.py"
             ) from None
         if protocol != PROTOCOL:
             raise UserError(f"the teacher at {self.url} speaks protocol {protocol}, we speak {PROTOCOL}")

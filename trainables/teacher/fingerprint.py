@@ -23,7 +23,7 @@ def teacher_fingerprint(name: str) -> str:
 
         return content_key({"kind": kind, "files": [file_sha256(TEACHER_WEIGHTS), file_sha256(CLASS_PROMPTS)]})
     if kind == "remote":
-        from trainables.teacher.connection import remote_fingerprint
+        from trainables.teacher.http.connection import remote_fingerprint
 
         return remote_fingerprint(name.partition(":")[2])
     wanted = parse_open_clip(name)

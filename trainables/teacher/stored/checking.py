@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from trainables.data.loading.views import normalise
-from trainables.teacher.filling import BATCH_SIZE, ImageTeacher, stored_pixels
-from trainables.teacher.shards import ASKED_AGAIN, DamagedShardError, ShardContent, read_shard
-from trainables.teacher.store import EmbeddingStore, Shard
+from trainables.teacher.stored.filling import BATCH_SIZE, ImageTeacher, stored_pixels
+from trainables.teacher.stored.shards import ASKED_AGAIN, DamagedShardError, ShardContent, read_shard
+from trainables.teacher.stored.store import EmbeddingStore, Shard
 
 
 def verify(

@@ -16,8 +16,8 @@ from trainables.data.formats.images import ImageSource, Indices
 from trainables.data.loading.batches import Batch, BatchStream, EvaluationBatch
 from trainables.data.loading.feature_batches import Lookup, feature_batches, feature_evaluation_batches
 from trainables.fitting.workers import Workers
-from trainables.teacher.filling import ImageTeacher, fill
-from trainables.teacher.store import EmbeddingStore, StoreKey, store_key
+from trainables.teacher.stored.filling import ImageTeacher, fill
+from trainables.teacher.stored.store import EmbeddingStore, StoreKey, store_key
 
 IN_MEMORY_BYTES = 1 << 30
 """Rows up to this size are copied into memory: a step then costs one gather."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import UserError
-from trainables.fingerprints import teacher_fingerprint
 from trainables.student.fingerprint import student_fingerprint
+from trainables.teacher.fingerprint import teacher_fingerprint
 
 
 def test_a_file_counts_by_content_and_not_by_path(tmp_path: Path) -> None:
@@ -53,6 +53,8 @@ def test_missing_files_and_unknown_kinds_are_one_line() -> None:
 
 
 def test_loads_without_torch() -> None:
-    code = "import sys, trainables.fingerprints as f; f.teacher_fingerprint('open_clip:A:b'); print(*sys.modules)"
+    code = (
+        "import sys, trainables.teacher.fingerprint as f; f.teacher_fingerprint('open_clip:A:b'); print(*sys.modules)"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "open_clip", "timm"} & set(answer.stdout.split())

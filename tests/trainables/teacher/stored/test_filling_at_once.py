@@ -10,16 +10,16 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.support.slow_vendor import SlowVendor, slow_vendor
-from tests.trainables.teacher.test_store import KEY, SOURCE_ROWS, Drawn
-from trainables.fingerprints import teacher_fingerprint
-from trainables.teacher.checking import verify
-from trainables.teacher.connection import Patience, patience_of
-from trainables.teacher.embedding import EmbeddingJob, embed
-from trainables.teacher.filling import fill, status, stored_pixels
+from tests.trainables.teacher.stored.test_store import KEY, SOURCE_ROWS, Drawn
+from trainables.teacher.fingerprint import teacher_fingerprint
+from trainables.teacher.http.connection import Patience, patience_of
+from trainables.teacher.http.remote import RemoteTeacher
 from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts, reserved_queries
 from trainables.teacher.meter import MeteredTeacher
-from trainables.teacher.remote import RemoteTeacher
-from trainables.teacher.store import EmbeddingStore
+from trainables.teacher.stored.checking import verify
+from trainables.teacher.stored.embedding import EmbeddingJob, embed
+from trainables.teacher.stored.filling import fill, status, stored_pixels
+from trainables.teacher.stored.store import EmbeddingStore
 
 
 def filled(

@@ -1,4 +1,4 @@
-"""A teacher behind HTTP: a vendor's black box. The wire format is in `trainables.teacher.wire`."""
+"""A teacher behind HTTP: a vendor's black box. The wire format is in `trainables.teacher.http.wire`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.errors import UserError
-from trainables.teacher.connection import Connection, Patience
-from trainables.teacher.wire import SAFETENSORS, WireError, pack, unpack
+from trainables.teacher.http.connection import Connection, Patience
+from trainables.teacher.http.wire import SAFETENSORS, WireError, pack, unpack
 
 
 class RemoteTeacher:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainables.teacher.shards import Rows
+from trainables.teacher.stored.shards import Rows
 
 SUFFIX = ".rows.part"
 _DIGEST_BYTES = 32

@@ -24,15 +24,15 @@ from search_spaces.errors import UserError
 from trainables.data.formats.images import Indices, Role
 from trainables.data.loading.batches import stored_view_seed
 from trainables.data.loading.views import EvalView, TrainView
-from trainables.teacher import store as store_module
-from trainables.teacher.checking import verify
-from trainables.teacher.filling import fill, status
 from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts, reserved_queries
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher
-from trainables.teacher.shards import ASKED_AGAIN, write_shard
-from trainables.teacher.spool import Spool
-from trainables.teacher.store import EmbeddingStore, MissingEmbeddingsError, Shard, StoreKey, store_key
+from trainables.teacher.stored import store as store_module
+from trainables.teacher.stored.checking import verify
+from trainables.teacher.stored.filling import fill, status
+from trainables.teacher.stored.shards import ASKED_AGAIN, write_shard
+from trainables.teacher.stored.spool import Spool
+from trainables.teacher.stored.store import EmbeddingStore, MissingEmbeddingsError, Shard, StoreKey, store_key
 
 COUNTS = {"art": 41, "photo": 58}
 """Images per domain; the first of each may not serve as source. 97 images, two views: two over from batches of 64."""
@@ -242,9 +242,9 @@ FILLER = """
 import sys, time
 from pathlib import Path
 import torch
-from tests.trainables.teacher import test_store as tests
-from trainables.teacher import store as store_module
-from trainables.teacher.filling import fill
+from tests.trainables.teacher.stored import test_store as tests
+from trainables.teacher.stored import store as store_module
+from trainables.teacher.stored.filling import fill
 store_module.SHARD_ROWS = int(sys.argv[4])
 torch.set_num_threads(1)
 folder, pause = Path(sys.argv[1]), float(sys.argv[2])

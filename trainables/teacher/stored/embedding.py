@@ -14,15 +14,15 @@ from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
-from trainables.teacher.checking import verify
-from trainables.teacher.connection import patience_of
-from trainables.teacher.filling import StoreStatus, fill, missing_queries, status
+from trainables.teacher.http.connection import patience_of
 from trainables.teacher.ledger import QueryLedger
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.names import requests_at_once
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import prompts
-from trainables.teacher.store import EmbeddingStore, store_key
+from trainables.teacher.stored.checking import verify
+from trainables.teacher.stored.filling import StoreStatus, fill, missing_queries, status
+from trainables.teacher.stored.store import EmbeddingStore, store_key
 
 SCOPE = "embed"
 """What the ledger files its queries under."""

@@ -34,8 +34,8 @@ from trainables.data.loading.batches import image_id_offsets
 from trainables.storage.json_files import write_json
 from trainables.teacher.names import SHARD_ROWS
 from trainables.teacher.protocol import Teacher
-from trainables.teacher.shards import read_shard, write_shard
-from trainables.teacher.spool import remove_half_written
+from trainables.teacher.stored.shards import read_shard, write_shard
+from trainables.teacher.stored.spool import remove_half_written
 
 VIEW_DEFINITION = 1
 """Raised whenever `trainables.data.loading.views` or the seeds of stored views make other pixels."""
@@ -91,7 +91,7 @@ class Shard:
 
 
 class EmbeddingStore:
-    """The rows of one key. Reading needs no lock; `trainables.teacher.filling.fill` writes."""
+    """The rows of one key. Reading needs no lock; `trainables.teacher.stored.filling.fill` writes."""
 
     def __init__(self, root: str | Path, key: StoreKey, source: ImageSource) -> None:
         if source.manifest != key.manifest:

@@ -23,8 +23,8 @@ from trainables.data.loading.views import EvalView, TrainView, normalise
 from trainables.storage.background_threads import in_thread
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts
-from trainables.teacher.spool import ImageIds, Spool, remove_half_written, remove_left_over_spools
-from trainables.teacher.store import EmbeddingStore, Lease, Rows, Shard, store_key
+from trainables.teacher.stored.spool import ImageIds, Spool, remove_half_written, remove_left_over_spools
+from trainables.teacher.stored.store import EmbeddingStore, Lease, Rows, Shard, store_key
 
 BATCH_SIZE = 64
 WAIT_S = 0.2

@@ -1,4 +1,4 @@
-"""A reference server for a teacher: the vendor's side of `trainables.teacher.wire`, to run and test against for real.
+"""A reference server for a teacher: the vendor's side of `trainables.teacher.http.wire`, to run and test against for real.
 
 It keeps a ledger by idempotency key, so that a query that is asked again after a lost answer is not paid twice, also
 across restarts. `Faults` makes it misbehave on purpose.
@@ -25,8 +25,7 @@ from torch import Tensor
 
 from search_spaces.errors import UserError
 from trainables.storage.json_lines import append_lines, read_lines
-from trainables.teacher.protocol import Teacher
-from trainables.teacher.wire import (
+from trainables.teacher.http.wire import (
     FINGERPRINT,
     IDEMPOTENCY_KEY,
     MAX_IMAGES,
@@ -36,6 +35,7 @@ from trainables.teacher.wire import (
     pack,
     unpack,
 )
+from trainables.teacher.protocol import Teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
