@@ -88,7 +88,7 @@ LARGE_CLASSES = {
     "orchestrator/store/remote/mirrors.py:StoreMirrors",
     "orchestrator/store/store.py:Store",
     "trainables/storage/mirror.py:Mirror",
-    "trainables/parts.py:FoldParts",
+    "trainables/fold_setup.py:FoldParts",
 }
 LONG_SIGNATURES = {
     "orchestrator/budgets/budgets.py:Budgets.__init__",

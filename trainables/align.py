@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save
 
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
+from trainables.fold_setup import FoldParts, Report
 from trainables.methods.recipes import Stage
-from trainables.parts import FoldParts, Report
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import DamagedFileError, write_atomically, write_json
 from trainables.storage.leases import Lease, LeaseLostError, this_process

@@ -18,9 +18,9 @@ from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
 from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
+from trainables.fold_setup import FoldParts, Gather, Report, Scores, nothing_to_gather
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import Stage
-from trainables.parts import FoldParts, Gather, Report, Scores, nothing_to_gather
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
 from trainables.student.model import Student

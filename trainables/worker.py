@@ -20,9 +20,9 @@ from trainables.data.formats.images import ImageSource, cached
 from trainables.data.formats.open import open_benchmark
 from trainables.fitting.workers import Workers
 from trainables.fold import metered, run_fold
+from trainables.fold_setup import FoldParts, Gather
 from trainables.jobs import FoldJob, job_from_mapping
-from trainables.mirrored_jobs import answers_on_this_node, on_this_node
-from trainables.parts import FoldParts, Gather
+from trainables.remote_jobs import answers_on_this_node, on_this_node
 from trainables.teacher.http.connection import Patience, patience_of
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher

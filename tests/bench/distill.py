@@ -25,8 +25,8 @@ from trainables.data.loading.batches import Batch
 from trainables.fitting.update import Update
 from trainables.fitting.workers import Workers
 from trainables.fold import metered
+from trainables.fold_setup import FoldParts
 from trainables.jobs import FoldJob
-from trainables.parts import FoldParts
 from trainables.teacher.open import open_teacher
 
 WARM_UP = 3

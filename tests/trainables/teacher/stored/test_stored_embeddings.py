@@ -12,8 +12,8 @@ from search_spaces.hyperparameters import StageHyperparameters
 from tests.trainables.test_fold import Interrupted, _losses, _run, _student
 from trainables.fitting.workers import Workers
 from trainables.fold import run_fold
+from trainables.fold_setup import FoldParts
 from trainables.jobs import FoldJob
-from trainables.parts import FoldParts
 from trainables.teacher.clip import OpenClipTeacher
 from trainables.teacher.ledger import QueryLedger, Reservation, query_counts
 from trainables.worker import _inputs, run_job

@@ -19,8 +19,8 @@ from typing import Any
 from search_spaces.methods import method_facts
 from trainables.align import only_one_at_a_time
 from trainables.fitting.workers import Workers
+from trainables.fold_setup import Gather, nothing_to_gather
 from trainables.jobs import FoldJob
-from trainables.parts import Gather, nothing_to_gather
 from trainables.storage.background_threads import beside
 from trainables.storage.json_files import read_json
 from trainables.storage.mirror import JOURNAL, Mirror, mirror_folder, open_mirror
