@@ -80,7 +80,7 @@ MOST_METHODS = 20
 MOST_PARAMETERS = 8
 
 BESIDE = {"orchestrator.rerun imports orchestrator.train"}
-CROWDED_FOLDERS = {"trainables", "trainables/data", "trainables/teacher"}
+CROWDED_FOLDERS = set[str]()
 LARGE_CLASSES = {
     "orchestrator/execution/tune_searcher.py:FoldSearch",
     "orchestrator/scheduler/fold_queue.py:Agenda",

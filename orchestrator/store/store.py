@@ -2,7 +2,7 @@
 
     OUT/sweep.json                     what is asked for: the sweep, its fold groups, the data manifests
     OUT/lease.json                     who is at work here, with a heartbeat
-    STORE/folds/KEY/                   a fold's files (`trainables.storage.fold_folder.FoldFolder`), error.json when it went wrong,
+    STORE/folds/KEY/                   a fold's files (`storage.fold_folder`), error.json when it went wrong,
                                        pruned.json when a sweep gave it up
     STORE/aligns/KEY/                  an Align stage that folds share
     STORE/embeddings/KEY/              the teacher's answers (`trainables.teacher.stored.store`)

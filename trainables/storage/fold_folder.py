@@ -7,7 +7,7 @@
     FOLDER/test.json            test-domain numbers: only the report opens it
     FOLDER/held_out/DOMAIN.json a pair fold's numbers on one of its two test domains, which it has instead of test.json
     FOLDER/result.json          written last: the fold is done once it is there
-    FOLDER/lease.json           the sweep (or command) that handed the fold out, while it is at it (`trainables.storage.leases`)
+    FOLDER/lease.json           the sweep (or command) that handed the fold out, while it is at it (`storage.leases`)
     FOLDER/worker.json          the process that computes in here, while it does
 
 Leakage: `read_result` and `read_journal` hold source-domain numbers only. The two test domains of a pair fold have a

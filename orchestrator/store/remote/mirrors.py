@@ -1,7 +1,7 @@
 """The mirrors of a store's folders, as the head of a sweep uses them: what decisions need is fetched, the rest is sent.
 
-A store whose folders are addresses works in their mirrors (`trainables.storage.mirror`). The head fetches everything but
-weights and embeddings; a fold's and its Align stage's files once they are over (`StoreMirrors.fetch_folds`).
+A store whose folders are addresses works in their mirrors (`trainables.storage.mirror`). The head fetches everything
+but weights and embeddings; a fold's and its Align stage's files once they are over (`StoreMirrors.fetch_folds`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A reference server for a teacher: the vendor's side of `trainables.teacher.http.wire`, to run and test against for real.
+"""A reference server for a teacher: the vendor's side of `teacher.http.wire`, to run and test against for real.
 
 It keeps a ledger by idempotency key, so that a query that is asked again after a lost answer is not paid twice, also
 across restarts. `Faults` makes it misbehave on purpose.
