@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 
 Result = Mapping[str, Any]
 
 
-def in_order_of_arrival(store: Store, found: Mapping[str, Mapping[str, Result]]) -> list[tuple[str, str]]:
+def in_order_of_arrival(store: SweepFolder, found: Mapping[str, Mapping[str, Result]]) -> list[tuple[str, str]]:
     """Every finished fold that was ever seen, as (group, key); those that are seen for the first time are noted.
 
     Args:

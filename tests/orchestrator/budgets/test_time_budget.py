@@ -84,7 +84,7 @@ class Timed:
             self.agenda.failed(ticket, CRASH)
             return
         run_job(self.bench.jobs.job(ticket.spec).to_mapping())
-        folder = self.bench.store.fold(ticket.planned.key)
+        folder = self.bench.store.folds.fold(ticket.planned.key)
         seconds = self.takes(self.agenda.counts().done) * self.slowness.get(ticket.spec.method, 1.0)
         write_json(folder.result, {**(folder.read_result() or {}), "seconds": seconds})
         self.clock.pass_time(seconds)
@@ -102,8 +102,8 @@ class Timed:
     def is_whole(self, method: str) -> bool:
         """Whether every test domain has its choice, done on all seeds."""
         store = self.bench.store
-        chosen = [store.confirmation(group.group.name) for group in self.row(method)]
-        return all(one and all(store.fold(planned.key).is_done for planned in one.folds) for one in chosen)
+        chosen = [store.records.confirmation(group.group.name) for group in self.row(method)]
+        return all(one and all(store.folds.fold(planned.key).is_done for planned in one.folds) for one in chosen)
 
 
 SWEEP = stub_sweep(trials=3, seeds=2)
@@ -248,7 +248,10 @@ def test_a_choice_made_anew_is_paid_for(tmp_path: Path) -> None:
     assert one_more.done == [3, 3, 3, 3]
     two_more = Timed(tmp_path, Limits(wall_hours=hours(14)), takes=always(100.0), sweep=SWEEP)
     two_more.run_all()
-    assert len([group for group in two_more.bench.groups if len(two_more.bench.store.trials(group.name)) == 3]) >= 1
+    assert (
+        len([group for group in two_more.bench.groups if len(two_more.bench.store.records.trials(group.name)) == 3])
+        >= 1
+    )
     assert two_more.is_whole("erm")
     assert two_more.clock.total.wall_seconds <= 1400
 
@@ -275,7 +278,10 @@ def test_a_search_that_takes_longer_than_forecast_ends_early_with_whole_rows_and
     timed.run_all()
     assert timed.is_whole("erm")
     for group in timed.agenda.groups:
-        trials, chosen = timed.bench.store.trials(group.group.name), timed.bench.store.confirmation(group.group.name)
+        trials, chosen = (
+            timed.bench.store.records.trials(group.group.name),
+            timed.bench.store.records.confirmation(group.group.name),
+        )
         assert 1 <= len(trials) < 5, "no new configuration began"
         assert chosen is not None
         assert chosen.trials == len(trials)
@@ -299,8 +305,8 @@ def test_killed_between_the_early_choice_and_the_later_one_it_chooses_among_all(
     store = killed.bench.store
 
     def is_at_its_last_trial(name: str) -> bool:
-        chosen = store.confirmation(name)
-        return chosen is not None and chosen.trials < len(store.trials(name)) == 5
+        chosen = store.records.confirmation(name)
+        return chosen is not None and chosen.trials < len(store.records.trials(name)) == 5
 
     while not any(is_at_its_last_trial(group.name) for group in killed.bench.groups):
         ticket = killed.agenda.next()
@@ -435,7 +441,7 @@ def test_the_report_says_from_how_many_configurations_a_search_that_was_ended_ch
     timed = Timed(tmp_path, Limits(wall_hours=700 / 3600), takes=slower, assumed=50.0, sweep=sweep)
     timed.run_all()
     store = timed.bench.store
-    tried = {group.test_domains[0]: len(store.trials(group.name)) for group in timed.bench.groups}
+    tried = {group.test_domains[0]: len(store.records.trials(group.name)) for group in timed.bench.groups}
     notes = [
         f"erm on {domain}: chosen from {count} of 5 configurations, for a budget ended the search"
         for domain, count in tried.items()
