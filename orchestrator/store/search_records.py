@@ -5,11 +5,13 @@ OUT/confirmations/GROUP.json    the selected trial and its folds on all seeds
 OUT/pairs/GROUP/NUMBER.json     a trial's pair folds, for leave-one-domain-out selection
 OUT/left_out/GROUP.json         what that selection selected, as in OUT/confirmations
 OUT/pruning/GROUP.jsonl         what the pruner decided, and why (`orchestrator.search.pruning`); append-only
+    OUT/arrivals.jsonl              finished folds as they were first seen (`tracking.fold_order`); append-only
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ class SearchRecords:
 
     def __init__(self, out: Path, *, folds: FoldStore, mirrors: StoreMirrors) -> None:
         self._out, self._folds, self._mirrors = out, folds, mirrors
+        self._arrivals_file = out / "arrivals.jsonl"
         self._read_trials: dict[tuple[str, int], TrialRecord] = {}
 
     @property
@@ -81,6 +84,19 @@ class SearchRecords:
         """Keep a decision of the pruner."""
         append_lines(self._decisions_file(group), [decision])
         self._mirrors.note(self._decisions_file(group))
+
+    def arrivals(self) -> list[tuple[str, str]]:
+        """Finished folds as (group, key), in the order in which they were first seen."""
+        return [(str(line["group"]), str(line["key"])) for line in read_lines(self._arrivals_file)]
+
+    def note_arrivals(self, arrived: Sequence[tuple[str, str]]) -> None:
+        """Add finished folds that were seen for the first time."""
+        if arrived:
+            append_lines(self._arrivals_file, [{"group": group, "key": key} for group, key in arrived])
+            # Before anything is drawn by it; what cannot be sent now is sent later.
+            self._mirrors.note(self._arrivals_file)
+            with suppress(OSError):
+                self._mirrors.send_noted()
 
     def planned_folds(self, group: str) -> list[PlannedFold]:
         """Every fold that the group's trials, their choice and its confirmation name, once each."""

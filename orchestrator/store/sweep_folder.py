@@ -16,7 +16,6 @@
     OUT/request.json                   a stop or cancel that was asked of who is at work (`scheduler.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
-    OUT/arrivals.jsonl                 finished folds as they were first seen (`tracking.fold_order`); append-only
     OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.budgets.promises`)
 
 OUT and STORE may be addresses of an object storage: then these are the folders that mirror them here
@@ -26,7 +25,6 @@ OUT and STORE may be addresses of an object storage: then these are the folders 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +41,6 @@ from search_spaces.hyperparameters import TRAINER_VERSION
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 from trainables.storage.atomic_files import aside_of
 from trainables.storage.json_files import read_json, write_json
-from trainables.storage.json_lines import append_lines, read_lines
 from trainables.storage.leases import living_owner_of
 from trainables.storage.object_storage import is_address, parse_address
 
@@ -83,7 +80,6 @@ class SweepFolder:
         self.ray_folder = out / "ray"
         self.data_folder = out / "data"
         self.price_file = out / "price.json"
-        self.arrivals_file = out / "arrivals.jsonl"
         self.promises_file = out / "promises.json"
 
     def shown(self, path: str | Path) -> str:
@@ -184,19 +180,6 @@ class SweepFolder:
         sweep = self.sweep()
         own = None if sweep is None else self.records.confirmation(group, sweep.selection)
         return own or self.records.confirmation(group)
-
-    def arrivals(self) -> list[tuple[str, str]]:
-        """Finished folds as (group, key), in the order in which they were first seen."""
-        return [(str(line["group"]), str(line["key"])) for line in read_lines(self.arrivals_file)]
-
-    def note_arrivals(self, arrived: Sequence[tuple[str, str]]) -> None:
-        """Add finished folds that were seen for the first time."""
-        if arrived:
-            append_lines(self.arrivals_file, [{"group": group, "key": key} for group, key in arrived])
-            # Before anything is drawn by it; what cannot be sent now is sent later.
-            self.mirrors.note(self.arrivals_file)
-            with suppress(OSError):
-                self.mirrors.send_noted()
 
     def living_owner(self) -> str | None:
         """Identity of the process at work here, if it is alive."""

@@ -21,7 +21,7 @@ def in_order_of_arrival(store: SweepFolder, found: Mapping[str, Mapping[str, Res
         store: whose folds they are.
         found: results by key, by fold group.
     """
-    known = store.arrivals()
+    known = store.records.arrivals()
     seen = set(known)
     new = [
         (float(result["finished"]), group, key)
@@ -32,5 +32,5 @@ def in_order_of_arrival(store: SweepFolder, found: Mapping[str, Mapping[str, Res
     arrived = [(group, key) for _, group, key in sorted(new)]
     # A store that can only be read is a copy, in which nothing more arrives.
     with suppress(OSError):
-        store.note_arrivals(arrived)
+        store.records.note_arrivals(arrived)
     return [*known, *arrived]

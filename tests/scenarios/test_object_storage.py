@@ -68,9 +68,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def test_the_order_of_arrivals_is_in_the_storage_before_anything_is_drawn_by_it(place: Place) -> None:
     arrived = [("icons/erm/line", "aa"), ("icons/erm/flat", "bb")]
-    open_store(place.address).note_arrivals(arrived)
+    open_store(place.address).records.note_arrivals(arrived)
     place.lose_the_head()
-    assert open_store(place.address).arrivals() == arrived
+    assert open_store(place.address).records.arrivals() == arrived
 
 
 @pytest.fixture(scope="module")

@@ -446,7 +446,7 @@ def test_interrupted_anywhere_it_goes_on(
     """Each step of a fetch is broken off once, as a kill would, and the same call is made again."""
     import trainables.data.acquire.assemble as assemble
     import trainables.data.acquire.fetch as fetching
-    import trainables.data.acquire.route as arrivals
+    from trainables.data.acquire import route
 
     class Killed(BaseException):
         pass
@@ -456,7 +456,7 @@ def test_interrupted_anywhere_it_goes_on(
 
     sources = local_sources("TerraIncognita", server, downloads("TerraIncognita", tmp_path / "scratch"))
     places = [
-        (arrivals, "unpack"),
+        (route, "unpack"),
         (fetching, "run_step"),
         (assemble, "write_json"),
         (fetching, "verify"),
