@@ -15,8 +15,8 @@ from orchestrator.records import TrialRecord
 from orchestrator.report import build_report
 from orchestrator.selection import mean
 from search_spaces.benchmarks import BENCHMARKS
-from tests.golden import golden_json, golden_lines
 from tests.orchestrator.test_report import Written, sweep
+from tests.support.golden import golden_json, golden_lines
 from trainables.fitting.evaluation import replaces_best
 from trainables.record import write_json
 

@@ -17,7 +17,7 @@ from orchestrator.selection import (
     select,
 )
 from search_spaces.errors import UserError
-from tests.golden import golden_json, golden_lines
+from tests.support.golden import golden_json, golden_lines
 
 GOLDEN_KEYS = {"iid": "source_validation", "loo": "leave_one_domain_out", "oracle": "oracle"}
 SWEEPS = {"A_pairs": "records_A_pairs.jsonl.gz"}

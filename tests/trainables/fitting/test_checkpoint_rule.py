@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from search_spaces.hyperparameters import Hyperparameters, Swad
-from tests.golden import golden_json
+from tests.support.golden import golden_json
 from trainables.data.batches import Batch
 from trainables.fitting.evaluation import DomainScore, replaces_best
 from trainables.fitting.inputs import StageInputs

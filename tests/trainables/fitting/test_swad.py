@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from search_spaces.hyperparameters import Swad
-from tests.golden import golden_json
+from tests.support.golden import golden_json
 from trainables.fitting.swad import DenseAverager, LossValley, WeightAverage, starts_new_segment
 
 RULES = {"every_checkpoint": "every_evaluation", "every_1000_after_2500": "authors"}

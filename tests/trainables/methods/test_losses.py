@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden import golden_json, golden_path
+from tests.support.golden import golden_json, golden_path
 from trainables.methods.losses import distillation_loss, vl2v_loss
 
 TOLERANCES = {torch.float64: (1e-10, 0.0), torch.float32: (1e-5, 2e-6)}

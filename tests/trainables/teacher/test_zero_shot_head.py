@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden import golden_json, golden_path
+from tests.support.golden import golden_json, golden_path
 from trainables.teacher.protocol import average_templates, class_texts, prompts, zero_shot_logits
 
 
