@@ -91,6 +91,9 @@ def test_every_golden_scenario(interrupted: bool) -> None:
         expected = scenario["expected"]
         averager, early_stop_step, trace = _run(scenario, interrupted=interrupted)
         name, valley = scenario["name"], averager.valley
+        assert len(trace) == expected["n_checkpoints_run"], name
+        assert (len(trace) - 1) * scenario["checkpoint_freq"] == expected["last_checkpoint_step"], name
+        assert (valley.converge_step is not None) == expected["converged"], name
         assert valley.converge_step == expected["converge_step"], name
         assert (valley.threshold is not None) == (expected["threshold"] is not None), name
         if valley.threshold is not None:
