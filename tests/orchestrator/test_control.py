@@ -20,19 +20,9 @@ from orchestrator.store import Store
 from tests.orchestrator.stub_sweep import command, stub_sweep
 from tests.orchestrator.stub_worker import starts
 from tests.orchestrator.test_agenda import Bench
+from tests.support.waiting import eventually
 from trainables.leases import Lease, this_process
 from trainables.record import write_json
-
-
-def eventually(true: object, seconds: float = 5.0) -> bool:
-    """Whether a function becomes true in time."""
-    assert callable(true)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if true():
-            return True
-        time.sleep(0.05)
-    return bool(true())
 
 
 @pytest.mark.parametrize("verb", ["stop", "cancel"])

@@ -16,8 +16,8 @@ from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_control import eventually
 from tests.orchestrator.test_stopped_trials import held
+from tests.support.waiting import eventually
 from trainables.record import FoldFolder, write_json
 
 # Ray warns of its own settings when a trainer is built in this process.

@@ -20,7 +20,7 @@ from orchestrator.store import Store
 from search_spaces.errors import UserError
 from tests.orchestrator.stub_sweep import run_stub, stub_sweep
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_control import eventually
+from tests.support.waiting import eventually
 from trainables.record import write_json
 
 OTHER_ROOT = ("unshare", "--user", "--map-root-user", "--mount")

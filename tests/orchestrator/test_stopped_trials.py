@@ -24,8 +24,8 @@ from search_spaces.folds import Fold
 from tests.orchestrator import stub_worker
 from tests.orchestrator.stub_sweep import command
 from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_control import eventually
 from tests.orchestrator.test_nested import one_fold
+from tests.support.waiting import eventually
 from trainables.jobs import job_from_mapping
 
 # Ray warns of its own settings when a trainer is built in this process.
