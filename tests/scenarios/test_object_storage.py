@@ -281,10 +281,8 @@ def test_mistakes_end_in_one_line(s3: LoopbackS3, place: Place) -> None:
         ("status", "--out", place.address),
         ("sweep", "--benchmark", "icons", "-y", "--out", place.address, "--store", "here"),
     ):
-        began = time.monotonic()
         done = told(*arguments)
         assert done.returncode == 2, done.stderr
-        assert time.monotonic() - began < 20
         assert len(done.stderr.splitlines()) == 1
         assert SECRET not in done.stderr
 

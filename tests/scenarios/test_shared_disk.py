@@ -18,9 +18,9 @@ from orchestrator.execution.preflight import check_shared, sees
 from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
-from tests.orchestrator.scheduler.test_control import eventually
 from tests.support.stub_sweep import run_stub, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
 
 OTHER_ROOT = ("unshare", "--user", "--map-root-user", "--mount")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
+from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
 
 
@@ -399,26 +400,37 @@ def test_budgets_that_would_limit_nothing_are_refused_in_one_line() -> None:
     assert Limits(gpu_hours=2.0).over(Limits(gpu_hours=1.0, money=3.0)) == Limits(gpu_hours=2.0, money=3.0)
 
 
-def test_usage_adds_up_over_processes_and_a_kill_forgets_seconds(tmp_path: Path, monkeypatch: Any) -> None:
+def test_usage_adds_up_over_processes_and_a_kill_forgets_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("orchestrator.store.usage.time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr("orchestrator.store.usage.LOOK_S", 0.02)
-    monkeypatch.setattr("orchestrator.store.usage.WRITE_S", 0.05)
     write_json(tmp_path / "first.json", {"wall_seconds": 100.0, "fold_seconds": 150.0, "gpu_seconds": 300.0})
-    running = {"a", "b"}
-    meter = UsageMeter(tmp_path, "second", gpus_per_fold=0.5, running=lambda: running)
-    assert meter.total.wall_seconds == 100
+    running, looks = {"a", "b"}, []
+
+    def look() -> set[str]:
+        looks.append(clock.now)
+        return running
+
+    meter = UsageMeter(tmp_path, "second", gpus_per_fold=0.5, running=look)
+    clock.now += 50.0
+    assert meter.total.wall_seconds == 100, "nothing is counted before the work begins"
     with meter:
-        time.sleep(0.5)
-        written = read_usage(tmp_path)
-        assert written.wall_seconds > 100.1, "a kill now would have forgotten less than that"
-        assert 0 < meter.elapsed("a") <= 0.6
-        assert meter.elapsed("c") == 0
+        assert meter.total.wall_seconds == 100
+        clock.now += 4.0
+        assert meter.total == Usage(wall_seconds=104.0, fold_seconds=158.0, gpu_seconds=304.0, folds_at_once=2)
+        assert (meter.elapsed("a"), meter.elapsed("c")) == (4.0, 0.0)
+        seen = len(looks)
+        assert eventually(lambda: len(looks) > seen + 2)
+        assert read_usage(tmp_path).wall_seconds == 100, "less than five seconds are not worth a file"
+        clock.now += 2.0
+        assert eventually(lambda: read_usage(tmp_path).wall_seconds == 106.0, 60.0), "a kill would forget more"
         running.clear()
-    own = read_usage(tmp_path)
-    wall = own.wall_seconds - 100
-    assert 0.5 <= wall < 5
-    assert own.fold_seconds - 150 == pytest.approx(2 * wall, abs=0.2)
-    assert own.gpu_seconds - 300 == pytest.approx(wall, abs=0.2)
-    assert own.folds_at_once == 2
+        assert meter.total.wall_seconds == 106
+        clock.now += 1.0
+    clock.now += 50.0
+    assert read_usage(tmp_path) == Usage(wall_seconds=107.0, fold_seconds=162.0, gpu_seconds=306.0, folds_at_once=2)
     assert read_usage(tmp_path / "nowhere") == Usage()
 
 

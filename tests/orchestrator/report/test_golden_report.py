@@ -15,8 +15,8 @@ from orchestrator.report.report import build_report
 from orchestrator.search.selection import mean
 from orchestrator.store.records import TrialRecord
 from search_spaces.benchmarks import BENCHMARKS
-from tests.golden import golden_json, golden_lines
 from tests.orchestrator.report.test_report import Written, sweep
+from tests.support.golden import golden_json, golden_lines
 from trainables.fitting.evaluation import replaces_best
 from trainables.storage.json_files import write_json
 

@@ -20,19 +20,9 @@ from orchestrator.store.sweep_folder import SweepFolder, open_store
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import command, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
 from trainables.storage.leases import Lease, this_process
-
-
-def eventually(true: object, seconds: float = 5.0) -> bool:
-    """Whether a function becomes true in time."""
-    assert callable(true)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if true():
-            return True
-        time.sleep(0.05)
-    return bool(true())
 
 
 @pytest.mark.parametrize("verb", ["stop", "cancel"])
