@@ -345,7 +345,8 @@ def _tune(
         settings.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
-            sharing.look(jobs.store.folds.fold(event.fold.key).read_result() or {})
+            result = jobs.store.folds.result(event.fold.key)
+            sharing.look(None if result is None else result.gpu_memory)
 
     with scratch_folder(jobs.store.ray_folder) as scratch:
         search = FoldSearch(

@@ -125,8 +125,8 @@ def trial_outcomes(store: SweepFolder, trials: Sequence[TrialRecord]) -> list[Tr
         states = tuple(store.folds.fold_state(key, owner) for key in keys)
         accuracy = None
         if all(state == "done" for state in states):
-            results = [store.folds.fold(key).read_result() or {} for key in keys]
-            accuracy = sum(float(result["source_validation"]["accuracy"]) for result in results) / len(results)
+            results = [result for key in keys if (result := store.folds.result(key)) is not None]
+            accuracy = sum(result.accuracy for result in results) / len(keys)
         outcomes.append(TrialOutcome(number=trial.number, states=states, accuracy=accuracy))
     return outcomes
 
@@ -205,7 +205,7 @@ def _point_line(trial: TrialRecord) -> str:
 
 def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
     state = store.folds.fold_state(key, store.living_owner())
-    attempts, result = store.folds.attempts(key), store.folds.fold(key).read_result()
+    attempts, result = store.folds.attempts(key), store.folds.result(key)
     facts: dict[str, Any] = {
         "state": state,
         "pruned": store.folds.pruned(key),
@@ -213,10 +213,9 @@ def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
     }
     lines = []
     if result is not None:
-        accuracy = result["source_validation"]["accuracy"]
-        facts |= {"source_validation_accuracy": accuracy, "checkpoint": result.get("chosen")}
-        rule = ", ".join(f"{name} {_short(value)}" for name, value in (result.get("chosen") or {}).items())
-        lines.append(f"done in {duration(float(result['seconds']))}: source validation {_percent(accuracy)} ({rule})")
+        facts |= {"source_validation_accuracy": result.accuracy, "checkpoint": result.selected}
+        rule = ", ".join(f"{name} {_short(value)}" for name, value in result.selected.items())
+        lines.append(f"done in {duration(result.seconds)}: source validation {_percent(result.accuracy)} ({rule})")
     if attempts.attempts:
         last = attempts.attempts[-1]
         facts |= {"error": last.error, "kind": last.kind}
@@ -265,8 +264,8 @@ def _align(known: Known, fold: KnownFold) -> tuple[list[str], dict[str, Any] | N
     if not method_facts(fold.method).aligns or spec is None:
         return [], None
     sharing = [other.label for other in known.folds if other.key != fold.key and _same_align(store, other, spec)]
-    result = store.folds.fold(fold.key).read_result() or {}
-    reused = next((stage["reused"] for stage in result.get("stages", ()) if stage["name"] == "align"), None)
+    result = store.folds.result(fold.key)
+    reused = None if result is None else result.align_reused
     facts = {"key": spec.align_key, "reused": reused, "shared_with": sharing}
     did = {True: "took over", False: "ran", None: "uses"}[reused]
     more = f" and {len(sharing) - LISTED} more" if len(sharing) > LISTED else ""

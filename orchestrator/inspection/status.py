@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.search.choices import is_hopeless, standing
 from orchestrator.search.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.remembered import last_run
+from orchestrator.store.results import FoldResult
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import Usage, read_usage
 from search_spaces.methods import method_facts
@@ -140,7 +141,7 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
         work.append(_group_work(store, row, finished, running))
     with_align = [key for key, (method, _) in results.items() if method_facts(method).aligns]
     specs = [store.folds.spec(key) for key in with_align]
-    seconds = sum(float(result["seconds"]) for _, result in results.values())
+    seconds = sum(result.seconds for _, result in results.values())
     resources = last_run(store).resources
     return SweepStatus(
         name=sweep.name,
@@ -149,7 +150,7 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
         seconds=seconds,
         gpu_seconds=seconds * resources.workers * resources.gpus_per_worker,
         eta_seconds=time_left(work) if owner is not None else None,
-        teacher_queries=sum(int(result["teacher_queries"]["images"]) for _, result in results.values()),
+        teacher_queries=sum(result.queries.images for _, result in results.values()),
         aligns=len({spec.align_key for spec in specs if spec is not None}),
         folds_with_align=len(with_align),
         at_work=owner is not None,
@@ -157,14 +158,14 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
         store_queries=query_counts(store.folds.queries_folder),
         troubles=troubles(store),
         used=read_usage(store.usage_folder),
-        gpu_share=gpu_share(result for _, result in results.values()),
+        gpu_share=gpu_share(result.gpu_memory for _, result in results.values()),
     )
 
 
 STATES = tuple(field.name for field in fields(Counts) if field.name != "waiting")
 """States of a fold that its folder says of it; all others wait."""
 
-Finished = dict[str, tuple[str, Mapping[str, Any]]]
+Finished = dict[str, tuple[str, FoldResult]]
 """Method and result of finished folds, by key: a fold that two trials share counts once."""
 
 
@@ -172,7 +173,7 @@ def _group_work(store: SweepFolder, row: GroupStatus, finished: Finished, runnin
     since = [store.folds.running_since(key) for key in running]
     return GroupWork(
         kind=(row.benchmark, row.method),
-        took=tuple(float(result["seconds"]) for _, result in finished.values()),
+        took=tuple(result.seconds for _, result in finished.values()),
         running_since=tuple(started for started in since if started is not None),
         waiting=row.counts.waiting,
     )
@@ -194,13 +195,13 @@ def _group_status(
     number = {state: sum(states[key] == state for key in slots) for state in STATES}
     finished: Finished = {}
     for key in (key for key, state in states.items() if state == "done"):
-        result = store.folds.fold(key).read_result()
+        result = store.folds.result(key)
         if result is not None:
             finished[key] = (group.method, result)
     objectives = {}
     for trial in trials:
         if all(planned.key in finished for planned in trial.folds):
-            values = [_accuracy(finished[planned.key][1]) for planned in trial.folds]
+            values = [finished[planned.key][1].accuracy for planned in trial.folds]
             objectives[trial.number] = sum(values) / len(values)
     confirmation = standing(store, group.name, selection) or confirmation
     best = max(objectives, key=lambda key: (objectives[key], key), default=None)
@@ -219,15 +220,11 @@ def _group_status(
             counts=counts,
             best=best,
             accuracy=None if best is None else objectives[best],
-            teacher_images=sum(int(result["teacher_queries"]["images"]) for _, result in finished.values()),
+            teacher_images=sum(result.queries.images for _, result in finished.values()),
         ),
         finished,
         [key for key, state in states.items() if state == "running"],
     )
-
-
-def _accuracy(result: Mapping[str, Any]) -> float:
-    return float(result["source_validation"]["accuracy"])
 
 
 def _short(count: int) -> str:

@@ -16,6 +16,7 @@ from orchestrator.plan.fold_groups import chooses
 from orchestrator.search.choices import Choice, Missing, choice, chosen_on_all_seeds
 from orchestrator.search.pair_folds import planned_domains
 from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.results import parse_test
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
@@ -118,8 +119,10 @@ def _oracle_score(store: SweepFolder, folds: Iterable[PlannedFold]) -> float:
     """Mean accuracy of the last step on the test domains' 20% parts; NaN where a fold is not done."""
     scores = []
     for planned in folds:
-        test = store.folds.fold(planned.key).read_test() if store.folds.fold(planned.key).is_done else None
-        scores.append(float(test["last_step"]["out_accuracy"][planned.fold.test_domain]) if test else math.nan)
+        folder, domain = store.folds.fold(planned.key), planned.fold.test_domain
+        test = folder.read_test() if folder.is_done else None
+        score = parse_test(test, domain, last_step=True).out_accuracy if test else None
+        scores.append(math.nan if score is None else score)
     return sum(scores) / len(scores)
 
 
@@ -127,12 +130,11 @@ def _measurement(
     store: SweepFolder, group: GroupRecord, trial: int, planned: PlannedFold, selection: Selection
 ) -> Measurement | None:
     folder = store.folds.fold(planned.key)
-    result, test, spec = folder.read_result(), folder.read_test(), store.folds.spec(planned.key)
-    if result is None or test is None or spec is None:
+    result, content, spec = store.folds.result(planned.key), folder.read_test(), store.folds.spec(planned.key)
+    if result is None or content is None or spec is None:
         return None
-    part = test["last_step"] if selection == "oracle" else test
-    domain = planned.fold.test_domain
-    balanced = part.get("balanced_accuracy", {}).get(domain)
+    domain, by_oracle = planned.fold.test_domain, selection == "oracle"
+    test = parse_test(content, domain, last_step=by_oracle)
     return Measurement(
         group=group.name,
         benchmark=group.benchmark,
@@ -143,12 +145,12 @@ def _measurement(
         key=planned.key,
         spec=spec,
         selection=selection,
-        rule="last" if selection == "oracle" and result["chosen"]["rule"] != "zero_shot" else result["chosen"]["rule"],
-        ood=float(part["accuracy"][domain]),
-        balanced=None if balanced is None else float(balanced),
-        in_domain=None if selection == "oracle" else float(result["source_validation"]["accuracy"]),
-        test_images=test.get("num_images", {}).get(domain),
-        teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
-        teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
-        teacher_unconfirmed=int(result.get("teacher_queries", {}).get("unconfirmed", 0)),
+        rule="last" if by_oracle and result.rule != "zero_shot" else result.rule,
+        ood=test.accuracy,
+        balanced=test.balanced_accuracy,
+        in_domain=None if by_oracle else result.accuracy,
+        test_images=test.num_images,
+        teacher_images=result.queries.images,
+        teacher_texts=result.queries.texts,
+        teacher_unconfirmed=result.queries.unconfirmed,
     )

@@ -106,8 +106,8 @@ def _objective(store: SweepFolder, trial: TrialRecord) -> float | None:
     """Mean source validation accuracy of a trial whose folds are all done; None for any other."""
     accuracies = []
     for planned in trial.folds:
-        result = None if store.folds.attempts(planned.key).failed else store.folds.fold(planned.key).read_result()
+        result = None if store.folds.attempts(planned.key).failed else store.folds.result(planned.key)
         if result is None:
             return None
-        accuracies.append(float(result["source_validation"]["accuracy"]))
+        accuracies.append(result.accuracy)
     return fmean(accuracies)

@@ -173,11 +173,10 @@ def _source_validation(store: SweepFolder, trial: TrialRecord) -> SourceValidati
     """What the trial is judged by; None where a fold failed or is not done."""
     accuracies = []
     for planned in trial.folds:
-        result = None if store.folds.attempts(planned.key).failed else store.folds.fold(planned.key).read_result()
-        value = None if result is None else result["source_validation"]["accuracy"]
-        if value is None or not math.isfinite(value):
+        result = None if store.folds.attempts(planned.key).failed else store.folds.result(planned.key)
+        if result is None or not math.isfinite(result.accuracy):
             return None
-        accuracies.append(float(value))
+        accuracies.append(result.accuracy)
     return SourceValidation(number=trial.number, accuracy=math.fsum(accuracies) / len(accuracies))
 
 

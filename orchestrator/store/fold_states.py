@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from orchestrator.store.failures import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
 from orchestrator.store.leases import FoldLeases
@@ -105,12 +104,11 @@ class FoldStates:
         if read_attempts(folder).failed:
             self._failed.add(key)
             return
-        result = folder.read_result()
+        result = self._store.folds.result(key)
         if result is None:
             return
         self._store.folds.tidy_done(key)
-        self._seconds[key] = float(result["seconds"])
-        accuracy = _accuracy(result)
+        self._seconds[key], accuracy = result.seconds, result.accuracy
         if math.isfinite(accuracy):
             self._accuracy[key] = accuracy
         else:
@@ -118,8 +116,3 @@ class FoldStates:
             record_attempt(folder, Attempt(time=time.time(), kind="no_metric", error=error))
             give_up(folder)
             self._failed.add(key)
-
-
-def _accuracy(result: Mapping[str, Any]) -> float:
-    value = result["source_validation"]["accuracy"]
-    return float("nan") if value is None else float(value)
