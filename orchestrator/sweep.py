@@ -32,7 +32,7 @@ from orchestrator.run_options import LastRun, Limits, absolute_data_root
 from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.fold_queue import Agenda, build_agenda
 from orchestrator.scheduler.stopping import StopRequest
-from orchestrator.search.choices import still_planned
+from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import MAX_FAILURES, check_max_failures
 from orchestrator.store.leases import FoldLeases, alone_in
@@ -240,7 +240,8 @@ def run_sweep(
 def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:
     """Folds that the sweep still plans and that gave up, or whose retry was cut short, by key."""
     selection = store.existing_sweep().selection
-    planned = (planned for group in store.groups() for planned in still_planned(store, group, selection))
+    views = (read_group_view(store, group, selection=selection) for group in store.groups())
+    planned = (planned for view in views for _, planned in view.planned())
 
     def went_wrong(key: str) -> bool:
         attempts = store.folds.attempts(key)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.events import Counts
@@ -11,15 +10,13 @@ from orchestrator.inspection.failure_summary import Trouble, troubles
 from orchestrator.inspection.teacher_usage import ledger_line, sweep_queries
 from orchestrator.plan.gpu_share import GpuShare, gpu_share
 from orchestrator.plan.remaining_time import GroupWork, duration, time_left
-from orchestrator.search.choices import is_hopeless, standing
-from orchestrator.search.pair_folds import pair_folds_expected, planned_domains
-from orchestrator.store.records import GroupRecord
+from orchestrator.search.group_view import GroupView, read_group_view
+from orchestrator.store.fold_states import StoredStates
 from orchestrator.store.remembered import last_run
 from orchestrator.store.results import FoldResult
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import Usage, read_usage
 from search_spaces.methods import method_facts
-from search_spaces.sweeps import SweepSelection
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 
@@ -131,11 +128,10 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
     sweep = store.existing_sweep()
     owner = store.living_owner()
     groups, work, results = [], [], {}
-    planned = store.groups()
-    for group in planned:
-        row, finished, running = _group_status(
-            store, group, owner, planned_domains(planned, group.benchmark), sweep.selection
-        )
+    states = StoredStates(store.folds, living_owner=owner)
+    for group in store.groups():
+        view = read_group_view(store, group, selection=sweep.selection, states=states)
+        row, finished, running = _group_status(view, states)
         groups.append(row)
         results.update(finished)
         work.append(_group_work(store, row, finished, running))
@@ -162,9 +158,6 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
     )
 
 
-STATES = tuple(field.name for field in fields(Counts) if field.name != "waiting")
-"""States of a fold that its folder says of it; all others wait."""
-
 Finished = dict[str, tuple[str, FoldResult]]
 """Method and result of finished folds, by key: a fold that two trials share counts once."""
 
@@ -179,52 +172,22 @@ def _group_work(store: SweepFolder, row: GroupStatus, finished: Finished, runnin
     )
 
 
-def _group_status(
-    store: SweepFolder, group: GroupRecord, owner: str | None, domains: Sequence[str], selection: SweepSelection
-) -> tuple[GroupStatus, Finished, list[str]]:
+def _group_status(view: GroupView, states: StoredStates) -> tuple[GroupStatus, Finished, list[str]]:
     """The row, the finished folds, and the keys of those that run."""
-    trials, confirmation = store.records.trials(group.name), standing(store, group.name, "source_validation")
-    slots = [planned.key for trial in trials for planned in trial.folds]
-    if confirmation is not None:
-        own = {planned.key for planned in trials[confirmation.number].folds}
-        slots += [planned.key for planned in confirmation.folds if planned.key not in own]
-    further = dict.fromkeys(planned.key for _, planned in store.records.left_out_folds(group.name))
-    known = set(slots)
-    slots += [key for key in further if key not in known]
-    states = {key: store.folds.fold_state(key, owner) for key in set(slots)}
-    number = {state: sum(states[key] == state for key in slots) for state in STATES}
-    finished: Finished = {}
-    for key in (key for key, state in states.items() if state == "done"):
-        result = store.folds.result(key)
-        if result is not None:
-            finished[key] = (group.method, result)
-    objectives = {}
-    for trial in trials:
-        if all(planned.key in finished for planned in trial.folds):
-            values = [finished[planned.key][1].accuracy for planned in trial.folds]
-            objectives[trial.number] = sum(values) / len(values)
-    confirmation = standing(store, group.name, selection) or confirmation
-    best = max(objectives, key=lambda key: (objectives[key], key), default=None)
-    if confirmation is not None and confirmation.number in objectives:
-        best = confirmation.number
-    may_be = confirmation is None and not number["running"] and number["failed"] + number["pruned"] > 0
-    hopeless = may_be and is_hopeless(store, group, selection)
-    expected = group.num_folds + pair_folds_expected(store, group, domains, selection)
-    planned = len(slots) if hopeless else max(expected, len(slots))
-    counts = Counts(**number, waiting=planned - sum(number.values()))
-    return (
-        GroupStatus(
-            name=group.name,
-            benchmark=group.benchmark,
-            method=group.method,
-            counts=counts,
-            best=best,
-            accuracy=None if best is None else objectives[best],
-            teacher_images=sum(result.queries.images for _, result in finished.values()),
-        ),
-        finished,
-        [key for key, state in states.items() if state == "running"],
+    group, best = view.group, view.best
+    keys = list(dict.fromkeys(planned.key for _, planned in view.planned()))
+    results = {key: states.result(key) for key in keys}
+    finished = {key: (group.method, result) for key, result in results.items() if result is not None}
+    row = GroupStatus(
+        name=group.name,
+        benchmark=group.benchmark,
+        method=group.method,
+        counts=view.counts(),
+        best=best,
+        accuracy=None if best is None else view.objectives[best],
+        teacher_images=sum(result.queries.images for _, result in finished.values()),
     )
+    return row, finished, [key for key in keys if states.is_running(key)]
 
 
 def _short(count: int) -> str:

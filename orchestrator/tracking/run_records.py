@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.search.choices import is_hopeless
+from orchestrator.search.group_view import read_group_view
 from orchestrator.store.results import FoldResult, fold_result
 from orchestrator.tracking.fold_order import in_order_of_arrival
 from orchestrator.tracking.metric_points import (
@@ -219,7 +219,7 @@ def _is_over(store: SweepFolder, group: GroupRecord, folds: Iterable[TrackedFold
     if not all(fold.failed or fold.folder.is_done or fold.pruned is not None for fold in folds):
         return False
     chosen = store.records.confirmation(group.name) or store.records.confirmation(group.name, "leave_one_domain_out")
-    return chosen is not None or is_hopeless(store, group, selection)
+    return chosen is not None or read_group_view(store, group, selection=selection).is_hopeless
 
 
 def _manifests(store: SweepFolder, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:

@@ -119,5 +119,7 @@ class FoldFolder:
         return read_json(self.test, advice=self.advice)
 
     def read_held_out(self, domain: str) -> dict[str, Any] | None:
-        """A pair fold's numbers on one of its two test domains. Only `orchestrator.search.pair_folds` calls this."""
+        """A pair fold's numbers on one of its two test domains. Only
+        `orchestrator.search.leave_one_domain_out` calls this.
+        """
         return read_json(self.held_out(domain), advice=self.advice)
