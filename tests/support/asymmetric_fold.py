@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from search_spaces.benchmarks import Benchmark, Domain
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters, Resources, StageHyperparameters, Swad
-from trainables.data.images import Indices, Role
+from trainables.data.formats.images import Indices, Role
 from trainables.jobs import FoldJob
 
 CLASSES = ("Fox", "barn_owl", "cat", "tea_pot")

@@ -15,8 +15,8 @@ from search_spaces.hyperparameters import StageHyperparameters
 from tests.support.asymmetric_fold import LopsidedSource, TowerTeacher, asymmetric_job
 from trainables.fitting.workers import Workers
 from trainables.fold import run_fold
+from trainables.fold_setup import Report
 from trainables.jobs import FoldJob
-from trainables.parts import Report
 
 TIMEOUT = timedelta(seconds=60)
 

@@ -19,9 +19,9 @@ from tests.support.plain_data import Scores, mean
 from tests.support.plain_fold import PROMPTS, PlainFold
 from tests.support.plain_swad import valley
 from trainables.fold import run_fold
+from trainables.fold_setup import Report
 from trainables.jobs import FoldJob
-from trainables.parts import Report
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 OTHERS: dict[str, dict[str, Any]] = {
     "kd": {

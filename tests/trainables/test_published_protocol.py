@@ -18,18 +18,18 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters, StageHyperparameters, Swad
 from tests.support.sized_source import SizedSource
-from trainables.data.batches import Batch
-from trainables.data.images import Indices
+from trainables.data.formats.images import Indices
+from trainables.data.loading.batches import Batch
 from trainables.fitting.evaluation import DomainScore, mean_accuracy, mean_cross_entropy
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.update import Update
 from trainables.fitting.workers import Workers
 from trainables.fold import metered, run_fold
+from trainables.fold_setup import FoldParts
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import METHODS, Stage, StepTensors
-from trainables.parts import FoldParts
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.student.model import Student
 
 DIM = 8

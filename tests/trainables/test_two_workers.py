@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.support.plain_data import mean
 from tests.support.plain_fold import PlainFold
 from tests.support.two_workers import run_in_two_goes, shared_job
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROUNDING = {"rel": 2e-4, "abs": 2e-5}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainables.data.sources import sources_of
-from trainables.data.variants import known_variants
+from trainables.data.acquire.sources import sources_of
+from trainables.data.formats.variants import known_variants
 
 VLCS_PER_CLASS = {
     "Caltech101": [237, 123, 118, 67, 870],
