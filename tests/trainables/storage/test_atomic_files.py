@@ -18,6 +18,7 @@ from trainables.storage.json_files import write_json
 WRITER = """
 import sys, time
 from pathlib import Path
+from trainables.storage.atomic_files import aside_of
 aside_of(Path(sys.argv[1]) / "result.json").write_text("half")
 print("written", flush=True)
 time.sleep(60)

@@ -77,6 +77,7 @@ def test_from_another_machine_the_heartbeat_decides(tmp_path: Path) -> None:
 CONTENDER = """
 import os, random, sys, time
 from pathlib import Path
+from trainables.storage.leases import Lease, LeaseHeldError, this_process
 from trainables.storage.processes import process_started
 
 folder, chance = Path(sys.argv[1]), random.Random(os.getpid())

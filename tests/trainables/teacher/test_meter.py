@@ -123,6 +123,7 @@ def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
 ASKER = """
 import sys, time
 from pathlib import Path
+from trainables.teacher.ledger import BudgetReached, QueryLedger, Reservation
 folder, hook, budget, pause = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 ledger = QueryLedger(folder, "fold", budget=budget)
 try:

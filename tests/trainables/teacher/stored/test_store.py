@@ -243,6 +243,8 @@ import sys, time
 from pathlib import Path
 import torch
 from tests.trainables.teacher.stored import test_store as tests
+from trainables.teacher.stored import store as store_module
+from trainables.teacher.stored.filling import fill
 store_module.SHARD_ROWS = int(sys.argv[4])
 torch.set_num_threads(1)
 folder, pause = Path(sys.argv[1]), float(sys.argv[2])
