@@ -17,8 +17,8 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
 from tests.support.stub_sweep import stub_sweep
+from tests.support.worked_searches import Worked, between, sweep_of
 from trainables.storage.json_files import write_json
 
 
