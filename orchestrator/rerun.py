@@ -17,7 +17,7 @@ from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import FoldSpecs, fold_spec
 from orchestrator.store.remembered import last_run
 from orchestrator.store.sweep_folder import SweepFolder
-from orchestrator.train import check_budget, train_one
+from orchestrator.train import check_budget
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob
@@ -105,10 +105,6 @@ def run_here(job: FoldJob, report: Callable[[dict[str, Any]], None]) -> dict[str
 
     check_budget(job)
     return run_job(job.to_mapping(), report)
-
-
-run_on_ray = train_one
-"""Run a job through Ray Train, as `train` does."""
 
 
 def compare(store: SweepFolder, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:

@@ -103,10 +103,13 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise UserError(f"{dotted} wants a list, got {value!r}")
         return tuple(_convert(typing.get_args(hint)[0], item, dotted) for item in value)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{dotted} wants a mapping, got {value!r}")
-        return dict(value)
+        of = typing.get_args(hint)[1]
+        if not is_dataclass(of):
+            return dict(value)
+        return {key: _convert(of, item, f"{dotted}.{key}") for key, item in value.items()}
     if is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value

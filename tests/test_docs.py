@@ -79,7 +79,7 @@ def test_a_command_line_parses(line: str, tmp_path: Path) -> None:
         fields += ("teacher", "teacher_mode")
         given = {field: values[field] for field in fields}
         request = build_request(SweepOptions(**given, overrides=values["overrides"] or ()))
-        assert request.benchmarks
+        assert request.options.benchmarks
 
 
 def test_a_wrong_line_would_not_parse() -> None:

@@ -90,10 +90,8 @@ LARGE_CLASSES = {
     "trainables/fold_setup.py:FoldParts",
 }
 LONG_SIGNATURES = {
-    "orchestrator/budgets/budgets.py:Budgets.__init__",
     "orchestrator/scheduler/fold_queue.py:build_agenda",
     "orchestrator/search/pruning.py:GroupPruning._decide",
-    "orchestrator/sweep.py:run_sweep",
     "orchestrator/tracking/run_records.py:_parent_record",
     "trainables/data/loading/batches.py:BatchStream.__init__",
     "trainables/data/loading/batches.py:_StepDataset.__init__",

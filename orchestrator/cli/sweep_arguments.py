@@ -5,16 +5,15 @@ A later source wins: packaged defaults, then the configuration file, then option
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.run_options import RunOptions
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
 from search_spaces.errors import UserError, unknown_name
-from search_spaces.hyperparameters import Resources
 from search_spaces.methods import parse_methods
 from search_spaces.sweeps import Sweep, load_config, override_config, resources_from_mapping, sweep_from_mapping
 
@@ -28,10 +27,8 @@ class Request:
     """What a command line asks for."""
 
     sweep: Sweep
-    benchmarks: Mapping[str, Benchmark]
-    """The sweep's benchmarks by name."""
-    resources: Resources
-    data_root: str | None
+    options: RunOptions
+    """Where and with what it runs; its benchmarks are those of the sweep."""
 
     def default_out(self) -> str:
         """A folder that follows from content, so that the same command without --out goes on too."""
@@ -61,12 +58,13 @@ class SweepOptions:
     overrides: Sequence[str] = ()
 
 
-def build_request(options: SweepOptions) -> Request:
-    """Build the sweep and all that goes with it.
+def build_request(options: SweepOptions, run: RunOptions | None = None) -> Request:
+    """Build the sweep and all that goes with it; benchmarks, data root and resources of `run` come from the former.
 
     Raises:
         UserError: an unknown name or key (with the nearest ones), or a value that is not allowed.
     """
+    run = run or RunOptions()
     config = load_config(options.config) if options.config else {}
     sweep = _section(config, "sweep")
     sweep |= _given(space=options.space, trials=options.trials, seeds=options.seeds, scope=options.scope)
@@ -87,28 +85,10 @@ def build_request(options: SweepOptions) -> Request:
         config["sweep"]["benchmarks"] = list(benchmarks)
     return Request(
         sweep=sweep_from_mapping(_with_absolute_paths(config)),
-        benchmarks=benchmarks,
-        resources=resources_from_mapping(config),
-        data_root=options.data_root,
+        options=replace(
+            run, benchmarks=benchmarks, resources=resources_from_mapping(config), data_root=options.data_root
+        ),
     )
-
-
-def check_money(query_budget: int | None, price_per_1000: float | None) -> None:
-    """Raises `UserError` for a budget or a price below 0."""
-    if query_budget is not None and query_budget < 0:
-        raise UserError(f"--query-budget is 0 or more, got {query_budget}")
-    if price_per_1000 is not None and not (price_per_1000 >= 0 and math.isfinite(price_per_1000)):
-        raise UserError(f"--price-per-1000 is 0 or more, got {price_per_1000}")
-
-
-def check_runs(max_concurrent: int | None, max_failures: int | None) -> None:
-    """Raises `UserError` for a number of folds at a time, or of further attempts, that cannot be."""
-    from orchestrator.store.failures import check_max_failures
-
-    if max_concurrent is not None and max_concurrent < 1:
-        raise UserError(f"--max-concurrent is 1 or more, got {max_concurrent}")
-    if max_failures is not None:
-        check_max_failures(max_failures)
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:

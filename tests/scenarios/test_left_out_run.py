@@ -108,7 +108,7 @@ def select_for(group_name: str, data_root: Path, out: Path) -> tuple[SweepFolder
             overrides=(*TINY, "sweep.zero_shot=false"),
         )
     )
-    store, benchmarks = open_store(out), dict(request.benchmarks)
+    store, benchmarks = open_store(out), dict(request.options.benchmarks)
     manifests = {name: open_benchmark(benchmark, data_root).manifest for name, benchmark in benchmarks.items()}
     groups = fold_group_records(request.sweep, make_plan(request.sweep, benchmarks).benchmarks)
     store.claim(request.sweep, groups, manifests)

@@ -19,7 +19,8 @@ import pytest
 
 from orchestrator.cli import run
 from orchestrator.execution.cluster import Cluster, connect
-from orchestrator.execution.executors import DRIVER_RESOURCE, WorkerFunctions, nested_trainable
+from orchestrator.execution.executors import DRIVER_RESOURCE, nested_trainable
+from orchestrator.run_options import WorkerFunctions
 from search_spaces.folds import Fold
 from tests.orchestrator.execution.test_nested import one_fold
 from tests.support import stub_worker

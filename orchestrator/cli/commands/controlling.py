@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,8 +27,8 @@ from orchestrator.cli.options import (
     TrackingOption,
     WallBudgetOption,
 )
-from orchestrator.cli.sweep_arguments import check_choice, check_money, check_runs
-from orchestrator.run_options import Limits
+from orchestrator.cli.sweep_arguments import check_choice
+from orchestrator.run_options import MAX_FAILURES, Limits, RunOptions
 
 if TYPE_CHECKING:
     from orchestrator.scheduler.control import Wish
@@ -91,18 +92,25 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Run the failed folds of a sweep again, and these alone, as the sweep last ran them."""
+    from orchestrator.store.remembered import last_run
     from orchestrator.store.sweep_folder import open_store
     from orchestrator.sweep import failed_folds
 
-    check_money(query_budget, price_per_1000)
-    check_runs(max_concurrent, max_failures)
     check_choice("--tracking", tracking, TRACKING)
-    limits = Limits(
-        gpu_hours=gpu_hours_budget,
-        wall_hours=wall_budget,
-        money=money_budget,
-        price_per_gpu_hour=price_per_gpu_hour,
-        seconds_per_fold=seconds_per_fold,
+    asked = RunOptions(
+        data_root=data_root,
+        address=address,
+        max_concurrent=max_concurrent,
+        query_budget=query_budget,
+        price_per_1000=price_per_1000,
+        limits=Limits(
+            gpu_hours=gpu_hours_budget,
+            wall_hours=wall_budget,
+            money=money_budget,
+            price_per_gpu_hour=price_per_gpu_hour,
+            seconds_per_fold=seconds_per_fold,
+        ),
+        max_failures=MAX_FAILURES if max_failures is None else max_failures,
     )
     store = open_store(out)
     store.existing_sweep()
@@ -111,17 +119,19 @@ def retry(
         typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.where} has failed")
         return
     before = {key: len(store.folds.attempts(key).attempts) for key in failed}
-    outcome = _run_failed(
-        store,
-        data_root=data_root,
-        max_concurrent=max_concurrent,
-        query_budget=query_budget,
+    ran = last_run(store)
+    options = replace(
+        ran,
+        data_root=data_root or ran.data_root,
+        address=address or ran.address,
+        max_concurrent=ran.max_concurrent if max_concurrent is None else max_concurrent,
+        query_budget=ran.query_budget if query_budget is None else query_budget,
         price_per_1000=price_per_1000,
-        limits=limits,
-        max_failures=max_failures,
-        address=address,
-        track_now=tracking == "now",
+        limits=asked.limits.over(ran.limits),
+        max_failures=ran.max_failures if max_failures is None else max_failures,
+        only_failed=True,
     )
+    outcome = _run_failed(store, options, track_now=tracking == "now")
     tried = sum(
         store.folds.fold(key).is_done or len(store.folds.attempts(key).attempts) > count
         for key, count in before.items()
@@ -132,47 +142,19 @@ def retry(
         raise typer.Exit(outcome.exit_code)
 
 
-def _run_failed(
-    store: SweepFolder,
-    *,
-    data_root: str | None,
-    max_concurrent: int | None,
-    query_budget: int | None,
-    price_per_1000: float | None,
-    limits: Limits,
-    max_failures: int | None,
-    address: str | None,
-    track_now: bool,
-) -> SweepOutcome:
-    """Run the failed folds with the settings that the sweep last ran with; what is given here goes before them."""
+def _run_failed(store: SweepFolder, options: RunOptions, *, track_now: bool) -> SweepOutcome:
+    """Run the failed folds."""
     from orchestrator.cli.progress import progress_for
     from orchestrator.plan.plan import make_plan
-    from orchestrator.store.remembered import last_run
     from orchestrator.sweep import run_sweep
     from orchestrator.tracking.mlflow_tracker import Tracker
 
-    sweep, ran = store.existing_sweep(), last_run(store)
-    benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
-    plan = make_plan(sweep, benchmarks)
+    sweep = store.existing_sweep()
+    options = replace(options, benchmarks={name: options.benchmark(name) for name in sweep.benchmarks})
+    plan = make_plan(sweep, options.benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})
     with progress_for(plan.groups, stream=sys.stderr) as progress:
-        return run_sweep(
-            sweep,
-            store=store,
-            data_root=data_root or ran.data_root,
-            resources=ran.resources,
-            benchmarks=benchmarks,
-            executor=ran.executor,
-            tracking=tracker if track_now else None,
-            progress=progress,
-            address=address or ran.address,
-            max_concurrent=ran.max_concurrent if max_concurrent is None else max_concurrent,
-            only_failed=True,
-            query_budget=ran.query_budget if query_budget is None else query_budget,
-            price_per_1000=price_per_1000,
-            limits=limits.over(ran.limits),
-            max_failures=ran.max_failures if max_failures is None else max_failures,
-        )
+        return run_sweep(sweep, store, options, progress, tracker if track_now else None)
 
 
 def _show_retried(store: SweepFolder, tried: int, outcome: SweepOutcome, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from orchestrator.cli.app import FAILED_FOLDS, app
 from orchestrator.cli.commands.watching import FoldArgument
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import AddressOption, DataRootOption, ExistingOutOption, JsonOption, QueryBudgetOption
-from orchestrator.cli.sweep_arguments import check_money
+from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def rerun(
     """
     from orchestrator.cli.progress import print_evaluation, print_report
     from orchestrator.inspection.fold_names import known_folds
-    from orchestrator.rerun import compare, rerun_job, run_here, run_on_ray
+    from orchestrator.rerun import compare, rerun_job, run_here
     from orchestrator.store.sweep_folder import open_store
-    from orchestrator.train import FoldFailedError
+    from orchestrator.train import FoldFailedError, train_one
 
-    check_money(query_budget, None)
+    options = RunOptions(query_budget=query_budget, address=address)
     if local and address is not None:
         raise UserError("--local runs without Ray; leave --address or --local out")
     known = known_folds(open_store(out))
@@ -93,7 +93,7 @@ def rerun(
         result = run_here(job, print_report)
     else:
         try:
-            result = run_on_ray(job, address=address, progress=print_evaluation)
+            result = train_one(job, options, print_evaluation)
         except FoldFailedError as failed:
             print(f"error: {failed}", file=sys.stderr)
             raise typer.Exit(FAILED_FOLDS) from None

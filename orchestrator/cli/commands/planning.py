@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,9 +37,8 @@ from orchestrator.cli.options import (
     WallBudgetOption,
     WorkersOption,
 )
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request, check_money
-from orchestrator.run_options import Limits
-from search_spaces.hyperparameters import Resources
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
+from orchestrator.run_options import Limits, RunOptions
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
@@ -82,7 +81,17 @@ def plan(
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.sweep_folder import open_store
 
-    check_money(query_budget, price_per_1000)
+    run = RunOptions(
+        query_budget=query_budget,
+        price_per_1000=price_per_1000,
+        limits=Limits(
+            gpu_hours=gpu_hours_budget,
+            wall_hours=wall_budget,
+            money=money_budget,
+            price_per_gpu_hour=price_per_gpu_hour,
+            seconds_per_fold=seconds_per_fold,
+        ),
+    )
     request = build_request(
         SweepOptions(
             config=config,
@@ -102,64 +111,43 @@ def plan(
             gpus_per_worker=gpus_per_worker,
             data_root=data_root,
             overrides=overrides or (),
-        )
-    )
-    limits = Limits(
-        gpu_hours=gpu_hours_budget,
-        wall_hours=wall_budget,
-        money=money_budget,
-        price_per_gpu_hour=price_per_gpu_hour,
-        seconds_per_fold=seconds_per_fold,
+        ),
+        run,
     )
     store = None if out is None else open_store(out)
-    if price_per_1000 is None and store is not None:
-        price_per_1000 = store.price_per_1000
-    limits.check(request.resources, price_per_1000)
-    budgets = ShownBudgets(
-        query_budget=query_budget,
-        price_per_1000=price_per_1000,
-        limits=limits,
-        resources=request.resources,
-        store=store,
-    )
-    show_plan(make_plan(request.sweep, request.benchmarks), budgets, as_json=as_json)
+    options = request.options if store is None else priced(request.options, store)
+    options.check()
+    show_plan(make_plan(request.sweep, options.benchmarks), options, store, as_json=as_json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShownBudgets:
-    """What a plan is shown beside."""
-
-    query_budget: int | None = None
-    price_per_1000: float | None = None
-    limits: Limits = field(default_factory=Limits)
-    resources: Resources = field(default_factory=Resources)
-    store: SweepFolder | None = None
-    """Whose finished folds tell how long one takes."""
+def priced(options: RunOptions, store: SweepFolder) -> RunOptions:
+    """The options with the price that the folder remembers, where none is given."""
+    return replace(options, price_per_1000=store.price_per_1000) if options.price_per_1000 is None else options
 
 
-def show_plan(plan: Plan, budgets: ShownBudgets, *, as_json: bool = False) -> None:
-    """Print a plan as a table and its totals, or as JSON."""
+def show_plan(plan: Plan, options: RunOptions, store: SweepFolder | None, *, as_json: bool = False) -> None:
+    """Print a plan as a table and its totals, or as JSON; the store's finished folds tell how long one takes."""
     from orchestrator.budgets.plan_forecast import forecast_time
     from orchestrator.cli.plan_text import plan_lines, plan_table, time_lines
 
-    price = budgets.price_per_1000
-    found = forecast_time(plan, budgets.resources, budgets.limits, price_per_1000=price, store=budgets.store)
+    price = options.price_per_1000
+    found = forecast_time(plan, options.resources, options.limits, price_per_1000=price, store=store)
     if as_json:
         content = {**plan.to_mapping(), "time": found.to_mapping()}
         if price is not None:
             content["price_at_most"] = None if plan.need is None else plan.need.price(price)
-        if budgets.query_budget is not None:
-            content["query_budget"] = budgets.query_budget
-        if budgets.limits.any:
-            content["limits"] = asdict(budgets.limits)
+        if options.query_budget is not None:
+            content["query_budget"] = options.query_budget
+        if options.limits.any:
+            content["limits"] = asdict(options.limits)
         typer.echo(json.dumps(content, indent=1))
         return
 
     console = wide_console()
     console.print(plan_table(plan))
     for line in plan_lines(
-        plan, query_budget=budgets.query_budget, price_per_1000=price, pair_fold_time=found.pair_fold_time
+        plan, query_budget=options.query_budget, price_per_1000=price, pair_fold_time=found.pair_fold_time
     ):
         console.print(line, markup=False)
-    for line in time_lines(found, budgets.limits, store=budgets.store):
+    for line in time_lines(found, options.limits, store=store):
         console.print(line, markup=False)

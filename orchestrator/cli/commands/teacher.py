@@ -25,7 +25,8 @@ from orchestrator.cli.options import (
     TeacherModeOption,
     TeacherOption,
 )
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request, check_money
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
+from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
 
@@ -66,14 +67,14 @@ def embed(
     from orchestrator.store.sync import at_work
     from trainables.storage.leases import this_process
 
-    check_money(query_budget, price_per_1000)
+    run = RunOptions(query_budget=query_budget, price_per_1000=price_per_1000, address=address)
     if tasks < 0:
         raise UserError(f"--workers is 0 or more, got {tasks}")
     options = SweepOptions(
         config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
         gpus_per_worker=gpus_per_worker, overrides=overrides or (),
     )  # fmt: skip
-    place, jobs, resources = _jobs(options, out=out, store=store, query_budget=query_budget)
+    place, jobs, resources = _jobs(options, run, out=out, store=store)
     filled = [place.folds.embeddings_folder, place.folds.queries_folder]
     try:
         with at_work(place, this_process(), sent=filled):
@@ -113,14 +114,14 @@ def verify(
 
     from trainables.teacher.stored.embedding import check, embedding_status
 
-    check_money(query_budget, None)
+    run = RunOptions(query_budget=query_budget)
     if sample < 0:
         raise UserError(f"--sample is 0 or more, got {sample}")
     options = SweepOptions(
         config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
         overrides=overrides or (),
     )  # fmt: skip
-    place, jobs, _ = _jobs(options, out=out, store=store, query_budget=query_budget)
+    place, jobs, _ = _jobs(options, run, out=out, store=store)
     place.mirrors.fetch(place.folds.embeddings_folder)
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
     place.mirrors.send_now([place.folds.queries_folder])
@@ -145,7 +146,7 @@ def status(
     from orchestrator.inspection.teacher_usage import stored_answers
     from trainables.teacher.ledger import query_counts
 
-    check_money(None, price_per_1000)
+    RunOptions(price_per_1000=price_per_1000)
     place = _place(out, store)
     place.mirrors.fetch(place.folds.embeddings_folder)
     rows, asked = stored_answers(place), query_counts(place.folds.queries_folder)
@@ -181,12 +182,13 @@ def _place(out: str | None, store: str | None) -> SweepFolder:
 
 
 def _jobs(
-    options: SweepOptions, *, out: str | None, store: str | None, query_budget: int | None
+    asked: SweepOptions, run: RunOptions, *, out: str | None, store: str | None
 ) -> tuple[SweepFolder, list[EmbeddingJob], Any]:
     """A job for each benchmark."""
     from orchestrator.embed import embedding_job
 
-    request = build_request(options)
+    request = build_request(asked, run)
+    options = request.options
     place = _place(out, store)
     place.check_writable()
     jobs = [
@@ -194,13 +196,13 @@ def _jobs(
             benchmark,
             request.sweep.hyperparameters_for(name),
             store=place,
-            data_root=request.data_root,
-            resources=request.resources,
-            query_budget=query_budget,
+            data_root=options.data_root,
+            resources=options.resources,
+            query_budget=options.query_budget,
         )
-        for name, benchmark in request.benchmarks.items()
+        for name, benchmark in options.benchmarks.items()
     ]
-    return place, jobs, request.resources
+    return place, jobs, options.resources
 
 
 def _forecast(jobs: list[EmbeddingJob], price_per_1000: float | None) -> None:

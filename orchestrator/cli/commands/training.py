@@ -11,7 +11,6 @@ import typer
 
 from orchestrator.cli.app import FAILED_FOLDS, app
 from orchestrator.cli.options import (
-    EXECUTORS,
     AddressOption,
     BenchmarkOption,
     ConfigOption,
@@ -29,12 +28,12 @@ from orchestrator.cli.options import (
     TeacherOption,
     WorkersOption,
 )
-from orchestrator.cli.sweep_arguments import RUNS, SweepOptions, build_request, check_choice, check_money
+from orchestrator.cli.sweep_arguments import RUNS, SweepOptions, build_request
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
-    from orchestrator.execution.executors import Executor
+    from orchestrator.run_options import Executor
 
 
 @app.command()
@@ -65,8 +64,15 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one fold through Ray Train; a fold that is done in --out is not computed again."""
-    check_choice("--executor", executor, EXECUTORS)
-    check_money(query_budget, price_per_1000)
+    from orchestrator.run_options import MAX_FAILURES, RunOptions
+
+    run = RunOptions(
+        executor=cast("Executor", executor),
+        address=address,
+        query_budget=query_budget,
+        price_per_1000=price_per_1000,
+        max_failures=MAX_FAILURES if max_failures is None else max_failures,
+    )
     request = build_request(
         SweepOptions(
             config=config,
@@ -78,17 +84,18 @@ def train(
             gpus_per_worker=gpus_per_worker,
             data_root=data_root,
             overrides=overrides or (),
-        )
+        ),
+        run,
     )
-    if len(request.benchmarks) != 1 or len(request.sweep.methods) != 1:
+    options = request.options
+    if len(options.benchmarks) != 1 or len(request.sweep.methods) != 1:
         raise UserError("train runs one fold: give one --benchmark and one --method")
     if seed < 0:
         raise UserError(f"--seed is 0 or more, got {seed}")
-    (chosen,) = request.benchmarks.values()
+    (chosen,) = options.benchmarks.values()
     fold = Fold(benchmark=chosen.name, test_domains=(chosen.check_domain(test_domain),), seed=seed)
 
     from orchestrator.cli.progress import print_evaluation
-    from orchestrator.store.failures import MAX_FAILURES
     from orchestrator.store.sweep_folder import open_store
     from orchestrator.store.sync import at_work
     from orchestrator.train import FoldFailedError, prepare_fold, train_one
@@ -100,22 +107,12 @@ def train(
         method=request.sweep.methods[0],
         hyperparameters=request.sweep.hyperparameters_for(chosen.name),
         store=place,
-        data_root=request.data_root,
-        resources=request.resources,
-        benchmark=chosen,
-        query_budget=query_budget,
+        options=options,
     )
     was_done = place.folds.fold(job.spec.key).is_done
     try:
         with at_work(place, this_process()):
-            result = train_one(
-                job,
-                executor=cast("Executor", executor),
-                address=address,
-                progress=print_evaluation,
-                max_failures=MAX_FAILURES if max_failures is None else max_failures,
-                mirrors=place.mirrors,
-            )
+            result = train_one(job, options, print_evaluation, place.mirrors)
     except FoldFailedError as failed:
         print(f"error: {failed}", file=sys.stderr)
         raise typer.Exit(FAILED_FOLDS) from None

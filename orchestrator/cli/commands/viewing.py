@@ -11,7 +11,8 @@ import typer
 from orchestrator.cli.app import app
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import ErrorOption, ExistingOutOption, JsonOption, PriceOption
-from orchestrator.cli.sweep_arguments import check_choice, check_money
+from orchestrator.cli.sweep_arguments import check_choice
+from orchestrator.run_options import RunOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +29,7 @@ def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: 
     from orchestrator.inspection.status import sweep_status
     from orchestrator.store.sweep_folder import open_store
 
-    check_money(None, price_per_1000)
+    RunOptions(price_per_1000=price_per_1000)
     store = open_store(out)
     found, price_per_1000 = sweep_status(store), store.price_per_1000 if price_per_1000 is None else price_per_1000
     if as_json:
@@ -106,7 +107,7 @@ def report(
     check_error(error)
     if selection is not None:
         check_choice("--selection", selection, get_args(Selection))
-    check_money(None, price_per_1000)
+    RunOptions(price_per_1000=price_per_1000)
     show_report(
         open_store(out),
         error=error,

@@ -222,9 +222,9 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (request.sweep.trials, request.sweep.seeds) == (3, 2)
     assert request.sweep.hyperparameters.align.lr == 1e-4
     assert request.sweep.hyperparameters.distill.lr == 0.5
-    assert request.resources.workers == 2
+    assert request.options.resources.workers == 2
     changed = build_request(SweepOptions(config=str(config), workers=1, overrides=["sweep.seeds=5"]))
-    assert (changed.resources.workers, changed.sweep.seeds) == (1, 5)
+    assert (changed.options.resources.workers, changed.sweep.seeds) == (1, 5)
 
 
 def test_the_same_content_has_the_same_default_folder() -> None:
@@ -246,7 +246,7 @@ def test_a_folder_is_a_benchmark_by_path_and_by_name(tmp_path: Path) -> None:
     by_name = build_request(SweepOptions(benchmark=["pets"], data_root=str(tmp_path)))
     for request in (by_path, by_name):
         assert request.sweep.benchmarks == ("pets",)
-        assert request.benchmarks["pets"].domain_names == ("day", "night")
+        assert request.options.benchmarks["pets"].domain_names == ("day", "night")
     assert by_path.sweep.key == by_name.sweep.key
 
 

@@ -202,7 +202,7 @@ def test_exported_hyperparameters_make_the_confirmed_folds_again(bench: Bench, t
         group = f"icons/vl2v_adip/{domain}"
         (record,) = [record for record in again.groups if record.name == group]
         assert record.trials == 1
-        specs = FoldSpecs(sweep=request.sweep, benchmarks=request.benchmarks, manifests=again.store.manifests())
+        specs = FoldSpecs(sweep=request.sweep, benchmarks=request.options.benchmarks, manifests=again.store.manifests())
         confirmed = bench.store.records.confirmation(group)
         assert confirmed is not None
         assert specs.planned(record, {}, range(record.seeds)) == confirmed.folds

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.events import Counts
 from orchestrator.inspection.status import SweepStatus, sweep_status
-from orchestrator.run_options import LastRun
+from orchestrator.run_options import RunOptions
 from orchestrator.search.choices import choice
 from orchestrator.store.failures import Attempt
 from orchestrator.store.remembered import remember_run
@@ -143,7 +143,7 @@ def test_gpu_hours_follow_from_what_the_sweep_ran_with(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.run_all(most=3)
     assert sweep_status(bench.store).gpu_seconds == 0.0
-    remember_run(bench.store, LastRun(resources=Resources(workers=2, gpus_per_worker=0.5)))
+    remember_run(bench.store, RunOptions(resources=Resources(workers=2, gpus_per_worker=0.5)))
     status = sweep_status(bench.store)
     assert status.gpu_seconds == status.seconds > 0.0
 
