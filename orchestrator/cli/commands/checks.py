@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import USER_MISTAKE, app
+from orchestrator.cli.app import app
 from orchestrator.cli.options import AddressOption, DataRootOption, JsonOption
+from orchestrator.exit_codes import ExitCode
 
 
 @app.command()
@@ -37,4 +38,4 @@ def doctor(
         for finding in findings:
             typer.echo(f"{finding.state:<5} {finding.subject}: {finding.text}")
     if any(finding.state == "wrong" for finding in findings):
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_MISTAKE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.app import INTERRUPTED, PROGRAM, app
+from orchestrator.cli.app import PROGRAM, app
 from orchestrator.cli.commands.syncing import say_where_tracking_stands
 from orchestrator.cli.options import (
     TRACKING,
@@ -28,6 +28,7 @@ from orchestrator.cli.options import (
     WallBudgetOption,
 )
 from orchestrator.cli.sweep_arguments import check_choice
+from orchestrator.exit_codes import ExitCode
 from orchestrator.run_options import MAX_FAILURES, Limits, RunOptions
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _show_retried(store: SweepFolder, tried: int, outcome: SweepOutcome, *, as_j
         print(f"failed again: {failure.group} {failure.fold}: {failure.error}", file=sys.stderr)
     if outcome.out_of_budget:
         show_budget(store, outcome.refusals, price_per_1000=store.price_per_1000)
-    if outcome.exit_code == INTERRUPTED:
+    if outcome.exit_code == ExitCode.INTERRUPTED:
         print(f"interrupted; the same command goes on from here (--out {store.where})", file=sys.stderr)
     typer.echo(found.line)
     if found.counts.waiting:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
+from orchestrator.cli.app import CommandGroup, app
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption
 from orchestrator.cli.sweep_arguments import resolve_names
+from orchestrator.exit_codes import ExitCode
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 
@@ -120,7 +121,7 @@ def verify(
     if bad:
         reasons = "; ".join(f"{item.benchmark}: {what_is_wrong(item)}" for item in bad)
         typer.echo(f"error: not a copy that papers use - {reasons}", err=True)
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_MISTAKE)
 
 
 @data.command()

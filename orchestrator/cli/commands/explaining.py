@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import FAILED_FOLDS, app
+from orchestrator.cli.app import app
 from orchestrator.cli.commands.watching import FoldArgument
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import AddressOption, DataRootOption, ExistingOutOption, JsonOption, QueryBudgetOption
+from orchestrator.exit_codes import ExitCode
 from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
 
@@ -96,11 +97,11 @@ def rerun(
             result = train_one(job, options, print_evaluation)
         except FoldFailedError as failed:
             print(f"error: {failed}", file=sys.stderr)
-            raise typer.Exit(FAILED_FOLDS) from None
+            raise typer.Exit(ExitCode.FAILED_FOLDS) from None
     compared = compare(known.store, found.key, job, notes)
     _show_comparison(compared, result, known.store.shown(job.folder), as_json=as_json)
     if not compared.agrees:
-        raise typer.Exit(FAILED_FOLDS)
+        raise typer.Exit(ExitCode.FAILED_FOLDS)
 
 
 def _show_comparison(compared: Comparison, result: dict[str, Any], folder: str, *, as_json: bool) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.app import USER_MISTAKE
 from orchestrator.cli.commands.data import data, refuse_address, show_verifications
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption
 from orchestrator.cli.sweep_arguments import resolve_names
+from orchestrator.exit_codes import ExitCode
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, parse_benchmarks
 from search_spaces.errors import UserError, unknown_name
 
@@ -82,7 +82,7 @@ def fetch(
     for mistake in failed:
         typer.echo(f"error: {' '.join(str(mistake).split())}", err=True)
     if failed:
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_MISTAKE)
 
 
 @data.command()

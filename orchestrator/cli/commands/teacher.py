@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
+from orchestrator.cli.app import CommandGroup, app
 from orchestrator.cli.commands.fetching import bars
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import (
@@ -26,6 +26,7 @@ from orchestrator.cli.options import (
     TeacherOption,
 )
 from orchestrator.cli.sweep_arguments import SweepOptions, build_request
+from orchestrator.exit_codes import ExitCode
 from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
@@ -133,7 +134,7 @@ def verify(
     if problems:
         for line in problems:
             typer.echo(f"wrong: {line}", err=True)
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_MISTAKE)
 
 
 @teacher.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from orchestrator.cli.app import FAILED_FOLDS, app
+from orchestrator.cli.app import app
 from orchestrator.cli.options import (
     AddressOption,
     BenchmarkOption,
@@ -29,6 +29,7 @@ from orchestrator.cli.options import (
     WorkersOption,
 )
 from orchestrator.cli.sweep_arguments import RUNS, SweepOptions, build_request
+from orchestrator.exit_codes import ExitCode
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
@@ -115,7 +116,7 @@ def train(
             result = train_one(job, options, print_evaluation, place.mirrors)
     except FoldFailedError as failed:
         print(f"error: {failed}", file=sys.stderr)
-        raise typer.Exit(FAILED_FOLDS) from None
+        raise typer.Exit(ExitCode.FAILED_FOLDS) from None
     if as_json:
         typer.echo(json.dumps({**result, "folder": place.shown(job.folder)}, indent=1))
         return
