@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError, unknown_name
 from search_spaces.hyperparameters import Resources
+from search_spaces.settings import flag_of, option
 from trainables.data.formats.open import resolve_benchmark
 
 Executor = Literal["auto", "tune", "train"]
@@ -28,23 +29,22 @@ MAX_FAILURES = 1
 class Limits:
     """What a sweep may use, over all its runs. None is no limit; nothing here changes a result."""
 
-    gpu_hours: float | None = None
-    wall_hours: float | None = None
-    money: float | None = None
-    price_per_gpu_hour: float | None = None
-    seconds_per_fold: float | None = None
-    """What a fold is taken to last until one of its method is finished; None is the assumption of `durations`."""
+    gpu_hours: float | None = field(default=None, metadata=option("Budgets and prices", flag="--gpu-hours-budget"))
+    """Most hours that a sweep's folds may run, times the GPUs that each reserves, over all its runs."""
+    wall_hours: float | None = field(default=None, metadata=option("Budgets and prices", flag="--wall-budget"))
+    """Most hours that a sweep itself may run, over all its runs."""
+    money: float | None = field(default=None, metadata=option("Budgets and prices", flag="--money-budget"))
+    """Most money for a sweep's GPU-hours and the teacher's queries."""
+    price_per_gpu_hour: float | None = field(default=None, metadata=option("Budgets and prices"))
+    """Price of an hour of one GPU."""
+    seconds_per_fold: float | None = field(default=None, metadata=option("Budgets and prices"))
+    """What budgets take a fold to last until one of its method is finished; an assumption if absent."""
 
     def __post_init__(self) -> None:
-        for option, value in (
-            ("--gpu-hours-budget", self.gpu_hours),
-            ("--wall-budget", self.wall_hours),
-            ("--money-budget", self.money),
-            ("--price-per-gpu-hour", self.price_per_gpu_hour),
-            ("--seconds-per-fold", self.seconds_per_fold),
-        ):
+        for one in fields(self):
+            value = getattr(self, one.name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise UserError(f"{option} is 0 or more, got {value}")
+                raise UserError(f"{flag_of(one)} is 0 or more, got {value}")
 
     @property
     def any(self) -> bool:
@@ -96,23 +96,25 @@ class RunOptions:
 
     benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
     """The sweep's benchmarks by name, those that are read from a folder too; looked up if absent."""
-    data_root: str | None = None
+    data_root: str | None = field(default=None, metadata=option("Where", metavar="DIR"))
     """Folder that holds the benchmarks' folders (DomainBed's layout)."""
     resources: Resources = field(default_factory=Resources)
-    executor: Executor = "auto"
+    """What a fold is computed with."""
+    executor: Executor = field(default="auto", metadata=option("How folds run"))
     """Run folds inside Tune actors (tune), through a TorchTrainer (train), or by the number of workers (auto)."""
-    address: str | None = None
+    address: str | None = field(default=None, metadata=option("How folds run", metavar="ADDRESS"))
     """Ray cluster to use; RAY_ADDRESS or an own local one if absent."""
-    max_concurrent: int | None = None
+    max_concurrent: int | None = field(default=None, metadata=option("How folds run"))
     """Folds at a time; as many as fit if absent. 1 makes suggestions reproducible."""
-    query_budget: int | None = None
+    query_budget: int | None = field(default=None, metadata=option("Budgets and prices"))
     """Most teacher queries, images and texts, that a store's folds may ever ask."""
-    price_per_1000: float | None = None
-    """Price of a thousand teacher queries; the folder's `price.json` keeps it."""
+    price_per_1000: float | None = field(default=None, metadata=option("Budgets and prices"))
+    """Price of a thousand teacher queries; a sweep's folder remembers it."""
     limits: Limits = field(default_factory=Limits)
-    max_failures: int = MAX_FAILURES
+    """What the sweep may use."""
+    max_failures: int = field(default=MAX_FAILURES, metadata=option("How folds run"))
     """Further attempts at a fold that crashed or whose process died; lost machines do not count."""
-    retry_failed: bool = False
+    retry_failed: bool = field(default=False, metadata=option("How folds run"))
     """Give folds that failed another try."""
     only_failed: bool = False
     """Give them another try, and run these folds alone."""

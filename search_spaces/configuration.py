@@ -20,7 +20,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -
     """Build a (nested) frozen dataclass; unknown, missing and ill-typed keys raise `UserError`."""
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where or cls.__name__} wants a mapping, got {type(mapping).__name__}")
-    hints = _hints(cls)  # type: ignore[arg-type]
+    hints = field_types(cls)  # type: ignore[arg-type]
     values = {}
     for key, value in mapping.items():
         dotted = f"{where}.{key}" if where else str(key)
@@ -34,8 +34,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields; remembered, because they are compiled from text at every question."""
+def field_types(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields by name; remembered, because they are compiled from text at every question."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,58 +36,65 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepOptions:
-    """Options that describe a sweep; None leaves what the configuration says."""
+class SweepArguments:
+    """What a command line says about a sweep."""
 
     config: str | None = None
-    benchmark: Sequence[str] | None = None
-    method: Sequence[str] | None = None
-    space: str | None = None
-    trials: int | None = None
-    seeds: int | None = None
-    scope: str | None = None
-    selection: str | None = None
-    sampler: str | None = None
-    pruner: str | None = None
-    name: str | None = None
-    workers: int | None = None
-    gpus_per_worker: float | None = None
-    teacher: str | None = None
-    teacher_mode: str | None = None
-    data_root: str | None = None
+    """Configuration file, or the name of a packaged one."""
     overrides: Sequence[str] = ()
+    """`align.lr=1e-4`, ..."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the options that were given, by the place of their field (`trials`, `hyperparameters.teacher`)."""
 
 
-def build_request(options: SweepOptions, run: RunOptions | None = None) -> Request:
-    """Build the sweep and all that goes with it; benchmarks, data root and resources of `run` come from the former.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunArguments:
+    """What a command line says about how a sweep is run."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the options that were given, by the place of their field (`max_concurrent`, `limits.money`)."""
+
+    def over(self, options: RunOptions) -> RunOptions:
+        """The options, with what was given in place of theirs.
+
+        Raises:
+            UserError: a value that is not allowed.
+        """
+        for place, value in self.given.items():
+            options = _replaced(options, place, value)
+        return options
+
+    @property
+    def options(self) -> RunOptions:
+        """What was given, and the default of everything else."""
+        return self.over(RunOptions())
+
+
+def build_request(asked: SweepArguments, run: RunArguments | None = None) -> Request:
+    """Build the sweep and how it is run.
 
     Raises:
         UserError: an unknown name or key (with the nearest ones), or a value that is not allowed.
     """
-    run = run or RunOptions()
-    config = load_config(options.config) if options.config else {}
-    sweep = _section(config, "sweep")
-    sweep |= _given(space=options.space, trials=options.trials, seeds=options.seeds, scope=options.scope)
-    sweep |= _given(sampler=options.sampler, pruner=options.pruner, selection=options.selection, name=options.name)
-    if options.method:
-        sweep["methods"] = list(parse_methods(",".join(options.method)))
-    sweep.setdefault("methods", list(DEFAULT_METHODS))
-    if options.benchmark:
-        sweep["benchmarks"] = _split(options.benchmark)
-    resources = _section(config, "resources")
-    resources |= _given(workers=options.workers, gpus_per_worker=options.gpus_per_worker)
-    hyperparameters = _section(config, "hyperparameters")
-    hyperparameters |= _given(teacher=options.teacher, teacher_mode=options.teacher_mode)
-    config = {**config, "sweep": sweep, "resources": resources, "hyperparameters": hyperparameters}
-    config = override_config(config, options.overrides)
+    run = run or RunArguments()
+    options = run.options
+    config = load_config(asked.config) if asked.config else {}
+    for place, value in asked.given.items():
+        config = _put(config, place if "." in place else f"sweep.{place}", value)
+    for place, value in run.given.items():
+        if place.startswith("resources."):
+            config = _put(config, place, value)
+    if "methods" in asked.given:
+        config = _put(config, "sweep.methods", list(parse_methods(",".join(asked.given["methods"]))))
+    if "methods" not in _section(config, "sweep"):
+        config = _put(config, "sweep.methods", list(DEFAULT_METHODS))
+    config = override_config(config, asked.overrides)
     benchmarks = resolve_names(_section(config, "sweep").get("benchmarks"), options.data_root)
     if benchmarks:
-        config["sweep"]["benchmarks"] = list(benchmarks)
+        config = _put(config, "sweep.benchmarks", list(benchmarks))
     return Request(
         sweep=sweep_from_mapping(_with_absolute_paths(config)),
-        options=replace(
-            run, benchmarks=benchmarks, resources=resources_from_mapping(config), data_root=options.data_root
-        ),
+        options=replace(options, benchmarks=benchmarks, resources=resources_from_mapping(config)),
     )
 
 
@@ -108,11 +115,11 @@ def resolve_names(names: Any, data_root: str | None) -> dict[str, Benchmark]:
         raise UserError(f"the data root {data_root} is not a folder")
     if names is None:
         return {}
-    listed = [names] if isinstance(names, str) else names
-    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
+    given = [names] if isinstance(names, str) else names
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         raise UserError(f"sweep.benchmarks wants a list of names, got {names!r}")
     resolved: dict[str, Benchmark] = {}
-    for name in _split(listed):
+    for name in listed(given):
         for one in HEADLINE if name.lower() == "all" else (name,):
             benchmark = _benchmark(one, data_root)
             known = resolved.setdefault(benchmark.name, benchmark)
@@ -156,12 +163,21 @@ def _absolute_file(text: str) -> str:
     return str(path.resolve()) if path.suffix and path.is_file() else text
 
 
-def _split(values: Sequence[str]) -> list[str]:
+def listed(values: Sequence[str]) -> list[str]:
+    """`--method erm,kd --method vl2v_adip` as three names."""
     return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _put(config: Mapping[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """A configuration with one value in its place."""
+    head, _, rest = place.partition(".")
+    return {**config, head: _put(_section(config, head), rest, value) if rest else value}
+
+
+def _replaced(options: Any, place: str, value: Any) -> Any:
+    """A dataclass with one field changed, of a nested one too."""
+    head, _, rest = place.partition(".")
+    return replace(options, **{head: _replaced(getattr(options, head), rest, value) if rest else value})
 
 
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:

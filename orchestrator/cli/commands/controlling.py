@@ -11,25 +11,11 @@ import typer
 
 from orchestrator.cli.app import PROGRAM, app
 from orchestrator.cli.commands.syncing import say_where_tracking_stands
-from orchestrator.cli.options import (
-    TRACKING,
-    AddressOption,
-    DataRootOption,
-    ExistingOutOption,
-    GpuHourPriceOption,
-    GpuHoursBudgetOption,
-    JsonOption,
-    MaxFailuresOption,
-    MoneyBudgetOption,
-    PriceOption,
-    QueryBudgetOption,
-    SecondsPerFoldOption,
-    TrackingOption,
-    WallBudgetOption,
-)
-from orchestrator.cli.sweep_arguments import check_choice
+from orchestrator.cli.options import TRACKING, ExistingOutOption, JsonOption, TrackingOption
+from orchestrator.cli.shared_options import Taken, expanded
+from orchestrator.cli.sweep_arguments import RunArguments, check_choice
 from orchestrator.exit_codes import ExitCode
-from orchestrator.run_options import MAX_FAILURES, Limits, RunOptions
+from orchestrator.run_options import RunOptions
 
 if TYPE_CHECKING:
     from orchestrator.scheduler.control import Wish
@@ -72,24 +58,19 @@ def _ask(out: str, wish: Wish, *, no_wait: bool) -> None:
     typer.echo(sweep_status(store).line)
 
 
-@app.command()
-def retry(
+@app.command("retry")
+@expanded
+def retry_command(
+    run: Annotated[
+        RunArguments,
+        Taken(
+            panels=("Where", "How folds run", "Budgets and prices"),
+            without=("executor", "retry_failed"),
+            absent="as it last ran",
+        ),
+    ],
     out: ExistingOutOption,
-    data_root: DataRootOption = None,
-    max_concurrent: Annotated[
-        int | None,
-        typer.Option("--max-concurrent", metavar="N", help="Folds at a time; as it last ran if absent."),
-    ] = None,
-    query_budget: QueryBudgetOption = None,
-    price_per_1000: PriceOption = None,
-    gpu_hours_budget: GpuHoursBudgetOption = None,
-    wall_budget: WallBudgetOption = None,
-    money_budget: MoneyBudgetOption = None,
-    price_per_gpu_hour: GpuHourPriceOption = None,
-    seconds_per_fold: SecondsPerFoldOption = None,
-    max_failures: MaxFailuresOption = None,
     tracking: TrackingOption = "now",
-    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the failed folds of a sweep again, and these alone, as the sweep last ran them."""
@@ -98,21 +79,7 @@ def retry(
     from orchestrator.sweep import failed_folds
 
     check_choice("--tracking", tracking, TRACKING)
-    asked = RunOptions(
-        data_root=data_root,
-        address=address,
-        max_concurrent=max_concurrent,
-        query_budget=query_budget,
-        price_per_1000=price_per_1000,
-        limits=Limits(
-            gpu_hours=gpu_hours_budget,
-            wall_hours=wall_budget,
-            money=money_budget,
-            price_per_gpu_hour=price_per_gpu_hour,
-            seconds_per_fold=seconds_per_fold,
-        ),
-        max_failures=MAX_FAILURES if max_failures is None else max_failures,
-    )
+    _ = run.options  # What cannot be is said before anything is read.
     store = open_store(out)
     store.existing_sweep()
     failed = failed_folds(store)
@@ -120,18 +87,7 @@ def retry(
         typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.where} has failed")
         return
     before = {key: len(store.folds.attempts(key).attempts) for key in failed}
-    ran = last_run(store)
-    options = replace(
-        ran,
-        data_root=data_root or ran.data_root,
-        address=address or ran.address,
-        max_concurrent=ran.max_concurrent if max_concurrent is None else max_concurrent,
-        query_budget=ran.query_budget if query_budget is None else query_budget,
-        price_per_1000=price_per_1000,
-        limits=asked.limits.over(ran.limits),
-        max_failures=ran.max_failures if max_failures is None else max_failures,
-        only_failed=True,
-    )
+    options = replace(run.over(last_run(store)), only_failed=True)
     outcome = _run_failed(store, options, track_now=tracking == "now")
     tried = sum(
         store.folds.fold(key).is_done or len(store.folds.attempts(key).attempts) > count

@@ -12,9 +12,10 @@ import typer
 from orchestrator.cli.app import app
 from orchestrator.cli.commands.watching import FoldArgument
 from orchestrator.cli.console import wide_console
-from orchestrator.cli.options import AddressOption, DataRootOption, ExistingOutOption, JsonOption, QueryBudgetOption
+from orchestrator.cli.options import ExistingOutOption, JsonOption
+from orchestrator.cli.shared_options import Taken, expanded
+from orchestrator.cli.sweep_arguments import RunArguments
 from orchestrator.exit_codes import ExitCode
-from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ def explain(
         typer.echo(f"  {line}")
 
 
-@app.command()
-def rerun(
+@app.command("rerun")
+@expanded
+def rerun_command(
     fold: FoldArgument,
+    run: Annotated[RunArguments, Taken(only=("data_root", "query_budget", "address"))],
     out: ExistingOutOption,
     local: Annotated[
         bool, typer.Option("--local", help="In this process without Ray, so that a breakpoint works; else through it.")
@@ -61,9 +64,6 @@ def rerun(
     into: Annotated[
         str | None, typer.Option("--into", metavar="DIR", help="New folder for it; one below OUT/reruns if absent.")
     ] = None,
-    data_root: DataRootOption = None,
-    query_budget: QueryBudgetOption = None,
-    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run one fold again in a fresh folder and say whether weights and metrics are bit-identical to the stored ones.
@@ -76,8 +76,8 @@ def rerun(
     from orchestrator.store.sweep_folder import open_store
     from orchestrator.train import FoldFailedError, train_one
 
-    options = RunOptions(query_budget=query_budget, address=address)
-    if local and address is not None:
+    options = run.options
+    if local and options.address is not None:
         raise UserError("--local runs without Ray; leave --address or --local out")
     known = known_folds(open_store(out))
     found = known.fold(fold)
@@ -85,8 +85,8 @@ def rerun(
         known,
         found,
         into=Path(into) if into else None,
-        data_root=data_root,
-        query_budget=query_budget,
+        data_root=options.data_root,
+        query_budget=options.query_budget,
         local=local,
     )
     print(f"running {found.label} again in {known.store.shown(job.folder)}", file=sys.stderr)

@@ -10,67 +10,21 @@ import typer
 
 from orchestrator.cli.app import app
 from orchestrator.cli.console import wide_console
-from orchestrator.cli.options import (
-    BenchmarkOption,
-    ConfigOption,
-    DataRootOption,
-    GpuHourPriceOption,
-    GpuHoursBudgetOption,
-    GpusOption,
-    JsonOption,
-    MethodOption,
-    MoneyBudgetOption,
-    NameOption,
-    OverridesArgument,
-    PriceOption,
-    PrunerOption,
-    QueryBudgetOption,
-    SamplerOption,
-    ScopeOption,
-    SecondsPerFoldOption,
-    SeedsOption,
-    SelectionOption,
-    SpaceOption,
-    TeacherModeOption,
-    TeacherOption,
-    TrialsOption,
-    WallBudgetOption,
-    WorkersOption,
-)
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
-from orchestrator.run_options import Limits, RunOptions
+from orchestrator.cli.options import JsonOption
+from orchestrator.cli.shared_options import Taken, expanded
+from orchestrator.cli.sweep_arguments import RunArguments, SweepArguments, build_request
+from orchestrator.run_options import RunOptions
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
     from orchestrator.store.sweep_folder import SweepFolder
 
 
-@app.command()
-def plan(
-    overrides: OverridesArgument = None,
-    benchmark: BenchmarkOption = None,
-    method: MethodOption = None,
-    space: SpaceOption = None,
-    trials: TrialsOption = None,
-    seeds: SeedsOption = None,
-    scope: ScopeOption = None,
-    selection: SelectionOption = None,
-    sampler: SamplerOption = None,
-    pruner: PrunerOption = None,
-    name: NameOption = None,
-    data_root: DataRootOption = None,
-    config: ConfigOption = None,
-    teacher: TeacherOption = None,
-    teacher_mode: TeacherModeOption = None,
-    query_budget: QueryBudgetOption = None,
-    price_per_1000: PriceOption = None,
-    gpu_hours_budget: GpuHoursBudgetOption = None,
-    wall_budget: WallBudgetOption = None,
-    money_budget: MoneyBudgetOption = None,
-    price_per_gpu_hour: GpuHourPriceOption = None,
-    seconds_per_fold: SecondsPerFoldOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
+@app.command("plan")
+@expanded
+def plan_command(
+    asked: SweepArguments,
+    run: Annotated[RunArguments, Taken(panels=("Where", "Resources of a fold", "Budgets and prices"))],
     out: Annotated[
         str | None,
         typer.Option("--out", metavar="DIR", help="Output folder of a sweep whose finished folds tell the time."),
@@ -81,39 +35,7 @@ def plan(
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.sweep_folder import open_store
 
-    run = RunOptions(
-        query_budget=query_budget,
-        price_per_1000=price_per_1000,
-        limits=Limits(
-            gpu_hours=gpu_hours_budget,
-            wall_hours=wall_budget,
-            money=money_budget,
-            price_per_gpu_hour=price_per_gpu_hour,
-            seconds_per_fold=seconds_per_fold,
-        ),
-    )
-    request = build_request(
-        SweepOptions(
-            config=config,
-            benchmark=benchmark,
-            method=method,
-            space=space,
-            trials=trials,
-            seeds=seeds,
-            scope=scope,
-            selection=selection,
-            sampler=sampler,
-            pruner=pruner,
-            name=name,
-            teacher=teacher,
-            teacher_mode=teacher_mode,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            data_root=data_root,
-            overrides=overrides or (),
-        ),
-        run,
-    )
+    request = build_request(asked, run)
     store = None if out is None else open_store(out)
     options = request.options if store is None else priced(request.options, store)
     options.check()

@@ -3,149 +3,46 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.app import PROGRAM, app
 from orchestrator.cli.commands.syncing import say_where_tracking_stands
 from orchestrator.cli.commands.viewing import check_error, show_budget, show_report
-from orchestrator.cli.options import (
-    TRACKING,
-    AddressOption,
-    BenchmarkOption,
-    ConfigOption,
-    DataRootOption,
-    ErrorOption,
-    ExecutorOption,
-    GpuHourPriceOption,
-    GpuHoursBudgetOption,
-    GpusOption,
-    JsonOption,
-    MaxFailuresOption,
-    MethodOption,
-    MoneyBudgetOption,
-    NameOption,
-    OutOption,
-    OverridesArgument,
-    PriceOption,
-    PrunerOption,
-    QueryBudgetOption,
-    SamplerOption,
-    ScopeOption,
-    SecondsPerFoldOption,
-    SeedsOption,
-    SelectionOption,
-    SpaceOption,
-    StoreOption,
-    TeacherModeOption,
-    TeacherOption,
-    TrackingOption,
-    TrialsOption,
-    WallBudgetOption,
-    WorkersOption,
-)
-from orchestrator.cli.sweep_arguments import Request, SweepOptions, build_request, check_choice
+from orchestrator.cli.options import TRACKING, ErrorOption, JsonOption, OutOption, StoreOption, TrackingOption
+from orchestrator.cli.shared_options import expanded
+from orchestrator.cli.sweep_arguments import Request, RunArguments, SweepArguments, build_request, check_choice
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.exit_codes import ExitCode
     from orchestrator.plan.plan import Plan
-    from orchestrator.run_options import Executor, RunOptions
+    from orchestrator.run_options import RunOptions
     from orchestrator.store.sweep_folder import SweepFolder
 
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")]
-
-
-@app.command()
-def sweep(
-    overrides: OverridesArgument = None,
-    benchmark: BenchmarkOption = None,
-    method: MethodOption = None,
-    space: SpaceOption = None,
-    trials: TrialsOption = None,
-    seeds: SeedsOption = None,
-    scope: ScopeOption = None,
-    selection: SelectionOption = None,
-    sampler: SamplerOption = None,
-    pruner: PrunerOption = None,
-    name: NameOption = None,
-    data_root: DataRootOption = None,
+@app.command("sweep")
+@expanded
+def sweep_command(
+    asked: SweepArguments,
+    run: RunArguments,
     out: OutOption = None,
     store: StoreOption = None,
-    config: ConfigOption = None,
-    teacher: TeacherOption = None,
-    teacher_mode: TeacherModeOption = None,
-    query_budget: QueryBudgetOption = None,
-    price_per_1000: PriceOption = None,
-    gpu_hours_budget: GpuHoursBudgetOption = None,
-    wall_budget: WallBudgetOption = None,
-    money_budget: MoneyBudgetOption = None,
-    price_per_gpu_hour: GpuHourPriceOption = None,
-    seconds_per_fold: SecondsPerFoldOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
-    executor: ExecutorOption = "auto",
-    address: AddressOption = None,
-    max_concurrent: Annotated[
-        int | None,
-        typer.Option("--max-concurrent", metavar="N", help="Folds at a time; 1 makes suggestions reproducible."),
-    ] = None,
-    max_failures: MaxFailuresOption = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Give folds that failed another try.")] = False,
     tracking: TrackingOption = "now",
     error: ErrorOption = "domainbed",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and end.")] = False,
-    yes: YesOption = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search every fold group, confirm the best configuration on the seeds, and print the table."""
     from orchestrator.cli.commands.planning import priced, show_plan
     from orchestrator.plan.plan import make_plan
-    from orchestrator.run_options import MAX_FAILURES, Limits, RunOptions
     from orchestrator.store.sweep_folder import open_store
 
-    run = RunOptions(
-        executor=cast("Executor", executor),
-        address=address,
-        max_concurrent=max_concurrent,
-        query_budget=query_budget,
-        price_per_1000=price_per_1000,
-        limits=Limits(
-            gpu_hours=gpu_hours_budget,
-            wall_hours=wall_budget,
-            money=money_budget,
-            price_per_gpu_hour=price_per_gpu_hour,
-            seconds_per_fold=seconds_per_fold,
-        ),
-        max_failures=MAX_FAILURES if max_failures is None else max_failures,
-        retry_failed=retry_failed,
-    )
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
-    request = build_request(
-        SweepOptions(
-            config=config,
-            benchmark=benchmark,
-            method=method,
-            space=space,
-            trials=trials,
-            seeds=seeds,
-            scope=scope,
-            selection=selection,
-            sampler=sampler,
-            pruner=pruner,
-            name=name,
-            teacher=teacher,
-            teacher_mode=teacher_mode,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            data_root=data_root,
-            overrides=overrides or (),
-        ),
-        run,
-    )
+    request = build_request(asked, run)
     place = open_store(out or request.default_out(), shared=store)
     plan, shown = make_plan(request.sweep, request.options.benchmarks), priced(request.options, place)
     shown.check()

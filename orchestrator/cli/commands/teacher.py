@@ -10,24 +10,10 @@ import typer
 from orchestrator.cli.app import CommandGroup, app
 from orchestrator.cli.commands.fetching import bars
 from orchestrator.cli.console import wide_console
-from orchestrator.cli.options import (
-    AddressOption,
-    BenchmarkOption,
-    ConfigOption,
-    DataRootOption,
-    GpusOption,
-    JsonOption,
-    OutOption,
-    OverridesArgument,
-    PriceOption,
-    QueryBudgetOption,
-    StoreOption,
-    TeacherModeOption,
-    TeacherOption,
-)
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
+from orchestrator.cli.options import JsonOption, OutOption, StoreOption
+from orchestrator.cli.shared_options import Taken, expanded
+from orchestrator.cli.sweep_arguments import RunArguments, SweepArguments, build_request
 from orchestrator.exit_codes import ExitCode
-from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
 
@@ -40,27 +26,24 @@ teacher = typer.Typer(
 )
 app.add_typer(teacher, name="teacher")
 
+TeacherArguments = Annotated[SweepArguments, Taken(only=("benchmark", "teacher", "teacher_mode"))]
 
-@teacher.command()
-def embed(
-    overrides: OverridesArgument = None,
-    benchmark: BenchmarkOption = None,
-    data_root: DataRootOption = None,
+
+@teacher.command("embed")
+@expanded
+def embed_command(
+    asked: TeacherArguments,
+    run: Annotated[
+        RunArguments, Taken(only=("data_root", "query_budget", "price_per_1000", "gpus_per_worker", "address"))
+    ],
     out: OutOption = None,
     store: StoreOption = None,
-    config: ConfigOption = None,
-    teacher: TeacherOption = None,
-    teacher_mode: TeacherModeOption = None,
-    query_budget: QueryBudgetOption = None,
-    price_per_1000: PriceOption = None,
     tasks: Annotated[
         int,
         typer.Option(
             "--workers", metavar="N", help="Ray tasks that fill a store together; 0 fills it in this process."
         ),
     ] = 2,
-    gpus_per_worker: GpusOption = None,
-    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
@@ -68,39 +51,31 @@ def embed(
     from orchestrator.store.sync import at_work
     from trainables.storage.leases import this_process
 
-    run = RunOptions(query_budget=query_budget, price_per_1000=price_per_1000, address=address)
+    options = run.options
     if tasks < 0:
         raise UserError(f"--workers is 0 or more, got {tasks}")
-    options = SweepOptions(
-        config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
-        gpus_per_worker=gpus_per_worker, overrides=overrides or (),
-    )  # fmt: skip
-    place, jobs, resources = _jobs(options, run, out=out, store=store)
+    place, jobs, resources = _jobs(asked, run, out=out, store=store)
     filled = [place.folds.embeddings_folder, place.folds.queries_folder]
     try:
         with at_work(place, this_process(), sent=filled):
-            check_one_machine(place, address=address, workers=tasks)
+            check_one_machine(place, address=options.address, workers=tasks)
             place.mirrors.fetch(place.folds.embeddings_folder)
-            _forecast(jobs, price_per_1000)
+            _forecast(jobs, options.price_per_1000)
             with bars(unit="rows") as told:
-                fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
+                fill_stores(jobs, workers=tasks, resources=resources, address=options.address, told=told)
     except BudgetReached:
-        _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
+        _show(place, jobs, price_per_1000=options.price_per_1000, as_json=as_json)
         raise
-    _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
+    _show(place, jobs, price_per_1000=options.price_per_1000, as_json=as_json)
 
 
-@teacher.command()
-def verify(
-    overrides: OverridesArgument = None,
-    benchmark: BenchmarkOption = None,
-    data_root: DataRootOption = None,
+@teacher.command("verify")
+@expanded
+def verify_answers_command(
+    asked: TeacherArguments,
+    run: Annotated[RunArguments, Taken(only=("data_root", "query_budget"))],
     out: OutOption = None,
     store: StoreOption = None,
-    config: ConfigOption = None,
-    teacher: TeacherOption = None,
-    teacher_mode: TeacherModeOption = None,
-    query_budget: QueryBudgetOption = None,
     sample: Annotated[
         int,
         typer.Option("--sample", metavar="N", help="Rows to ask again and compare; they are queries like any other."),
@@ -115,14 +90,9 @@ def verify(
 
     from trainables.teacher.stored.embedding import check, embedding_status
 
-    run = RunOptions(query_budget=query_budget)
     if sample < 0:
         raise UserError(f"--sample is 0 or more, got {sample}")
-    options = SweepOptions(
-        config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
-        overrides=overrides or (),
-    )  # fmt: skip
-    place, jobs, _ = _jobs(options, run, out=out, store=store)
+    place, jobs, _ = _jobs(asked, run, out=out, store=store)
     place.mirrors.fetch(place.folds.embeddings_folder)
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
     place.mirrors.send_now([place.folds.queries_folder])
@@ -137,9 +107,13 @@ def verify(
         raise typer.Exit(ExitCode.USER_MISTAKE)
 
 
-@teacher.command()
-def status(
-    out: OutOption = None, store: StoreOption = None, price_per_1000: PriceOption = None, as_json: JsonOption = False
+@teacher.command("status")
+@expanded
+def teacher_status_command(
+    run: Annotated[RunArguments, Taken(only=("price_per_1000",))],
+    out: OutOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List what is stored of teachers and backbones, and what the ledger says was asked; opens no teacher."""
     from dataclasses import asdict
@@ -147,7 +121,7 @@ def status(
     from orchestrator.inspection.teacher_usage import stored_answers
     from trainables.teacher.ledger import query_counts
 
-    RunOptions(price_per_1000=price_per_1000)
+    price_per_1000 = run.options.price_per_1000
     place = _place(out, store)
     place.mirrors.fetch(place.folds.embeddings_folder)
     rows, asked = stored_answers(place), query_counts(place.folds.queries_folder)
@@ -183,7 +157,7 @@ def _place(out: str | None, store: str | None) -> SweepFolder:
 
 
 def _jobs(
-    asked: SweepOptions, run: RunOptions, *, out: str | None, store: str | None
+    asked: SweepArguments, run: RunArguments, *, out: str | None, store: str | None
 ) -> tuple[SweepFolder, list[EmbeddingJob], Any]:
     """A job for each benchmark."""
     from orchestrator.embed import embedding_job

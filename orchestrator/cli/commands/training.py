@@ -5,90 +5,37 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from orchestrator.cli.app import app
-from orchestrator.cli.options import (
-    AddressOption,
-    BenchmarkOption,
-    ConfigOption,
-    DataRootOption,
-    ExecutorOption,
-    GpusOption,
-    JsonOption,
-    MaxFailuresOption,
-    OutOption,
-    OverridesArgument,
-    PriceOption,
-    QueryBudgetOption,
-    StoreOption,
-    TeacherModeOption,
-    TeacherOption,
-    WorkersOption,
-)
-from orchestrator.cli.sweep_arguments import RUNS, SweepOptions, build_request
+from orchestrator.cli.options import JsonOption, OutOption, StoreOption
+from orchestrator.cli.shared_options import Taken, expanded
+from orchestrator.cli.sweep_arguments import RUNS, RunArguments, SweepArguments, build_request
 from orchestrator.exit_codes import ExitCode
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
-if TYPE_CHECKING:
-    from orchestrator.run_options import Executor
+OF_A_FOLD = ("query_budget", "price_per_1000", "executor", "address", "max_failures")
 
 
-@app.command()
-def train(
+@app.command("train")
+@expanded
+def train_command(
+    asked: Annotated[SweepArguments, Taken(only=("benchmark", "method", "teacher", "teacher_mode"))],
+    run: Annotated[RunArguments, Taken(only=("data_root", "workers", "gpus_per_worker", *OF_A_FOLD))],
     test_domain: Annotated[
         str, typer.Option("--test-domain", metavar="NAME", help="The domain left out; the others are trained on.")
     ],
-    overrides: OverridesArgument = None,
-    benchmark: BenchmarkOption = None,
-    method: Annotated[
-        str | None,
-        typer.Option("--method", metavar="NAME", help="The method; the configuration's, or vl2v_adip, if absent."),
-    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Split, initialisation and batch order.")] = 0,
-    data_root: DataRootOption = None,
     out: OutOption = None,
     store: StoreOption = None,
-    config: ConfigOption = None,
-    teacher: TeacherOption = None,
-    teacher_mode: TeacherModeOption = None,
-    query_budget: QueryBudgetOption = None,
-    price_per_1000: PriceOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
-    executor: ExecutorOption = "auto",
-    address: AddressOption = None,
-    max_failures: MaxFailuresOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one fold through Ray Train; a fold that is done in --out is not computed again."""
-    from orchestrator.run_options import MAX_FAILURES, RunOptions
-
-    run = RunOptions(
-        executor=cast("Executor", executor),
-        address=address,
-        query_budget=query_budget,
-        price_per_1000=price_per_1000,
-        max_failures=MAX_FAILURES if max_failures is None else max_failures,
-    )
-    request = build_request(
-        SweepOptions(
-            config=config,
-            benchmark=benchmark,
-            method=[method] if method else None,
-            teacher=teacher,
-            teacher_mode=teacher_mode,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            data_root=data_root,
-            overrides=overrides or (),
-        ),
-        run,
-    )
-    options = request.options
+    request = build_request(asked, run)
+    options, price_per_1000 = request.options, request.options.price_per_1000
     if len(options.benchmarks) != 1 or len(request.sweep.methods) != 1:
         raise UserError("train runs one fold: give one --benchmark and one --method")
     if seed < 0:

@@ -10,9 +10,9 @@ import typer
 
 from orchestrator.cli.app import app
 from orchestrator.cli.console import wide_console
-from orchestrator.cli.options import ErrorOption, ExistingOutOption, JsonOption, PriceOption
-from orchestrator.cli.sweep_arguments import check_choice
-from orchestrator.run_options import RunOptions
+from orchestrator.cli.options import ErrorOption, ExistingOutOption, JsonOption
+from orchestrator.cli.shared_options import Taken, expanded
+from orchestrator.cli.sweep_arguments import RunArguments, check_choice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from orchestrator.store.sweep_folder import SweepFolder
 
 
-@app.command()
-def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: JsonOption = False) -> None:
+PriceArguments = Annotated[RunArguments, Taken(only=("price_per_1000",))]
+
+
+@app.command("status")
+@expanded
+def status_command(run: PriceArguments, out: ExistingOutOption, as_json: JsonOption = False) -> None:
     """Say how far a sweep is: folds done, running, failed and waiting by fold group, and what the teacher was asked."""
     from orchestrator.inspection.status import sweep_status
     from orchestrator.store.sweep_folder import open_store
 
-    RunOptions(price_per_1000=price_per_1000)
-    store = open_store(out)
+    price_per_1000, store = run.options.price_per_1000, open_store(out)
     found, price_per_1000 = sweep_status(store), store.price_per_1000 if price_per_1000 is None else price_per_1000
     if as_json:
         content = found.to_mapping()
@@ -81,8 +84,10 @@ def show_budget(store: SweepFolder, refusals: Sequence[str], *, price_per_1000: 
         console.print(line, markup=False)
 
 
-@app.command()
-def report(
+@app.command("report")
+@expanded
+def report_command(
+    run: PriceArguments,
     out: ExistingOutOption,
     error: ErrorOption = "domainbed",
     selection: Annotated[
@@ -97,7 +102,6 @@ def report(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Average runs whose fingerprints differ, and name the difference.")
     ] = False,
-    price_per_1000: PriceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables, and write them as Markdown, CSV, LaTeX and JSON into OUT/report."""
@@ -107,7 +111,7 @@ def report(
     check_error(error)
     if selection is not None:
         check_choice("--selection", selection, get_args(Selection))
-    RunOptions(price_per_1000=price_per_1000)
+    price_per_1000 = run.options.price_per_1000
     show_report(
         open_store(out),
         error=error,

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.inspection.explain import explain_fold, explain_trial
 from orchestrator.inspection.export import export_groups
 from orchestrator.inspection.fold_names import known_folds
@@ -18,6 +17,7 @@ from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
+from tests.support.command_lines import requested
 from tests.support.stub_sweep import stub_sweep
 from trainables.storage.json_files import write_json
 
@@ -196,7 +196,7 @@ def test_exported_hyperparameters_make_the_confirmed_folds_again(bench: Bench, t
     files = sorted(tmp_path.iterdir())
     assert len(files) == 4
     for path in files:
-        request = build_request(SweepOptions(config=str(path)))
+        request = requested("--config", str(path))
         again = Bench(tmp_path / f"again-{path.stem}", request.sweep)
         domain = path.stem.split("--")[2]
         group = f"icons/vl2v_adip/{domain}"
