@@ -19,8 +19,24 @@ PROGRAM = "vl2v-orchestrate"
 GOES_ON = "what is done is kept, and the same command goes on once that is mended"
 
 
+GROUPS = ("Run", "Look", "Control", "Data", "Teacher", "Cluster", "Results")
+"""Headings of `--help` in their order; each has its file in `commands/`."""
+
+
 class CommandGroup(TyperGroup):
-    """A group that names the nearest commands when it does not know one."""
+    """A group that names the nearest commands when it does not know one, and shows its own by heading."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for parameter in (*self.params, *(one for command in self.commands.values() for one in command.params)):
+            if getattr(parameter, "is_flag", False):
+                # Typer shows the type `<bool>` otherwise.
+                parameter.metavar = ""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands by heading; those of one heading as they are registered."""
+        place = {name: number for number, name in enumerate(GROUPS)}
+        return sorted(self.commands, key=lambda name: place.get(getattr(self.commands[name], "rich_help_panel", ""), 0))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -34,7 +50,7 @@ app = typer.Typer(
     add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

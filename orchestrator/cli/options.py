@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.shared_options import option_of
+from orchestrator.cli.shared_options import Taken, option_of
+from orchestrator.cli.sweep_arguments import RunArguments
 from orchestrator.run_options import RunOptions
 from search_spaces.sweeps import Sweep
 
 BenchmarkOption = Annotated[list[str] | None, option_of(Sweep, "benchmarks")]
 DataRootOption = Annotated[str | None, option_of(RunOptions, "data_root")]
+PriceArguments = Annotated[RunArguments, Taken(only=("price_per_1000",))]
 AddressOption = Annotated[str | None, option_of(RunOptions, "address")]
 OutOption = Annotated[
     str | None,

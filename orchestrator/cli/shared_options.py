@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -73,11 +74,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(_parameter(name, hints[name], own.default))
 
+    @wraps(command)
     def run(context: typer.Context, **values: Any) -> None:
         shared = {name: collected(kind, context, taken) for name, (kind, taken) in bundles.items()}
         command(**shared, **{name: values[name] for name in hints if name in values})
 
-    run.__doc__ = command.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
 
@@ -106,11 +107,10 @@ def _declared(kind: type, taken: Taken) -> Iterator[inspect.Parameter]:
     """The parameters that typer sees in place of a `SweepArguments` or `RunArguments`."""
     if kind is SweepArguments:
         yield _parameter("overrides", OverridesArgument, None)
+        yield _parameter("config", ConfigOption, None)
     for name, setting in taken.options(FIELDS_OF[kind]):
         default = setting.default if isinstance(setting.default, int | float | str) else None
         yield _parameter(name, Annotated[_type(setting), _option(setting, taken.absent)], default)
-    if kind is SweepArguments:
-        yield _parameter("config", ConfigOption, None)
 
 
 def _type(setting: Setting) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.app import CommandGroup, app
-from orchestrator.cli.commands.fetching import bars
+from orchestrator.cli.bars import bars
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import JsonOption, OutOption, StoreOption
 from orchestrator.cli.shared_options import Taken, expanded
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from trainables.teacher.stored.embedding import EmbeddingJob
 
 teacher = typer.Typer(
-    cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode=None
+    cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode="rich"
 )
-app.add_typer(teacher, name="teacher")
+app.add_typer(teacher, name="teacher", rich_help_panel="Teacher")
 
 TeacherArguments = Annotated[SweepArguments, Taken(only=("benchmark", "teacher", "teacher_mode"))]
 

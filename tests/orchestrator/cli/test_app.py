@@ -6,14 +6,18 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from orchestrator.cli import run
-from orchestrator.cli.commands.training import queries_line
+from orchestrator.cli import app, run
+from orchestrator.cli.app import GROUPS
+from orchestrator.cli.commands.run_fold import queries_line
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
 from orchestrator.events import Counts, FoldEvent, ProgressEvent
 from orchestrator.plan.fold_groups import FoldGroup
@@ -54,8 +58,30 @@ NESTED += [["teacher", name] for name in ("serve", "embed", "verify", "status")]
 def test_help_loads_no_engine(arguments: list[str]) -> None:
     done = run_in_process(*arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Usage: vl2v-orchestrate")
+    assert done.stdout.strip().startswith("Usage: vl2v-orchestrate")
     assert done.stderr.strip() == "loaded:"
+
+
+def test_help_shows_the_commands_by_heading_in_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    headings = re.findall(r"^╭─ (\w+) ", shown, re.MULTILINE)
+    assert headings == ["Options", *GROUPS]
+    names = re.findall(r"^│ ([a-z][a-z-]+)  ", shown, re.MULTILINE)
+    assert names == [
+        *("plan", "sweep", "retry", "train", "rerun"),
+        *("status", "watch", "logs", "explain"),
+        *("stop", "cancel", "data", "teacher", "doctor"),
+        *("report", "domainbed", "ui", "export-hparams", "sync"),
+    ]
+
+
+def test_a_command_is_in_the_file_of_its_heading() -> None:
+    root: Any = typer.main.get_command(app)
+    for command in root.commands.values():
+        for one in getattr(command, "commands", {"": command}).values():
+            module = one.callback.__module__.removeprefix("orchestrator.cli.commands.")
+            assert module.partition("_")[0] == command.rich_help_panel.lower(), one.name
 
 
 @pytest.mark.parametrize(

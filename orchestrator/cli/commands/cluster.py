@@ -12,8 +12,8 @@ from orchestrator.cli.options import AddressOption, DataRootOption, JsonOption
 from orchestrator.exit_codes import ExitCode
 
 
-@app.command()
-def doctor(
+@app.command("doctor", rich_help_panel="Cluster")
+def doctor_command(
     data_root: DataRootOption = None,
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder whose disk is looked at.")] = "runs",
     thorough: Annotated[
