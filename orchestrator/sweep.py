@@ -38,7 +38,6 @@ from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import GroupRecord, PlannedFold
-from orchestrator.store.remembered import remember_run
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.tracking.background import BackgroundSync, Tracking
 from search_spaces.benchmarks import Benchmark
@@ -135,8 +134,7 @@ def run_sweep(
     with alone_in(store) as owner, closing(FoldLeases(owner)) as leases:
         groups = fold_group_records(sweep, options.benchmarks)
         store.claim(sweep, groups, manifests)
-        store.remember_price(options.price_per_1000)
-        remember_run(store, options)
+        store.remember_run(options)
         specs = FoldSpecs(sweep=sweep, benchmarks=options.benchmarks, manifests=manifests)
         work = _work(groups, specs, store, options, leases, progress, tracking)
         interrupted = _run_what_is_left(work)

@@ -12,7 +12,6 @@ import pytest
 
 from orchestrator.cli import run
 from orchestrator.inspection.fold_names import known_folds
-from orchestrator.store.remembered import last_run
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold
@@ -129,8 +128,8 @@ def test_retry_runs_the_failed_folds_alone_as_the_sweep_ran(
     write_json(out / "BEHAVIOUR", {})
     before = Counter(start["fold"] for start in starts(out))
     # The stub stands in for training alone: the command, Ray and MLflow are the real ones.
-    ran = replace(last_run(open_store(out)), functions=STUB)
-    monkeypatch.setattr("orchestrator.store.remembered.last_run", lambda store: ran)
+    ran = replace(open_store(out).last_run(), functions=STUB)
+    monkeypatch.setattr("orchestrator.store.sweep_folder.SweepFolder.last_run", lambda store: ran)
     assert run(["retry", "--out", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["retried"], said["failures"]) == (1, [])

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from orchestrator.run_options import Limits, RunOptions, WorkerFunctions
-from orchestrator.store.remembered import last_run, remember_run
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
@@ -35,20 +34,20 @@ def test_run_json_keeps_its_keys_and_is_read_back(tmp_path: Path) -> None:
     of_one_command: dict[str, Any] = {
         "price_per_1000": 1.5, "retry_failed": True, "only_failed": True, "functions": WorkerFunctions(run_job="a:b")
     }  # fmt: skip
-    remember_run(store, replace(OPTIONS, **of_one_command))
+    store.remember_run(replace(OPTIONS, **of_one_command))
     content = json.loads((tmp_path / "run.json").read_text())
     assert sorted(content) == [*KEYS, "resources"]
     assert sorted(content["limits"]) == ["gpu_hours", "money", "price_per_gpu_hour", "seconds_per_fold", "wall_hours"]
-    assert last_run(store) == OPTIONS
+    assert store.last_run() == OPTIONS
 
 
 def test_an_older_run_json_has_the_defaults_of_what_it_lacks(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    remember_run(store, OPTIONS)
+    store.remember_run(OPTIONS)
     content = json.loads((tmp_path / "run.json").read_text())
     del content["limits"], content["max_failures"], content["resources"]["teacher_patience_s"]
     (tmp_path / "run.json").write_text(json.dumps(content))
-    assert last_run(store) == replace(OPTIONS, limits=Limits(), max_failures=1)
+    assert store.last_run() == replace(OPTIONS, limits=Limits(), max_failures=1)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_a_run_json_of_a_later_version_is_one_line(change: dict[str, Any], said:
     store = open_store(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps(OPTIONS.to_mapping() | change))
     with pytest.raises(UserError, match=f"run.json was written by another version .*{said}.*; run the sweep again$"):
-        last_run(store)
+        store.last_run()
 
 
 MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (

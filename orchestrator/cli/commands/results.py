@@ -182,14 +182,13 @@ def _show_exported(rows: list[tuple[ExportedGroup, str]]) -> None:
 def sync_command(out: ExistingOutOption, data_root: DataRootOption = None, as_json: JsonOption = False) -> None:
     """Bring MLflow up to date with a sweep's folder, after it was out of reach; doing it twice adds nothing."""
     from orchestrator.plan.plan import make_plan
-    from orchestrator.store.remembered import last_run
     from orchestrator.store.sweep_folder import open_store
     from orchestrator.tracking.mlflow_client import TrackingError
     from orchestrator.tracking.mlflow_tracker import Tracker
     from trainables.storage.redaction import redact
 
     store = open_store(out)
-    sweep, ran = store.existing_sweep(), last_run(store)
+    sweep, ran = store.existing_sweep(), store.last_run()
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
     plan = make_plan(sweep, benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})

@@ -189,7 +189,6 @@ def retry_command(
     as_json: JsonOption = False,
 ) -> None:
     """Run the failed folds of a sweep again, and these alone, as the sweep last ran them."""
-    from orchestrator.store.remembered import last_run
     from orchestrator.store.sweep_folder import open_store
     from orchestrator.sweep import failed_folds
 
@@ -202,7 +201,7 @@ def retry_command(
         typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.where} has failed")
         return
     before = {key: len(store.folds.attempts(key).attempts) for key in failed}
-    options = replace(run.over(last_run(store)), only_failed=True)
+    options = replace(run.over(store.last_run()), only_failed=True)
     outcome = _run_failed(store, options, track_now=tracking == "now")
     tried = sum(
         store.folds.fold(key).is_done or len(store.folds.attempts(key).attempts) > count
