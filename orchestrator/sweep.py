@@ -282,8 +282,8 @@ def _tune(work: _Work, cluster: Cluster, stop: StopRequest) -> None:
     sharing = ShareTeller(lambda text: _message(work.progress, text, agenda.counts()))
 
     def watched(event: ProgressEvent) -> None:
-        if event.kind in ("fold_done", "fold_failed", "fold_pruned"):
-            work.sync.ask()
+        if event.fold is not None and event.kind in ("fold_done", "fold_failed", "fold_pruned"):
+            work.sync.ask(event.fold.group, event.fold.key)
         work.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
