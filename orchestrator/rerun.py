@@ -15,10 +15,9 @@ from typing import Any, Literal
 from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
 from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import FoldSpecs, fold_spec
-from orchestrator.store.remembered import last_run
 from orchestrator.store.results import fold_result
 from orchestrator.store.sweep_folder import SweepFolder
-from orchestrator.train import check_budget, train_one
+from orchestrator.train import check_budget
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob
@@ -73,7 +72,7 @@ def rerun_job(
     Raises:
         UserError: the folder is not empty; the benchmark is not there.
     """
-    store, ran = known.store, last_run(known.store)
+    store, ran = known.store, known.store.last_run()
     ran = replace(ran, data_root=absolute_data_root(data_root) or ran.data_root)
     benchmark = ran.benchmark(fold.fold.benchmark)
     spec = store.folds.spec(fold.key) or _planned_spec(known, fold)
@@ -109,10 +108,6 @@ def run_here(job: FoldJob, report: Callable[[dict[str, Any]], None]) -> dict[str
     return run_job(job.to_mapping(), report)
 
 
-run_on_ray = train_one
-"""Run a job through Ray Train, as `train` does."""
-
-
 def compare(store: SweepFolder, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:
     """Compare a second run with the stored one."""
     first, second = store.folds.fold(key), FoldFolder(job.folder)
@@ -129,7 +124,7 @@ def compare(store: SweepFolder, key: str, job: FoldJob, notes: tuple[str, ...] =
 
 def _planned_spec(known: Known, fold: KnownFold) -> FoldSpec:
     """What a fold that never started would compute."""
-    sweep, ran = known.store.sweep(), last_run(known.store)
+    sweep, ran = known.store.sweep(), known.store.last_run()
     assert sweep is not None, "a fold without a specification stands in a sweep's plan"
     use = fold.uses[0]
     group = known.groups[use.group]

@@ -14,32 +14,29 @@ from typing import Any, Literal
 from orchestrator.budgets.remaining_need import fold_need
 from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
-from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor, imported
+from orchestrator.execution.executors import chosen_executor, imported
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
 from orchestrator.execution.tune_run import run_one, scratch_folder
 from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes, orphans_given_back
 from orchestrator.plan.query_bounds import preflight_need
-from orchestrator.run_options import absolute_data_root
+from orchestrator.run_options import RunOptions, WorkerFunctions, absolute_data_root
 from orchestrator.search.specs import fold_spec
 from orchestrator.store.failures import (
-    MAX_FAILURES,
     Attempt,
     allow_again,
-    check_max_failures,
     read_attempts,
     record_and_decide,
 )
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.sweep_folder import SweepFolder
-from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from search_spaces.hyperparameters import Hyperparameters, Resources
+from search_spaces.hyperparameters import Hyperparameters
 from search_spaces.methods import method_facts
-from trainables.data.formats.open import open_benchmark, resolve_benchmark
+from trainables.data.formats.open import open_benchmark
 from trainables.jobs import FoldJob
 from trainables.storage.background_threads import beside
 from trainables.storage.fold_folder import FoldFolder
@@ -60,18 +57,15 @@ def prepare_fold(
     method: str,
     hyperparameters: Hyperparameters,
     store: SweepFolder,
-    data_root: str | None = None,
-    resources: Resources | None = None,
-    benchmark: Benchmark | None = None,
-    query_budget: int | None = None,
+    options: RunOptions | None = None,
 ) -> FoldJob:
     """Check a fold's images and weights, and give it its key and its folder.
 
     Raises:
         UserError: the benchmark, the domain, the images or the weights are not there.
     """
-    root = absolute_data_root(data_root)
-    benchmark = benchmark or resolve_benchmark(fold.benchmark, root)
+    options = options or RunOptions()
+    root, benchmark = absolute_data_root(options.data_root), options.benchmark(fold.benchmark)
     for name in fold.test_domains:
         benchmark.check_domain(name)
     store.check_writable()
@@ -81,43 +75,40 @@ def prepare_fold(
         store=store,
         benchmarks={fold.benchmark: benchmark},
         data_root=root,
-        resources=resources or Resources(),
-        query_budget=query_budget,
+        resources=options.resources,
+        query_budget=options.query_budget,
     )
-    if query_budget is not None:
+    if options.query_budget is not None:
         store.mirrors.fetch(store.folds.embeddings_folder)
     return jobs.job(spec)
 
 
 def train_one(
     job: FoldJob,
-    *,
-    executor: Executor = "auto",
-    address: str | None = None,
-    functions: WorkerFunctions | None = None,
+    options: RunOptions | None = None,
     progress: Progress = no_progress,
-    max_failures: int = MAX_FAILURES,
     mirrors: StoreMirrors | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate one fold; a finished one is only read. Returns the content of `result.json`.
 
-    `auto` is `train`: a `TorchTrainer`, whatever the number of workers. A fold that crashed, or whose process died, is
-    tried `max_failures` times more. `mirrors` fetch what it left on another node.
+    Of the options, this takes the executor, the address, the further attempts and the functions. The executor `auto` is
+    `train`: a `TorchTrainer`, whatever the number of workers. `mirrors` fetch what the fold left on another node.
 
     Raises:
         UserError: the fold cannot be run as asked.
         BudgetReached: the query budget is not enough for it.
         FoldFailedError: the training itself failed.
     """
-    folder, mirrors = FoldFolder(job.folder), mirrors or StoreMirrors()
-    way: Literal["tune", "train"] = "train" if executor == "auto" else chosen_executor(executor, job.resources)
+    folder, mirrors, options = FoldFolder(job.folder), mirrors or StoreMirrors(), options or RunOptions()
+    way: Literal["tune", "train"] = "train"
+    if options.executor != "auto":
+        way = chosen_executor(options.executor, job.resources)
     done = folder.read_result()
     if done is not None:
         return done
-    functions = functions or WorkerFunctions()
-    check_max_failures(max_failures)
+    functions = options.functions
     check_budget(job)
-    with _alone_with(folder), _aligning(job), connect(address=address) as cluster:
+    with _alone_with(folder), _aligning(job), connect(address=options.address) as cluster:
         check_resources(cluster, job.resources)
         if not cluster.is_local:
             check_shared(folder.path, mirrored=mirrors.addresses)
@@ -130,7 +121,7 @@ def train_one(
                 doublings = read_attempts(folder).doublings - before
                 failure = _attempt(_in_pieces(job, doublings), way, functions, scratch)
                 mirrors.fetch_folds([Path(job.align_folder), folder.path])
-                again = failure is not None and _follows(job, failure, max_failures)
+                again = failure is not None and _follows(job, failure, options.max_failures)
                 if failure is not None and again:
                     progress(ProgressEvent(kind="fold_retried", counts=Counts(), fold=_event(job, failure.error)))
     if failure is not None and failure.kind in ("user", "overtaken"):

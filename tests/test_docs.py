@@ -14,7 +14,7 @@ import typer
 
 from orchestrator.cli import app
 from orchestrator.cli.app import PROGRAM
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
+from tests.support.command_lines import parsed, request_of
 from tests.support.repository import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -39,18 +39,11 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield from below(PROGRAM, typer.main.get_command(app))
 
 
-def parse(line: str) -> tuple[str, dict[str, Any]]:
-    """Parse a command line without running it: the command's name and its parameters."""
+def parse(line: str) -> tuple[str, Any]:
+    """Parse a command line without running it: the command's name and its context."""
     program, *arguments = shlex.split(line)
     assert program == PROGRAM
-    command: Any = typer.main.get_command(app)
-    context = command.make_context(PROGRAM, arguments)
-    names = []
-    while hasattr(command, "commands"):
-        name, command, arguments = command.resolve_command(context, arguments)
-        names.append(name)
-        context = command.make_context(name, list(arguments), parent=context)
-    return " ".join(names), context.params
+    return parsed(*arguments)
 
 
 OURS = [line for line in command_lines() if line.startswith(PROGRAM)]
@@ -73,13 +66,9 @@ def test_every_line_is_ours_or_makes_a_target() -> None:
 def test_a_command_line_parses(line: str, tmp_path: Path) -> None:
     for domain in ("day", "night"):
         (tmp_path / "pets" / domain / "cat").mkdir(parents=True)
-    name, values = parse(line.replace("DIR", str(tmp_path)))
+    name, context = parse(line.replace("DIR", str(tmp_path)))
     if name in ("plan", "sweep"):
-        fields = ("config", "benchmark", "method", "space", "trials", "seeds", "scope", "name", "data_root")
-        fields += ("teacher", "teacher_mode")
-        given = {field: values[field] for field in fields}
-        request = build_request(SweepOptions(**given, overrides=values["overrides"] or ()))
-        assert request.benchmarks
+        assert request_of(context).options.benchmarks
 
 
 def test_a_wrong_line_would_not_parse() -> None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from orchestrator.budgets.budget import Admission
 from orchestrator.budgets.promises import Promises
 from orchestrator.plan.query_bounds import Need
-from orchestrator.run_options import Limits, gpus_per_fold
+from orchestrator.run_options import RunOptions, gpus_per_fold
 from orchestrator.search.folds_to_come import running_keys
 from orchestrator.store.usage import UsageMeter
-from search_spaces.hyperparameters import Resources
 from trainables.teacher.ledger import reserved_queries
 
 if TYPE_CHECKING:
@@ -31,12 +30,9 @@ class Budgets:
         self,
         store: SweepFolder,
         specs: FoldSpecs,
+        options: RunOptions,
         *,
         identity: str,
-        resources: Resources,
-        limits: Limits,
-        query_budget: int | None,
-        price_per_1000: float | None,
         need: RemainingNeed | None,
         only: Collection[str] | None,
     ) -> None:
@@ -49,12 +45,13 @@ class Budgets:
         """
         self._keys_running: Callable[[], Collection[str]] = tuple
         self._only = only
-        gpus = gpus_per_fold(resources)
+        limits, price = options.limits, options.price_per_1000
+        gpus = gpus_per_fold(options.resources)
         self.meter = UsageMeter(store.usage_folder, identity, gpus_per_fold=gpus, running=self._running)
         self.forecast = TimeForecast(
             specs.sweep, specs.benchmarks, self.meter, seconds_per_fold=limits.seconds_per_fold
         )
-        priced = price_per_1000 if limits.money is not None and price_per_1000 is not None else 0.0
+        priced = price if limits.money is not None and price is not None else 0.0
 
         def asked() -> int:
             return reserved_queries(store.folds.queries_folder)
@@ -63,7 +60,7 @@ class Budgets:
         own = accounts(limits, self.forecast, lambda: self.meter.total, gpus=gpus, queries=queries)
         folds = None if only is None else self._failed_folds
         self.admission = Admission(
-            query_budget,
+            options.query_budget,
             need=need,
             asked=asked,
             promises=Promises(store),

@@ -5,16 +5,15 @@ A later source wins: packaged defaults, then the configuration file, then option
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.run_options import RunOptions
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
 from search_spaces.errors import UserError, unknown_name
-from search_spaces.hyperparameters import Resources
 from search_spaces.methods import parse_methods
 from search_spaces.sweeps import Sweep, load_config, override_config, resources_from_mapping, sweep_from_mapping
 
@@ -28,10 +27,8 @@ class Request:
     """What a command line asks for."""
 
     sweep: Sweep
-    benchmarks: Mapping[str, Benchmark]
-    """The sweep's benchmarks by name."""
-    resources: Resources
-    data_root: str | None
+    options: RunOptions
+    """Where and with what it runs; its benchmarks are those of the sweep."""
 
     def default_out(self) -> str:
         """A folder that follows from content, so that the same command without --out goes on too."""
@@ -39,76 +36,66 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepOptions:
-    """Options that describe a sweep; None leaves what the configuration says."""
+class SweepArguments:
+    """What a command line says about a sweep."""
 
     config: str | None = None
-    benchmark: Sequence[str] | None = None
-    method: Sequence[str] | None = None
-    space: str | None = None
-    trials: int | None = None
-    seeds: int | None = None
-    scope: str | None = None
-    selection: str | None = None
-    sampler: str | None = None
-    pruner: str | None = None
-    name: str | None = None
-    workers: int | None = None
-    gpus_per_worker: float | None = None
-    teacher: str | None = None
-    teacher_mode: str | None = None
-    data_root: str | None = None
+    """Configuration file, or the name of a packaged one."""
     overrides: Sequence[str] = ()
+    """`align.lr=1e-4`, ..."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the options that were given, by the place of their field (`trials`, `hyperparameters.teacher`)."""
 
 
-def build_request(options: SweepOptions) -> Request:
-    """Build the sweep and all that goes with it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunArguments:
+    """What a command line says about how a sweep is run."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the options that were given, by the place of their field (`max_concurrent`, `limits.money`)."""
+
+    def over(self, options: RunOptions) -> RunOptions:
+        """The options, with what was given in place of theirs.
+
+        Raises:
+            UserError: a value that is not allowed.
+        """
+        for place, value in self.given.items():
+            options = _replaced(options, place, value)
+        return options
+
+    @property
+    def options(self) -> RunOptions:
+        """What was given, and the default of everything else."""
+        return self.over(RunOptions())
+
+
+def build_request(asked: SweepArguments, run: RunArguments | None = None) -> Request:
+    """Build the sweep and how it is run.
 
     Raises:
         UserError: an unknown name or key (with the nearest ones), or a value that is not allowed.
     """
-    config = load_config(options.config) if options.config else {}
-    sweep = _section(config, "sweep")
-    sweep |= _given(space=options.space, trials=options.trials, seeds=options.seeds, scope=options.scope)
-    sweep |= _given(sampler=options.sampler, pruner=options.pruner, selection=options.selection, name=options.name)
-    if options.method:
-        sweep["methods"] = list(parse_methods(",".join(options.method)))
-    sweep.setdefault("methods", list(DEFAULT_METHODS))
-    if options.benchmark:
-        sweep["benchmarks"] = _split(options.benchmark)
-    resources = _section(config, "resources")
-    resources |= _given(workers=options.workers, gpus_per_worker=options.gpus_per_worker)
-    hyperparameters = _section(config, "hyperparameters")
-    hyperparameters |= _given(teacher=options.teacher, teacher_mode=options.teacher_mode)
-    config = {**config, "sweep": sweep, "resources": resources, "hyperparameters": hyperparameters}
-    config = override_config(config, options.overrides)
+    run = run or RunArguments()
+    options = run.options
+    config = load_config(asked.config) if asked.config else {}
+    for place, value in asked.given.items():
+        config = _put(config, place if "." in place else f"sweep.{place}", value)
+    for place, value in run.given.items():
+        if place.startswith("resources."):
+            config = _put(config, place, value)
+    if "methods" in asked.given:
+        config = _put(config, "sweep.methods", list(parse_methods(",".join(asked.given["methods"]))))
+    if "methods" not in _section(config, "sweep"):
+        config = _put(config, "sweep.methods", list(DEFAULT_METHODS))
+    config = override_config(config, asked.overrides)
     benchmarks = resolve_names(_section(config, "sweep").get("benchmarks"), options.data_root)
     if benchmarks:
-        config["sweep"]["benchmarks"] = list(benchmarks)
+        config = _put(config, "sweep.benchmarks", list(benchmarks))
     return Request(
         sweep=sweep_from_mapping(_with_absolute_paths(config)),
-        benchmarks=benchmarks,
-        resources=resources_from_mapping(config),
-        data_root=options.data_root,
+        options=replace(options, benchmarks=benchmarks, resources=resources_from_mapping(config)),
     )
-
-
-def check_money(query_budget: int | None, price_per_1000: float | None) -> None:
-    """Raises `UserError` for a budget or a price below 0."""
-    if query_budget is not None and query_budget < 0:
-        raise UserError(f"--query-budget is 0 or more, got {query_budget}")
-    if price_per_1000 is not None and not (price_per_1000 >= 0 and math.isfinite(price_per_1000)):
-        raise UserError(f"--price-per-1000 is 0 or more, got {price_per_1000}")
-
-
-def check_runs(max_concurrent: int | None, max_failures: int | None) -> None:
-    """Raises `UserError` for a number of folds at a time, or of further attempts, that cannot be."""
-    from orchestrator.store.failures import check_max_failures
-
-    if max_concurrent is not None and max_concurrent < 1:
-        raise UserError(f"--max-concurrent is 1 or more, got {max_concurrent}")
-    if max_failures is not None:
-        check_max_failures(max_failures)
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
@@ -128,11 +115,11 @@ def resolve_names(names: Any, data_root: str | None) -> dict[str, Benchmark]:
         raise UserError(f"the data root {data_root} is not a folder")
     if names is None:
         return {}
-    listed = [names] if isinstance(names, str) else names
-    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
+    given = [names] if isinstance(names, str) else names
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         raise UserError(f"sweep.benchmarks wants a list of names, got {names!r}")
     resolved: dict[str, Benchmark] = {}
-    for name in _split(listed):
+    for name in listed(given):
         for one in HEADLINE if name.lower() == "all" else (name,):
             benchmark = _benchmark(one, data_root)
             known = resolved.setdefault(benchmark.name, benchmark)
@@ -176,12 +163,21 @@ def _absolute_file(text: str) -> str:
     return str(path.resolve()) if path.suffix and path.is_file() else text
 
 
-def _split(values: Sequence[str]) -> list[str]:
+def listed(values: Sequence[str]) -> list[str]:
+    """`--method erm,kd --method vl2v_adip` as three names."""
     return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _put(config: Mapping[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """A configuration with one value in its place."""
+    head, _, rest = place.partition(".")
+    return {**config, head: _put(_section(config, head), rest, value) if rest else value}
+
+
+def _replaced(options: Any, place: str, value: Any) -> Any:
+    """A dataclass with one field changed, of a nested one too."""
+    head, _, rest = place.partition(".")
+    return replace(options, **{head: _replaced(getattr(options, head), rest, value) if rest else value})
 
 
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:

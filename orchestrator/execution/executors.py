@@ -12,20 +12,19 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.tune_reports import reports_heard
 from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes
+from orchestrator.run_options import Executor
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
-
-Executor = Literal["auto", "tune", "train"]
 
 DRIVER_RESOURCE = "driver"
 """Custom resource of the machine that drivers of nested trainers run on, so that they take no CPU from workers."""
@@ -34,21 +33,6 @@ FRESH_PROCESS = frozenset({"crash", "lost", "lost_node", "out_of_memory"})
 """After these the process itself is in doubt and is not used again."""
 
 ABORT_TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerFunctions:
-    """The functions that run in workers, as import paths `module:function`."""
-
-    run_job: str = "trainables.worker:run_job"
-    """`(job, report) -> result`: one fold in this process."""
-    torch_trainer: str = "trainables.worker:torch_trainer"
-    """`(job, *, name, storage_path, callbacks, trainer) -> TorchTrainer` for one fold."""
-    preflight: str = "trainables.worker:preflight"
-    """`(job) -> facts`: builds teacher and student; raises `UserError` where they do not fit."""
-
-    def to_mapping(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def imported(path: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What is checked before anything expensive: the images, the weights, the methods, the machines."""
+"""What is checked before anything expensive: the servers, the images, the weights, the methods, the machines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.execution.cluster import Cluster, call_on_every_machine
+from orchestrator.execution.cluster import Cluster, call_on_every_machine, check_answers
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.scheduler.fold_queue import Agenda
@@ -15,6 +15,7 @@ from orchestrator.search.folds_to_come import first_specs
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.sweep_folder import SweepFolder
+from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingAwayError
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.formats.open import check_readable, open_benchmark, resolve_benchmark
@@ -60,6 +61,39 @@ def resolve_benchmarks(names: Sequence[str], data_root: str | Path | None) -> di
         UserError: there is no such benchmark; names the nearest.
     """
     return {name: resolve_benchmark(name, data_root) for name in names}
+
+
+def check_servers(address: str | None, tracking: Tracking | None) -> None:
+    """Raises `UserError` where a server that the sweep needs does not answer, before any image is read."""
+    try:
+        if tracking is not None:
+            tracking.look()
+    except TrackingAwayError as error:
+        raise _without_tracking(error) from None
+    check_answers(address)
+
+
+def look_for_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: bool) -> None:
+    """Look for the tracking server; of a sweep that was begun before, it may be away for as long as it likes.
+
+    Raises:
+        UserError: nothing has run yet and the server does not answer, or the address is none.
+    """
+    try:
+        if tracking is not None:
+            tracking.preflight()
+    except TrackingAwayError as error:
+        if begun:
+            # Whoever starts a lost machine again at night must not have to start the server first.
+            sync.is_away(error.reason)
+            return
+        raise _without_tracking(error) from None
+
+
+def _without_tracking(error: TrackingAwayError) -> UserError:
+    return UserError(
+        f"{error}; or train without it (--tracking later) and fill it in afterwards (vl2v-orchestrate sync)"
+    )
 
 
 def unchecked(groups: Sequence[GroupAgenda]) -> set[tuple[str, str]]:

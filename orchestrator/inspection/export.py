@@ -14,7 +14,6 @@ import yaml
 
 from orchestrator.search.group_view import read_group_view
 from orchestrator.store.records import GroupRecord
-from orchestrator.store.remembered import last_run
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError, unknown_name
@@ -87,7 +86,7 @@ def _chosen(store: SweepFolder, sweep: Sweep, groups: list[GroupRecord]) -> Iter
 
 def _benchmark_name(store: SweepFolder, name: str) -> str:
     """A folder of the user's own by its path, so that no data root is needed to find it again."""
-    known = last_run(store).benchmarks.get(name)
+    known = store.last_run().benchmarks.get(name)
     return name if name in BENCHMARKS or known is None else f"folder:{known.folder}"
 
 

@@ -12,7 +12,6 @@ from orchestrator.plan.gpu_share import GpuShare, gpu_share
 from orchestrator.plan.remaining_time import GroupWork, duration, time_left
 from orchestrator.search.group_view import GroupView, read_group_view
 from orchestrator.store.fold_states import StoredStates
-from orchestrator.store.remembered import last_run
 from orchestrator.store.results import FoldResult
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import Usage, read_usage
@@ -138,7 +137,7 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
     with_align = [key for key, (method, _) in results.items() if method_facts(method).aligns]
     specs = [store.folds.spec(key) for key in with_align]
     seconds = sum(result.seconds for _, result in results.values())
-    resources = last_run(store).resources
+    resources = store.last_run().resources
     return SweepStatus(
         name=sweep.name,
         counts=sum((group.counts for group in groups), Counts()),

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from search_spaces.errors import UserError
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import read_record, write_json
 
@@ -20,9 +19,6 @@ a missing metric would come back with equal numbers."""
 
 UNCOUNTED: frozenset[FailureKind] = frozenset({"out_of_memory", "lost_node"})
 """Not counted towards the largest number of failures; each has a limit of its own."""
-
-MAX_FAILURES = 1
-"""A fold that crashed, or whose worker process died, is tried once more if nothing else was asked for."""
 
 MEMORY_RETRIES = 1
 """A fold that ran out of memory is tried once more, its batches in twice as many pieces."""
@@ -76,12 +72,6 @@ class FoldAttempts:
         if last.kind == "lost_node":
             return _in_vain(recent) < LOST_NODES_WITHOUT_PROGRESS
         return last.kind in ("crash", "lost") and self.spent <= max_failures
-
-
-def check_max_failures(max_failures: int) -> None:
-    """Raises `UserError` for a number of further attempts below 0."""
-    if max_failures < 0:
-        raise UserError(f"--max-failures is 0 or more, got {max_failures}")
 
 
 def attempts_file(folder: FoldFolder) -> Path:

@@ -12,7 +12,7 @@
     OUT/.documents/                    files on their way into MLflow, gone afterwards
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
-    OUT/run.json                       where and with what the sweep last ran (`orchestrator.store.remembered`)
+    OUT/run.json                       how the sweep last ran (`orchestrator.run_options`)
     OUT/request.json                   a stop or cancel that was asked of who is at work (`scheduler.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
@@ -30,6 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from orchestrator.run_options import RunOptions
 from orchestrator.store.fold_store import FoldStore
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, Promise
 from orchestrator.store.remote.mirrors import StoreMirrors
@@ -162,10 +163,30 @@ class SweepFolder:
         content = read_json(self.price_file)
         return None if content is None else float(content["price_per_1000"])
 
-    def remember_price(self, price_per_1000: float | None) -> None:
-        """Note the price for whoever looks later; None leaves it."""
-        if price_per_1000 is not None:
-            self._write(self.price_file, {"price_per_1000": price_per_1000})
+    def remember_run(self, options: RunOptions) -> None:
+        """Note how the sweep runs, so that `retry`, `rerun` and `export-hparams` need no configuration.
+
+        A price that is not given leaves the one that is known.
+        """
+        if options.price_per_1000 is not None:
+            self._write(self.price_file, {"price_per_1000": options.price_per_1000})
+        self._write(self.run_file, options.to_mapping())
+
+    def last_run(self) -> RunOptions:
+        """How the sweep last ran, apart from the price; defaults where nothing is noted.
+
+        Raises:
+            UserError: the note is damaged, or of another version.
+        """
+        content = read_json(self.run_file, advice="run the sweep again, which writes it anew")
+        if content is None:
+            return RunOptions()
+        # What an older file lacks has its default; these two were always there.
+        needed = {name: content[name] for name in ("benchmarks", "resources")}
+        try:
+            return from_mapping(RunOptions, {**content, **needed})
+        except UserError as error:
+            raise UserError(f"{self.run_file} was written by another version ({error}); run the sweep again") from None
 
     def promises(self) -> dict[str, Promise]:
         """What a query budget has promised to fold groups, by their names."""

@@ -32,7 +32,7 @@ STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.2
 
 
-def serve(store: SweepFolder, *, port: int, announce: Callable[[str], object]) -> None:
+def serve_ui(store: SweepFolder, *, port: int, announce: Callable[[str], object]) -> None:
     """Bring MLflow up to date, serve it until Ctrl-C, and announce the comparison's address once it answers.
 
     Where `MLFLOW_TRACKING_URI` names a server already, only its address is announced.

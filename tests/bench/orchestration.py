@@ -24,9 +24,9 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator.events import ProgressEvent
-from orchestrator.execution.executors import Executor
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.preflight import check_data
+from orchestrator.run_options import Executor, RunOptions
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder, open_store
@@ -96,9 +96,8 @@ def _through_ray(sweep: Sweep, store: SweepFolder, executor: Executor) -> tuple[
             done.append((time.monotonic(), float(result["seconds"])))
 
     started = time.monotonic()
-    outcome = run_sweep(
-        sweep, store=store, executor=executor, address="local", max_concurrent=1, progress=watch, resources=Resources()
-    )
+    options = RunOptions(executor=executor, address="local", max_concurrent=1)
+    outcome = run_sweep(sweep, store, options, watch)
     assert outcome.exit_code == 0, outcome
     return done[0][0] - started, [now - before - own for (before, _), (now, own) in pairwise(done)]
 
@@ -162,7 +161,7 @@ def _measure(label: str, arguments: list[str], *, program: list[str] | None = No
 
 def resume(out: str, root: str, trials: str) -> None:
     """A sweep that has nothing left to do, without tracking."""
-    outcome = run_sweep(scale_sweep(int(trials)), store=open_store(out), data_root=root, address="local")
+    outcome = run_sweep(scale_sweep(int(trials)), open_store(out), RunOptions(data_root=root, address="local"))
     assert outcome.exit_code == 0, outcome
     print(outcome.counts)
 

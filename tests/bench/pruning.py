@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.report.pruning_audit import audit
+from orchestrator.run_options import RunOptions
 from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.sweep import run_sweep
 from search_spaces.sweeps import sweep_from_mapping
@@ -57,7 +58,7 @@ def _swept(out: Path, trials: int, num_steps: int, *, shared: Path | None = None
     steps = {"distill": {"num_steps": num_steps}, "evaluate_every": max(1, num_steps // 4)}
     store = open_store(out, shared=shared)
     sweep = sweep_from_mapping({"sweep": section, "hyperparameters": steps})
-    outcome = run_sweep(sweep, store=store, address="local", max_concurrent=1)
+    outcome = run_sweep(sweep, store, RunOptions(address="local", max_concurrent=1))
     assert outcome.exit_code == 0, outcome
     return store
 

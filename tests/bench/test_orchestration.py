@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.inspection.status import sweep_status
 from orchestrator.report.report import build_report
+from orchestrator.run_options import RunOptions
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import run_sweep
 from tests.bench.orchestration import build_store, scale_sweep
@@ -26,5 +27,5 @@ def test_a_written_sweep_is_a_finished_one(tmp_path: Path, monkeypatch: pytest.M
     assert number == 4 * (2 * (3 + 2) + 3)
     assert sweep_status(store).counts.done == number
     assert not build_report(store).tables[0].notes[1:], "folds are missing"
-    outcome = run_sweep(sweep, store=store, data_root=str(tmp_path / "data"), address="local")
+    outcome = run_sweep(sweep, store, RunOptions(data_root=str(tmp_path / "data"), address="local"))
     assert (outcome.counts.done, outcome.exit_code) == (number, 0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.execution.executors import WorkerFunctions
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import prepare_fold
@@ -128,8 +128,8 @@ def test_retry_runs_the_failed_folds_alone_as_the_sweep_ran(
     write_json(out / "BEHAVIOUR", {})
     before = Counter(start["fold"] for start in starts(out))
     # The stub stands in for training alone: the command, Ray and MLflow are the real ones.
-    monkeypatch.setattr("orchestrator.sweep.WorkerFunctions", lambda: STUB)
-    assert isinstance(STUB, WorkerFunctions)
+    ran = replace(open_store(out).last_run(), functions=STUB)
+    monkeypatch.setattr("orchestrator.store.sweep_folder.SweepFolder.last_run", lambda store: ran)
     assert run(["retry", "--out", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["retried"], said["failures"]) == (1, [])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.local_ray import TEMPORARY_PREFIX
+from orchestrator.run_options import RunOptions
 from orchestrator.store.leases import alone_in
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import run_sweep
@@ -172,7 +173,7 @@ def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypa
     monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
     with pytest.raises(UserError, match="executor tune runs a fold in one process, got 2 workers"):
         run_stub(tmp_path, executor="tune", resources=Resources(workers=2))
-    with pytest.raises(UserError, match="max_concurrent is 1 or more"):
+    with pytest.raises(UserError, match="--max-concurrent is 1 or more"):
         run_stub(tmp_path, max_concurrent=0)
     with pytest.raises(UserError, match="PACS needs --data-root"):
         run_stub(tmp_path, stub_sweep(benchmarks=["PACS"]))
@@ -258,7 +259,7 @@ def test_a_second_process_is_kept_out_of_a_folder(tmp_path: Path) -> None:
     try:
         _wait_for(lambda: (out / "lease.json").exists(), process)
         with pytest.raises(UserError, match=f"another sweep is at work .* \\(process {process.pid} on "):
-            run_sweep(stub_sweep(), store=open_store(out), functions=STUB)
+            run_sweep(stub_sweep(), open_store(out), RunOptions(functions=STUB))
     finally:
         process.kill()
         process.wait()

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.plan.plan import make_plan
 from orchestrator.scheduler.fold_queue import build_agenda
@@ -19,6 +18,7 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.sweep import fold_group_records
 from search_spaces.hyperparameters import Resources
+from tests.support.command_lines import requested
 from trainables.data.formats.open import open_benchmark
 from trainables.data.formats.sample import write_sample
 from trainables.worker import run_job
@@ -97,18 +97,20 @@ def test_a_sweep_selects_by_pair_folds_and_the_report_says_so(tmp_path: Path) ->
 
 def select_for(group_name: str, data_root: Path, out: Path) -> tuple[SweepFolder, Any]:
     """Run one fold group of the sweep in this process, without Ray."""
-    request = build_request(
-        SweepOptions(
-            benchmark=["three"],
-            method=["erm"],
-            space="wide",
-            trials=2,
-            selection="leave_one_domain_out",
-            data_root=str(data_root),
-            overrides=(*TINY, "sweep.zero_shot=false"),
-        )
-    )
-    store, benchmarks = open_store(out), dict(request.benchmarks)
+    words = [
+        "--benchmark",
+        "three",
+        "--method",
+        "erm",
+        "--space",
+        "wide",
+        "--trials",
+        "2",
+        "--data-root",
+        str(data_root),
+    ]
+    request = requested(*words, "--selection", "leave_one_domain_out", *TINY, "sweep.zero_shot=false")
+    store, benchmarks = open_store(out), dict(request.options.benchmarks)
     manifests = {name: open_benchmark(benchmark, data_root).manifest for name, benchmark in benchmarks.items()}
     groups = fold_group_records(request.sweep, make_plan(request.sweep, benchmarks).benchmarks)
     store.claim(request.sweep, groups, manifests)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import ProgressEvent
+from orchestrator.run_options import RunOptions
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import train_one
 from tests.support.nested_folds import one_fold
@@ -45,7 +46,8 @@ def test_a_sweep_goes_on_with_half_the_batch_at_a_time(tmp_path: Path) -> None:
 def test_so_does_a_fold_by_itself(tmp_path: Path) -> None:
     job, told = one_fold(tmp_path), list[ProgressEvent]()
     write_json(tmp_path / "BEHAVIOUR", {"memory": "line"})
-    result = train_one(job, executor="tune", address="local", functions=STUB, progress=told.append, max_failures=0)
+    options = RunOptions(executor="tune", address="local", functions=STUB, max_failures=0)
+    result = train_one(job, options, told.append)
     assert result["batch_pieces"] == 2
     errors = [event.fold.error for event in told if event.kind == "fold_retried" and event.fold is not None]
     assert errors == ["MemoryError: no room for the whole batch"]

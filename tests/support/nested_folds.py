@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.run_options import RunOptions
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold
@@ -19,5 +20,5 @@ def one_fold(out: Path, resources: Resources | None = None) -> FoldJob:
         method="erm",
         hyperparameters=HYPERPARAMETERS,
         store=open_store(out),
-        resources=resources,
+        options=RunOptions(resources=resources or Resources()),
     )

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.events import ProgressEvent
-from orchestrator.execution.executors import WorkerFunctions
+from orchestrator.run_options import RunOptions, WorkerFunctions
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import SweepOutcome, run_sweep
+from orchestrator.tracking.background import Tracking
 from orchestrator.tracking.mlflow_tracker import Tracker
+from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
-from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 
 STUB = WorkerFunctions(
@@ -36,17 +37,13 @@ def stub_sweep(*, hyperparameters: dict[str, Any] | None = None, **fields: Any) 
     return sweep_from_mapping(content)
 
 
-def run_stub(out: str | Path, sweep: Sweep | None = None, **arguments: Any) -> tuple[SweepOutcome, list[ProgressEvent]]:
+def run_stub(
+    out: str | Path, sweep: Sweep | None = None, *, tracking: Tracking | None = None, **options: Any
+) -> tuple[SweepOutcome, list[ProgressEvent]]:
     """Run a stub sweep in this process; also returns what it told."""
     events: list[ProgressEvent] = []
-    outcome = run_sweep(
-        sweep or stub_sweep(),
-        store=open_store(out),
-        progress=events.append,
-        functions=STUB,
-        **{"address": "local", **arguments},
-    )
-    return outcome, events
+    asked = RunOptions(functions=STUB, **{"address": "local", **options})
+    return run_sweep(sweep or stub_sweep(), open_store(out), asked, events.append, tracking), events
 
 
 commands: list[subprocess.Popen[bytes]] = []
@@ -76,19 +73,17 @@ def started(log: Path, *words: str) -> subprocess.Popen[bytes]:
 def main() -> int:
     out, fields, arguments = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
     store = open_store(out, shared=sys.argv[4] if len(sys.argv) > 4 else None)
+    tracking = None
     if "tracking" in arguments:
-        arguments["tracking"] = Tracker(store=store, sweep=stub_sweep(**fields), uri=arguments["tracking"])
-    if "resources" in arguments:
-        arguments["resources"] = Resources(**arguments["resources"])
-
-    functions = WorkerFunctions(**arguments.pop("functions", STUB.to_mapping()))
+        tracking = Tracker(store=store, sweep=stub_sweep(**fields), uri=arguments.pop("tracking"))
 
     def tell(event: ProgressEvent) -> None:
         about = f" {event.fold.key[:8]} {event.fold.group} {event.fold.fold}" if event.fold else ""
         print(f"{time.time():.2f} {event.kind}{about} {event.counts} {event.text}", flush=True)
 
     try:
-        outcome = run_sweep(stub_sweep(**fields), store=store, progress=tell, functions=functions, **arguments)
+        options = from_mapping(RunOptions, {"functions": STUB.to_mapping(), **arguments})
+        outcome = run_sweep(stub_sweep(**fields), store, options, tell, tracking)
     except UserError as error:
         print(error)
         return 2

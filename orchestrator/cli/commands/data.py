@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
+from orchestrator.cli.app import CommandGroup, app
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import BenchmarkOption, DataRootOption, JsonOption
 from orchestrator.cli.sweep_arguments import resolve_names
+from orchestrator.exit_codes import ExitCode
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from trainables.data.formats.verify import Verification
 
-data = typer.Typer(cls=CommandGroup, no_args_is_help=False, help="Benchmarks on disk.", rich_markup_mode=None)
-app.add_typer(data, name="data")
+data = typer.Typer(cls=CommandGroup, no_args_is_help=False, help="Benchmarks on disk.", rich_markup_mode="rich")
+app.add_typer(data, name="data", rich_help_panel="Data")
 
 
 @data.command("list")
-def list_benchmarks(as_json: JsonOption = False) -> None:
+def list_command(as_json: JsonOption = False) -> None:
     """List the registered benchmarks: domains, classes, images, routes to fetch them by, licences and citations."""
     from trainables.data.acquire.sources import read_sources
 
@@ -61,8 +62,10 @@ def list_benchmarks(as_json: JsonOption = False) -> None:
         typer.echo("; ".join(filter(None, (f"{row['benchmark']}: {row['licence']}", row["citation"]))))
 
 
-@data.command()
-def where(benchmark: BenchmarkOption = None, data_root: DataRootOption = None, as_json: JsonOption = False) -> None:
+@data.command("where")
+def where_command(
+    benchmark: BenchmarkOption = None, data_root: DataRootOption = None, as_json: JsonOption = False
+) -> None:
     """Say where each benchmark is read from: the package, a pack or a folder; the registered ones if none is named."""
     from trainables.data.formats.open import locate
     from trainables.data.formats.pack import PACK_SUFFIX
@@ -84,8 +87,8 @@ def where(benchmark: BenchmarkOption = None, data_root: DataRootOption = None, a
     )
 
 
-@data.command()
-def verify(
+@data.command("verify")
+def verify_command(
     benchmark: BenchmarkOption = None,
     data_root: DataRootOption = None,
     manifest: Annotated[
@@ -120,11 +123,11 @@ def verify(
     if bad:
         reasons = "; ".join(f"{item.benchmark}: {what_is_wrong(item)}" for item in bad)
         typer.echo(f"error: not a copy that papers use - {reasons}", err=True)
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_MISTAKE)
 
 
-@data.command()
-def sample(
+@data.command("sample")
+def sample_command(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Where to write; becomes a --data-root.")],
     benchmark: Annotated[
         list[str] | None,

@@ -7,25 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import USER_MISTAKE, CommandGroup, app
-from orchestrator.cli.commands.fetching import bars
+from orchestrator.cli.app import CommandGroup, app
+from orchestrator.cli.bars import bars
 from orchestrator.cli.console import wide_console
-from orchestrator.cli.options import (
-    AddressOption,
-    BenchmarkOption,
-    ConfigOption,
-    DataRootOption,
-    GpusOption,
-    JsonOption,
-    OutOption,
-    OverridesArgument,
-    PriceOption,
-    QueryBudgetOption,
-    StoreOption,
-    TeacherModeOption,
-    TeacherOption,
-)
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request, check_money
+from orchestrator.cli.options import JsonOption, OutOption, StoreOption
+from orchestrator.cli.shared_options import Taken, expanded
+from orchestrator.cli.sweep_arguments import RunArguments, SweepArguments, build_request
+from orchestrator.exit_codes import ExitCode
 from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
 
@@ -34,31 +22,28 @@ if TYPE_CHECKING:
     from trainables.teacher.stored.embedding import EmbeddingJob
 
 teacher = typer.Typer(
-    cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode=None
+    cls=CommandGroup, no_args_is_help=False, help="The teacher and its answers.", rich_markup_mode="rich"
 )
-app.add_typer(teacher, name="teacher")
+app.add_typer(teacher, name="teacher", rich_help_panel="Teacher")
+
+TeacherArguments = Annotated[SweepArguments, Taken(only=("benchmark", "teacher", "teacher_mode"))]
 
 
-@teacher.command()
-def embed(
-    overrides: OverridesArgument = None,
-    benchmark: BenchmarkOption = None,
-    data_root: DataRootOption = None,
+@teacher.command("embed")
+@expanded
+def embed_command(
+    asked: TeacherArguments,
+    run: Annotated[
+        RunArguments, Taken(only=("data_root", "query_budget", "price_per_1000", "gpus_per_worker", "address"))
+    ],
     out: OutOption = None,
     store: StoreOption = None,
-    config: ConfigOption = None,
-    teacher: TeacherOption = None,
-    teacher_mode: TeacherModeOption = None,
-    query_budget: QueryBudgetOption = None,
-    price_per_1000: PriceOption = None,
     tasks: Annotated[
         int,
         typer.Option(
             "--workers", metavar="N", help="Ray tasks that fill a store together; 0 fills it in this process."
         ),
     ] = 2,
-    gpus_per_worker: GpusOption = None,
-    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
@@ -66,39 +51,31 @@ def embed(
     from orchestrator.store.sync import at_work
     from trainables.storage.leases import this_process
 
-    check_money(query_budget, price_per_1000)
+    options = run.options
     if tasks < 0:
         raise UserError(f"--workers is 0 or more, got {tasks}")
-    options = SweepOptions(
-        config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
-        gpus_per_worker=gpus_per_worker, overrides=overrides or (),
-    )  # fmt: skip
-    place, jobs, resources = _jobs(options, out=out, store=store, query_budget=query_budget)
+    place, jobs, resources = _jobs(asked, run, out=out, store=store)
     filled = [place.folds.embeddings_folder, place.folds.queries_folder]
     try:
         with at_work(place, this_process(), sent=filled):
-            check_one_machine(place, address=address, workers=tasks)
+            check_one_machine(place, address=options.address, workers=tasks)
             place.mirrors.fetch(place.folds.embeddings_folder)
-            _forecast(jobs, price_per_1000)
+            _forecast(jobs, options.price_per_1000)
             with bars(unit="rows") as told:
-                fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
+                fill_stores(jobs, workers=tasks, resources=resources, address=options.address, told=told)
     except BudgetReached:
-        _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
+        _show(place, jobs, price_per_1000=options.price_per_1000, as_json=as_json)
         raise
-    _show(place, jobs, price_per_1000=price_per_1000, as_json=as_json)
+    _show(place, jobs, price_per_1000=options.price_per_1000, as_json=as_json)
 
 
-@teacher.command()
-def verify(
-    overrides: OverridesArgument = None,
-    benchmark: BenchmarkOption = None,
-    data_root: DataRootOption = None,
+@teacher.command("verify")
+@expanded
+def verify_answers_command(
+    asked: TeacherArguments,
+    run: Annotated[RunArguments, Taken(only=("data_root", "query_budget"))],
     out: OutOption = None,
     store: StoreOption = None,
-    config: ConfigOption = None,
-    teacher: TeacherOption = None,
-    teacher_mode: TeacherModeOption = None,
-    query_budget: QueryBudgetOption = None,
     sample: Annotated[
         int,
         typer.Option("--sample", metavar="N", help="Rows to ask again and compare; they are queries like any other."),
@@ -113,14 +90,9 @@ def verify(
 
     from trainables.teacher.stored.embedding import check, embedding_status
 
-    check_money(query_budget, None)
     if sample < 0:
         raise UserError(f"--sample is 0 or more, got {sample}")
-    options = SweepOptions(
-        config=config, benchmark=benchmark, teacher=teacher, teacher_mode=teacher_mode, data_root=data_root,
-        overrides=overrides or (),
-    )  # fmt: skip
-    place, jobs, _ = _jobs(options, out=out, store=store, query_budget=query_budget)
+    place, jobs, _ = _jobs(asked, run, out=out, store=store)
     place.mirrors.fetch(place.folds.embeddings_folder)
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
     place.mirrors.send_now([place.folds.queries_folder])
@@ -132,12 +104,16 @@ def verify(
     if problems:
         for line in problems:
             typer.echo(f"wrong: {line}", err=True)
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_MISTAKE)
 
 
-@teacher.command()
-def status(
-    out: OutOption = None, store: StoreOption = None, price_per_1000: PriceOption = None, as_json: JsonOption = False
+@teacher.command("status")
+@expanded
+def teacher_status_command(
+    run: Annotated[RunArguments, Taken(only=("price_per_1000",))],
+    out: OutOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List what is stored of teachers and backbones, and what the ledger says was asked; opens no teacher."""
     from dataclasses import asdict
@@ -145,7 +121,7 @@ def status(
     from orchestrator.inspection.teacher_usage import stored_answers
     from trainables.teacher.ledger import query_counts
 
-    check_money(None, price_per_1000)
+    price_per_1000 = run.options.price_per_1000
     place = _place(out, store)
     place.mirrors.fetch(place.folds.embeddings_folder)
     rows, asked = stored_answers(place), query_counts(place.folds.queries_folder)
@@ -181,12 +157,13 @@ def _place(out: str | None, store: str | None) -> SweepFolder:
 
 
 def _jobs(
-    options: SweepOptions, *, out: str | None, store: str | None, query_budget: int | None
+    asked: SweepArguments, run: RunArguments, *, out: str | None, store: str | None
 ) -> tuple[SweepFolder, list[EmbeddingJob], Any]:
     """A job for each benchmark."""
     from orchestrator.embed import embedding_job
 
-    request = build_request(options)
+    request = build_request(asked, run)
+    options = request.options
     place = _place(out, store)
     place.check_writable()
     jobs = [
@@ -194,13 +171,13 @@ def _jobs(
             benchmark,
             request.sweep.hyperparameters_for(name),
             store=place,
-            data_root=request.data_root,
-            resources=request.resources,
-            query_budget=query_budget,
+            data_root=options.data_root,
+            resources=options.resources,
+            query_budget=options.query_budget,
         )
-        for name, benchmark in request.benchmarks.items()
+        for name, benchmark in options.benchmarks.items()
     ]
-    return place, jobs, request.resources
+    return place, jobs, options.resources
 
 
 def _forecast(jobs: list[EmbeddingJob], price_per_1000: float | None) -> None:

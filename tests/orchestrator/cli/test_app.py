@@ -6,22 +6,26 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from orchestrator.cli import run
-from orchestrator.cli.commands.training import queries_line
+from orchestrator.cli import app, run
+from orchestrator.cli.app import GROUPS
+from orchestrator.cli.commands.run_fold import queries_line
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.events import Counts, FoldEvent, ProgressEvent
 from orchestrator.plan.fold_groups import FoldGroup
 from orchestrator.store.records import TrialRecord
 from orchestrator.store.search_records import SearchRecords
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
+from tests.support.command_lines import requested
 from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import run_stub
 
@@ -54,8 +58,30 @@ NESTED += [["teacher", name] for name in ("serve", "embed", "verify", "status")]
 def test_help_loads_no_engine(arguments: list[str]) -> None:
     done = run_in_process(*arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Usage: vl2v-orchestrate")
+    assert done.stdout.strip().startswith("Usage: vl2v-orchestrate")
     assert done.stderr.strip() == "loaded:"
+
+
+def test_help_shows_the_commands_by_heading_in_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    headings = re.findall(r"^╭─ (\w+) ", shown, re.MULTILINE)
+    assert headings == ["Options", *GROUPS]
+    names = re.findall(r"^│ ([a-z][a-z-]+)  ", shown, re.MULTILINE)
+    assert names == [
+        *("plan", "sweep", "retry", "train", "rerun"),
+        *("status", "watch", "logs", "explain"),
+        *("stop", "cancel", "data", "teacher", "doctor"),
+        *("report", "domainbed", "ui", "export-hparams", "sync"),
+    ]
+
+
+def test_a_command_is_in_the_file_of_its_heading() -> None:
+    root: Any = typer.main.get_command(app)
+    for command in root.commands.values():
+        for one in getattr(command, "commands", {"": command}).values():
+            module = one.callback.__module__.removeprefix("orchestrator.cli.commands.")
+            assert module.partition("_")[0] == command.rich_help_panel.lower(), one.name
 
 
 @pytest.mark.parametrize(
@@ -215,23 +241,23 @@ def test_later_sources_win(tmp_path: Path) -> None:
         "sweep: {benchmarks: [PACS], methods: [erm], trials: 2, seeds: 2}\n"
         "hyperparameters: {align: {lr: 0.5}, distill: {lr: 0.5}}\nresources: {workers: 2}\n"
     )
-    options = SweepOptions(config=str(config), trials=3, method=["vl2v_adip", "erm,kd"], overrides=["align.lr=1e-4"])
-    request = build_request(options)
+    methods = ["--method", "vl2v_adip", "--method", "erm,kd"]
+    request = requested("--config", str(config), "--trials", "3", *methods, "align.lr=1e-4")
     assert request.sweep.benchmarks == ("PACS",)
     assert request.sweep.methods == ("vl2v_adip", "erm", "kd")
     assert (request.sweep.trials, request.sweep.seeds) == (3, 2)
     assert request.sweep.hyperparameters.align.lr == 1e-4
     assert request.sweep.hyperparameters.distill.lr == 0.5
-    assert request.resources.workers == 2
-    changed = build_request(SweepOptions(config=str(config), workers=1, overrides=["sweep.seeds=5"]))
-    assert (changed.resources.workers, changed.sweep.seeds) == (1, 5)
+    assert request.options.resources.workers == 2
+    changed = requested("--config", str(config), "--workers", "1", "--seeds", "4", "sweep.seeds=5")
+    assert (changed.options.resources.workers, changed.sweep.seeds) == (1, 5)
 
 
 def test_the_same_content_has_the_same_default_folder() -> None:
-    options = {"benchmark": ["icons"], "method": ["erm"]}
-    first = build_request(SweepOptions(**options))
-    assert first.default_out() == build_request(SweepOptions(**options, workers=2)).default_out()
-    assert first.default_out() != build_request(SweepOptions(**options, seeds=2)).default_out()
+    words = ["--benchmark", "icons", "--method", "erm"]
+    first = requested(*words)
+    assert first.default_out() == requested(*words, "--workers", "2").default_out()
+    assert first.default_out() != requested(*words, "--seeds", "2").default_out()
 
 
 def make_benchmark(root: Path) -> None:
@@ -242,19 +268,19 @@ def make_benchmark(root: Path) -> None:
 
 def test_a_folder_is_a_benchmark_by_path_and_by_name(tmp_path: Path) -> None:
     make_benchmark(tmp_path / "pets")
-    by_path = build_request(SweepOptions(benchmark=[f"folder:{tmp_path / 'pets'}"]))
-    by_name = build_request(SweepOptions(benchmark=["pets"], data_root=str(tmp_path)))
+    by_path = requested("--benchmark", f"folder:{tmp_path / 'pets'}")
+    by_name = requested("--benchmark", "pets", "--data-root", str(tmp_path))
     for request in (by_path, by_name):
         assert request.sweep.benchmarks == ("pets",)
-        assert request.benchmarks["pets"].domain_names == ("day", "night")
+        assert request.options.benchmarks["pets"].domain_names == ("day", "night")
     assert by_path.sweep.key == by_name.sweep.key
 
 
 def test_all_are_the_five() -> None:
-    request = build_request(SweepOptions(benchmark=["all"]))
+    request = requested("--benchmark", "all")
     assert request.sweep.benchmarks == ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
     with pytest.raises(UserError, match="nearest: PACS"):
-        build_request(SweepOptions(benchmark=["all,PACX"]))
+        requested("--benchmark", "all,PACX")
 
 
 def test_weight_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,10 +288,10 @@ def test_weight_files_become_absolute(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("student.pt", "clip.safetensors"):
         (tmp_path / name).touch()
     overrides = ["student_weights=student.pt", "teacher=open_clip:ViT-B-32:clip.safetensors"]
-    made = build_request(SweepOptions(benchmark=["PACS"], overrides=overrides)).sweep.hyperparameters
+    made = requested("--benchmark", "PACS", *overrides).sweep.hyperparameters
     assert made.student_weights == str(tmp_path / "student.pt")
     assert made.teacher == f"open_clip:ViT-B-32:{tmp_path / 'clip.safetensors'}"
-    named = build_request(SweepOptions(benchmark=["PACS"])).sweep.hyperparameters
+    named = requested("--benchmark", "PACS").sweep.hyperparameters
     assert named.teacher == "open_clip:ViT-B-16-quickgelu:openai"
     assert named.student_weights == "pretrained"
 

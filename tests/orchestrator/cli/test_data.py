@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import run
-from orchestrator.cli.commands.fetching import counters
+from orchestrator.cli.bars import counters
 from tests.support.archives import downloads, local_sources
 from tests.support.file_server import FileServer
 from trainables.data.acquire.sources import BenchmarkSources

@@ -11,13 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.execution.cluster import connect
-from orchestrator.execution.executors import (
-    Executor,
-    WorkerFunctions,
-    chosen_executor,
-    nested_trainable,
-    stoppable_trainer,
-)
+from orchestrator.execution.executors import chosen_executor, nested_trainable, stoppable_trainer
+from orchestrator.run_options import Executor, RunOptions, WorkerFunctions
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import FoldFailedError, prepare_fold, train_one
 from search_spaces.errors import UserError
@@ -128,13 +123,13 @@ def test_a_trainer_that_ends_with_its_last_report_still_on_the_way_is_heard_out(
 @pytest.mark.parametrize("executor", ["auto", "tune"])
 def test_one_fold_by_itself(tmp_path: Path, executor: Executor) -> None:
     job, events = one_fold(tmp_path), []
-    result = train_one(job, executor=executor, address="local", functions=STUB, progress=events.append)
+    result = train_one(job, RunOptions(executor=executor, address="local", functions=STUB), events.append)
     assert result["key"] == job.spec.key == Path(job.folder).name
     steps = [event.metrics["step"] for event in events if event.kind == "fold_reported"]
     assert steps == [0, 1, 2]
     assert not (tmp_path / "ray").exists()
     assert not (Path(job.folder) / "lease.json").exists()
-    assert train_one(job, functions=WorkerFunctions(run_job="no:where", torch_trainer="no:where")) == result
+    assert train_one(job, RunOptions(functions=WorkerFunctions(run_job="no:where", torch_trainer="no:where"))) == result
 
 
 @pytest.mark.slow
@@ -143,10 +138,10 @@ def test_one_fold_that_fails_says_why(tmp_path: Path, executor: Executor) -> Non
     job = one_fold(tmp_path)
     write_json(tmp_path / "BEHAVIOUR", {"crash": "line"})
     with pytest.raises(FoldFailedError, match=r"icons/line/seed0 failed: RuntimeError: the machine is on fire"):
-        train_one(job, executor=executor, address="local", functions=STUB)
+        train_one(job, RunOptions(executor=executor, address="local", functions=STUB))
     write_json(tmp_path / "BEHAVIOUR", {"user": "line"})
     with pytest.raises(UserError, match=r"^this fold asks for what there is not$"):
-        train_one(job, executor=executor, address="local", functions=STUB)
+        train_one(job, RunOptions(executor=executor, address="local", functions=STUB))
 
 
 def test_a_fold_of_a_domain_there_is_not(tmp_path: Path) -> None:
@@ -166,5 +161,5 @@ def test_two_processes_do_not_train_one_fold(tmp_path: Path) -> None:
     lease = Lease(Path(job.folder) / "lease.json", this_process())
     lease.take()
     with pytest.raises(UserError, match="trains this fold already"):
-        train_one(job, address="local", functions=STUB)
+        train_one(job, RunOptions(address="local", functions=STUB))
     lease.release()

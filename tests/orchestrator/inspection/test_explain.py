@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.inspection.explain import explain_fold, explain_trial
 from orchestrator.inspection.export import export_groups
 from orchestrator.inspection.fold_names import known_folds
@@ -17,6 +16,8 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
+from tests.support.command_lines import requested
 from tests.support.stub_sweep import stub_sweep
 from tests.support.worked_searches import Worked, between, sweep_of
 from trainables.storage.json_files import write_json
@@ -196,13 +197,13 @@ def test_exported_hyperparameters_make_the_confirmed_folds_again(bench: Bench, t
     files = sorted(tmp_path.iterdir())
     assert len(files) == 4
     for path in files:
-        request = build_request(SweepOptions(config=str(path)))
+        request = requested("--config", str(path))
         again = Bench(tmp_path / f"again-{path.stem}", request.sweep)
         domain = path.stem.split("--")[2]
         group = f"icons/vl2v_adip/{domain}"
         (record,) = [record for record in again.groups if record.name == group]
         assert record.trials == 1
-        specs = FoldSpecs(sweep=request.sweep, benchmarks=request.benchmarks, manifests=again.store.manifests())
+        specs = FoldSpecs(sweep=request.sweep, benchmarks=request.options.benchmarks, manifests=again.store.manifests())
         confirmed = bench.store.records.confirmation(group)
         assert confirmed is not None
         assert specs.planned(record, {}, range(record.seeds)) == confirmed.folds

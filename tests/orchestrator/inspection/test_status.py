@@ -10,11 +10,10 @@ import pytest
 
 from orchestrator.events import Counts
 from orchestrator.inspection.status import SweepStatus, sweep_status
-from orchestrator.run_options import LastRun
+from orchestrator.run_options import RunOptions
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.selection_outcome import selection_outcome
 from orchestrator.store.failures import Attempt
-from orchestrator.store.remembered import remember_run
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
@@ -146,7 +145,7 @@ def test_gpu_hours_follow_from_what_the_sweep_ran_with(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.run_all(most=3)
     assert sweep_status(bench.store).gpu_seconds == 0.0
-    remember_run(bench.store, LastRun(resources=Resources(workers=2, gpus_per_worker=0.5)))
+    bench.store.remember_run(RunOptions(resources=Resources(workers=2, gpus_per_worker=0.5)))
     status = sweep_status(bench.store)
     assert status.gpu_seconds == status.seconds > 0.0
 

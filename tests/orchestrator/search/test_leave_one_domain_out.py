@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from orchestrator.budgets.remaining_need import RemainingNeed
-from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.inspection.explain import explain_trial
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.status import sweep_status
@@ -30,6 +29,7 @@ from orchestrator.tracking.projection import SweepProjection
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
 from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.command_lines import requested
 from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import starts
@@ -115,7 +115,7 @@ def test_a_sweep_that_was_run_without_goes_on_with_the_same_trials(tmp_path: Pat
     assert report.missing.endswith(
         f"vl2v-orchestrate sweep --config {tmp_path}/sweep.json --out {tmp_path} --selection leave_one_domain_out -y"
     )
-    again = build_request(SweepOptions(config=str(first.store.sweep_file), selection="leave_one_domain_out")).sweep
+    again = requested("--config", str(first.store.sweep_file), "--selection", "leave_one_domain_out").sweep
     assert again == left_out_sweep()
     assert again.key == first.sweep.key
     assert not any(cell.is_whole for cell in report.table("icons").rows[0].ood.values())

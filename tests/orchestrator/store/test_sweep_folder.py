@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store.remembered import last_run
 from orchestrator.store.search_records import group_slug
 from orchestrator.store.sweep_folder import SweepFolder, open_store
 from search_spaces.errors import UserError
@@ -128,7 +127,7 @@ def test_a_damaged_file_is_named_in_one_line(name: str, damage: str, tmp_path: P
         assert result is None or result["seconds"]
         store.folds.spec(PLANNED.key)
         store.existing_sweep()
-        last_run(store)
+        store.last_run()
 
     why = "lacks fold, method" if (name, damage) == ("spec.json", "nothing in it") else why
     with pytest.raises(UserError, match=rf"{path.name} is damaged \((.*{why}.*)\): ") as error:

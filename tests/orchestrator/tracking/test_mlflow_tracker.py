@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from orchestrator.run_options import RunOptions
 from orchestrator.store.failures import Attempt, give_up, record_attempt
 from orchestrator.store.records import ConfirmationRecord, PlannedFold
 from orchestrator.store.sweep_folder import open_store
@@ -203,7 +204,7 @@ def test_the_further_seeds_of_a_choice_that_was_made_anew_keep_their_places(out:
 def test_a_price_that_is_given_anew_replaces_the_one_before(out: Path) -> None:
     store, sweep = finished_store(out)
     for price in (1.0, 2.0):
-        store.remember_price(price)
+        store.remember_run(RunOptions(price_per_1000=price))
         tracker = Tracker(store=store, sweep=sweep)
         tracker.sync()
     prices = {run.info.run_name: run.data.tags["teacher_price"] for run in runs_of(tracker)}

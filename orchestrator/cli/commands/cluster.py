@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import USER_MISTAKE, app
+from orchestrator.cli.app import app
 from orchestrator.cli.options import AddressOption, DataRootOption, JsonOption
+from orchestrator.exit_codes import ExitCode
 
 
-@app.command()
-def doctor(
+@app.command("doctor", rich_help_panel="Cluster")
+def doctor_command(
     data_root: DataRootOption = None,
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder whose disk is looked at.")] = "runs",
     thorough: Annotated[
@@ -37,4 +38,4 @@ def doctor(
         for finding in findings:
             typer.echo(f"{finding.state:<5} {finding.subject}: {finding.text}")
     if any(finding.state == "wrong" for finding in findings):
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_MISTAKE)

@@ -1,10 +1,11 @@
-"""`watch` and `logs`: the commands that look at a sweep while it runs, by its files alone."""
+"""`status`, `watch`, `logs` and `explain`: how a sweep stands and why, by its files alone."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +13,76 @@ import typer
 
 from orchestrator.cli.app import app
 from orchestrator.cli.console import wide_console
-from orchestrator.cli.options import ExistingOutOption, JsonOption
+from orchestrator.cli.options import ExistingOutOption, JsonOption, PriceArguments
+from orchestrator.cli.shared_options import expanded
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
     from orchestrator.inspection.logs import FoldLog
     from orchestrator.inspection.status import SweepStatus
     from orchestrator.store.sweep_folder import SweepFolder
+
+
+@app.command("status", rich_help_panel="Look")
+@expanded
+def status_command(run: PriceArguments, out: ExistingOutOption, as_json: JsonOption = False) -> None:
+    """Say how far a sweep is: folds done, running, failed and waiting by fold group, and what the teacher was asked."""
+    from orchestrator.inspection.status import sweep_status
+    from orchestrator.store.sweep_folder import open_store
+
+    price_per_1000, store = run.options.price_per_1000, open_store(out)
+    found, price_per_1000 = sweep_status(store), store.price_per_1000 if price_per_1000 is None else price_per_1000
+    if as_json:
+        content = found.to_mapping()
+        if price_per_1000 is not None:
+            content["price"] = found.queries.price(price_per_1000)
+        typer.echo(json.dumps(content, indent=1))
+        return
+    console = wide_console()
+    console.print(found.line, markup=False)
+    console.print(status_table(found))
+    console.print(found.queries_line(price_per_1000), markup=False)
+    if found.gpu_share is not None:
+        console.print(found.gpu_share.line, markup=False)
+    for trouble in found.troubles:
+        console.print(trouble.line, markup=False)
+
+
+def status_table(found: SweepStatus) -> Table:
+    """A row per fold group."""
+    from rich.table import Table
+
+    table = Table()
+    titles = ["fold group", "done", "running", "failed", "waiting", "best trial", "source validation", "teacher images"]
+    if found.counts.pruned:
+        titles.insert(4, "pruned")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "fold group" else "right", no_wrap=True)
+    for group in found.groups:
+        counts = group.counts
+        states = [counts.done, counts.running, counts.failed, counts.waiting]
+        if found.counts.pruned:
+            states.insert(3, counts.pruned)
+        best = "-" if group.best is None else str(group.best)
+        accuracy = "-" if group.accuracy is None else f"{group.accuracy:.1%}"
+        table.add_row(group.name, *map(str, states), best, accuracy, f"{group.teacher_images:,}")
+    return table
+
+
+def show_budget(store: SweepFolder, refusals: Sequence[str], *, price_per_1000: float | None) -> None:
+    """Say on stderr that a budget was reached, what is done and what waits."""
+    from orchestrator.inspection.status import sweep_status
+
+    found, console = sweep_status(store), wide_console(stderr=True)
+    console.print(status_table(found))
+    console.print(found.queries_line(price_per_1000), markup=False)
+    console.print(f"no budget lets any of the {found.counts.waiting} waiting folds start:", markup=False)
+    for line in refusals:
+        console.print(line, markup=False)
+
 
 FoldArgument = Annotated[
     str,
@@ -30,8 +92,8 @@ FoldArgument = Annotated[
 ]
 
 
-@app.command()
-def watch(
+@app.command("watch", rich_help_panel="Look")
+def watch_command(
     out: ExistingOutOption,
     interval: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", help="Time between two looks at the folder.")
@@ -98,13 +160,11 @@ def _status_group(found: SweepStatus) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from orchestrator.cli.commands.viewing import status_table
-
     return Group(status_table(found), Text(found.line))
 
 
-@app.command()
-def logs(
+@app.command("logs", rich_help_panel="Look")
+def logs_command(
     fold: FoldArgument,
     out: ExistingOutOption,
     follow: Annotated[
@@ -161,3 +221,32 @@ def _show_log(log: FoldLog) -> None:
             console.print(attempt.details, markup=False)
     for path in log.files:
         console.print(path, markup=False)
+
+
+@app.command("explain", rich_help_panel="Look")
+def explain_command(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLD|TRIAL",
+            help="A fold as `logs` takes it, or a trial: BENCHMARK/METHOD/DOMAIN/trialN (BENCHMARK/METHOD/trialN where "
+            "one configuration serves all domains).",
+        ),
+    ],
+    out: ExistingOutOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a fold or trial was tried, how it ended (done, failed, pruned), what was chosen, and what it shared."""
+    from orchestrator.inspection.explain import explain_fold, explain_trial
+    from orchestrator.inspection.fold_names import known_folds
+    from orchestrator.store.sweep_folder import open_store
+
+    known = known_folds(open_store(out))
+    trial = known.trial(subject)
+    explained = explain_trial(known, trial) if trial is not None else explain_fold(known, known.fold(subject))
+    if as_json:
+        typer.echo(json.dumps(dict(explained.facts), indent=1))
+        return
+    typer.echo(explained.subject)
+    for line in explained.lines:
+        typer.echo(f"  {line}")

@@ -15,8 +15,8 @@ from search_spaces.errors import UserError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@teacher.command()
-def serve(
+@teacher.command("serve")
+def serve_command(
     name: Annotated[
         str,
         typer.Option("--teacher", metavar="NAME", help="What is served: demo or open_clip:ARCHITECTURE:TAG_OR_PATH."),
@@ -63,12 +63,11 @@ def serve(
         raise UserError("a remote teacher is served elsewhere already; give demo or an open_clip teacher")
     faults = _faults(fault or [])
     fingerprint = teacher_fingerprint(name)
-    from trainables.teacher.http.server import Faults
-    from trainables.teacher.http.server import serve as listen
+    from trainables.teacher.http.server import Faults, serve
     from trainables.teacher.open import open_teacher
 
     opened = open_teacher(name, image_size=image_size)
-    listen(
+    serve(
         opened,
         host=host,
         port=port,
