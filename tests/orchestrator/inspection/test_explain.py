@@ -16,7 +16,6 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
-from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
 from tests.support.command_lines import requested
 from tests.support.stub_sweep import stub_sweep
 from tests.support.worked_searches import Worked, between, sweep_of
