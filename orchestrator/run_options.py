@@ -18,6 +18,10 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from trainables.data.formats.open import resolve_benchmark
 
+Executor = Literal["auto", "tune", "train", "inline"]
+"""Where folds run: in Tune actors, through a `TorchTrainer`, one after the other in this process, or in one of the
+first two by the number of workers."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
@@ -78,7 +82,7 @@ class LastRun:
     """The sweep's benchmarks by name, those that are read from a folder too."""
     data_root: str | None = None
     resources: Resources = field(default_factory=Resources)
-    executor: Literal["auto", "tune", "train"] = "auto"
+    executor: Executor = "auto"
     address: str | None = None
     """Of a Ray cluster, where one was given to the command."""
     max_concurrent: int | None = None

@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Literal
 
 from orchestrator.budgets.budgets import Budgets
 from orchestrator.budgets.remaining_need import remaining_need
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
-from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
-from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor
+from orchestrator.execution.back_ends import open_back_end
+from orchestrator.execution.cluster import check_answers
+from orchestrator.execution.executors import ChosenExecutor, WorkerFunctions, chosen_executor
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.local_ray import remove_abandoned_ray_folders
-from orchestrator.execution.preflight import (
-    CHECKING,
-    check_budget_can_be_kept,
-    check_data,
-    check_methods,
-    check_shared,
-    resolve_benchmarks,
-    unchecked,
-)
-from orchestrator.execution.tune_run import folds_at_once, run_tune, scratch_folder, signals_stop
+from orchestrator.execution.preflight import check_data, check_methods, resolve_benchmarks, unchecked
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
-from orchestrator.run_options import LastRun, Limits, absolute_data_root
+from orchestrator.run_options import Executor, LastRun, Limits, absolute_data_root
 from orchestrator.scheduler.control import listening
+from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.fold_queue import Agenda, build_agenda
-from orchestrator.scheduler.stopping import StopRequest
+from orchestrator.scheduler.stopping import StopRequest, signals_stop
 from orchestrator.search.choices import still_planned
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import MAX_FAILURES, check_max_failures
@@ -88,7 +80,7 @@ class SweepSettings:
     """Where and with what a sweep runs; nothing here may change a result."""
 
     resources: Resources = field(default_factory=Resources)
-    executor: Literal["tune", "train"] = "tune"
+    executor: ChosenExecutor = "tune"
     address: str | None = None
     max_concurrent: int | None = None
     functions: WorkerFunctions = field(default_factory=WorkerFunctions)
@@ -131,7 +123,8 @@ def run_sweep(
         data_root: Folder that holds the benchmarks' folders.
         resources: What a fold is computed with.
         benchmarks: The sweep's benchmarks by name; None looks them up.
-        executor: Where folds run; `auto` is Tune actors for one worker, a `TorchTrainer` for several.
+        executor: Where folds run; `auto` is Tune actors for one worker, a `TorchTrainer` for several; `inline` is this
+            process.
         tracking: Brought up to date while the sweep runs and at its end.
         progress: Told what happens.
         address: Of a Ray cluster; None is RAY_ADDRESS, or a local Ray.
@@ -154,7 +147,7 @@ def run_sweep(
     check_max_failures(max_failures)
     settings = SweepSettings(
         resources=resources,
-        executor=chosen_executor(executor, resources),
+        executor=chosen_executor(executor, resources, address),
         address=address,
         max_concurrent=max_concurrent,
         functions=functions or WorkerFunctions(),
@@ -268,22 +261,33 @@ def _work(
         budgets.meter,
         listening(jobs.store, owner, stop),
         signals_stop(stop),
-        connect(address=settings.address) as cluster,
+        open_back_end(
+            settings.executor,
+            resources=settings.resources,
+            functions=settings.functions,
+            address=settings.address,
+            most=settings.max_concurrent,
+        ) as back_end,
         signals_stop(stop),
     ):
-        check_resources(cluster, settings.resources)
-        if not cluster.is_local:
-            check_shared(jobs.store.shared, mirrored=jobs.store.mirrors.addresses)
-        check_budget_can_be_kept(jobs.query_budget, jobs.store.mirrors, cluster)
-        budgets.forecast.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
+        back_end.check(jobs.store.shared, mirrors=jobs.store.mirrors, query_budget=jobs.query_budget)
+        budgets.forecast.at_once = back_end.at_once
         try:
             if not stop.closing:
-                check_methods(agenda, jobs, _preflight_caller(settings))
+                check_methods(agenda, jobs, back_end.preflight)
         except BudgetReached:
             agenda.close_budget()
         if not stop.closing and not agenda.is_out_of_budget:
             sync.start()
-            _tune(agenda, jobs, owner, settings, cluster, stop, sync)
+            dispatcher = Dispatcher(
+                agenda,
+                store=jobs.store,
+                owner=owner.identity,
+                stop=stop,
+                progress=_watched(agenda, jobs.store, settings, sync),
+                limit=back_end.at_once,
+            )
+            back_end.run(dispatcher, jobs)
             with suppress(OSError):
                 jobs.store.mirrors.fetch_awaited()
     agenda.workers_ended()
@@ -300,7 +304,8 @@ def _check_servers(settings: SweepSettings) -> None:
             settings.tracking.look()
     except TrackingAwayError as error:
         raise _without_tracking(error) from None
-    check_answers(settings.address)
+    if settings.executor != "inline":
+        check_answers(settings.address)
 
 
 def _without_tracking(error: TrackingAwayError) -> UserError:
@@ -326,47 +331,19 @@ def _check_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: b
         raise _without_tracking(error) from None
 
 
-def _tune(
-    agenda: Agenda,
-    jobs: FoldJobs,
-    owner: Owner,
-    settings: SweepSettings,
-    cluster: Cluster,
-    stop: StopRequest,
-    sync: BackgroundSync,
-) -> None:
-    from orchestrator.execution.tune_searcher import FoldSearch
-
+def _watched(agenda: Agenda, store: Store, settings: SweepSettings, sync: BackgroundSync) -> Progress:
+    """The sweep's progress, which tracking follows, and what finished folds say about their share of a GPU."""
     sharing = ShareTeller(lambda text: settings.message(text, agenda.counts()))
 
-    def watched(event: ProgressEvent) -> None:
+    def watch(event: ProgressEvent) -> None:
         if event.kind in ("fold_done", "fold_failed", "fold_pruned"):
             sync.ask()
         settings.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
-            sharing.look(jobs.store.fold(event.fold.key).read_result() or {})
+            sharing.look(store.fold(event.fold.key).read_result() or {})
 
-    with scratch_folder(jobs.store.ray_folder) as scratch:
-        search = FoldSearch(
-            agenda,
-            jobs=jobs,
-            owner=owner.identity,
-            limit=folds_at_once(cluster, settings.resources, settings.max_concurrent),
-            stop=stop,
-            progress=watched,
-            settings={"functions": settings.functions.to_mapping(), "storage_path": str(scratch)},
-        )
-        run_tune(
-            search, stop, cluster=cluster, executor=settings.executor, resources=settings.resources, scratch=scratch
-        )
-
-
-def _preflight_caller(settings: SweepSettings) -> Callable[[list[dict[str, object]]], object]:
-    def call(jobs: list[dict[str, object]]) -> object:
-        return call_on_cluster(settings.functions.preflight, jobs, settings.resources, doing=CHECKING)
-
-    return call
+    return watch
 
 
 def fold_group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tuple[GroupRecord, ...]:

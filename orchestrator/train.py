@@ -1,27 +1,23 @@
-"""One fold by itself: through a `TorchTrainer` (as on a cluster), or inside one Tune actor, with equal results."""
+"""One fold by itself: through a `TorchTrainer` (as on a cluster), inside one Tune actor, or in this process."""
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from orchestrator.budgets.remaining_need import fold_need
 from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
-from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
-from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor, imported
-from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.back_ends import open_back_end
+from orchestrator.execution.executors import WorkerFunctions, chosen_executor
 from orchestrator.execution.fold_jobs import FoldJobs
-from orchestrator.execution.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
-from orchestrator.execution.tune_run import run_one, scratch_folder
-from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes, orphans_given_back
+from orchestrator.execution.preflight import check_data
+from orchestrator.execution.tune_run import scratch_folder
 from orchestrator.plan.query_bounds import preflight_need
-from orchestrator.run_options import absolute_data_root
+from orchestrator.run_options import Executor, absolute_data_root
 from orchestrator.search.specs import fold_spec
 from orchestrator.store.failures import (
     MAX_FAILURES,
@@ -110,25 +106,22 @@ def train_one(
         FoldFailedError: the training itself failed.
     """
     folder, mirrors = FoldFolder(job.folder), mirrors or StoreMirrors()
-    way: Literal["tune", "train"] = "train" if executor == "auto" else chosen_executor(executor, job.resources)
+    chosen = chosen_executor("train" if executor == "auto" else executor, job.resources, address)
     done = folder.read_result()
     if done is not None:
         return done
-    functions = functions or WorkerFunctions()
     check_max_failures(max_failures)
     check_budget(job)
-    with _alone_with(folder), _aligning(job), connect(address=address) as cluster:
-        check_resources(cluster, job.resources)
-        if not cluster.is_local:
-            check_shared(folder.path, mirrored=mirrors.addresses)
-        check_budget_can_be_kept(job.query_budget, mirrors, cluster)
-        call_on_cluster(functions.preflight, [job.to_mapping()], job.resources, doing=CHECKING)
+    back_end = open_back_end(chosen, resources=job.resources, functions=functions or WorkerFunctions(), address=address)
+    with _alone_with(folder), _aligning(job), back_end as runner:
+        runner.check(folder.path, mirrors=mirrors, query_budget=job.query_budget)
+        runner.preflight([job.to_mapping()])
         allow_again(folder)
         with scratch_folder(folder.path / "ray") as scratch, _followed(job, progress, mirrors):
             failure, again, before = None, True, read_attempts(folder).doublings
             while again:
                 doublings = read_attempts(folder).doublings - before
-                failure = _attempt(_in_pieces(job, doublings), way, functions, scratch)
+                failure = runner.attempt(_in_pieces(job, doublings), scratch)
                 mirrors.fetch_folds([Path(job.align_folder), folder.path])
                 again = failure is not None and _follows(job, failure, max_failures)
                 if failure is not None and again:
@@ -143,19 +136,6 @@ def train_one(
     if result is None:
         raise FoldFailedError(f"{job.spec.fold} ended without a result (see {folder.path})")
     return result
-
-
-def _attempt(job: FoldJob, way: Literal["tune", "train"], functions: WorkerFunctions, scratch: Path) -> Attempt | None:
-    """Run the fold once; returns what went wrong, if anything did."""
-    # Ray Train would go on in the folder of an earlier run.
-    mapping, place, nodes = job.to_mapping(), scratch / str(time.time_ns()), living_nodes()
-    if way == "train":
-        failure = _through_trainer(mapping, functions, place)
-    else:
-        settings = {"functions": functions.to_mapping(), "storage_path": str(place)}
-        config = {**settings, "key": job.spec.key, "job": json.dumps(mapping)}
-        failure = run_one(config, resources=job.resources, scratch=place)
-    return failure if failure is None else blamed_on_nodes(failure, nodes)
 
 
 def _in_pieces(job: FoldJob, doublings: int) -> FoldJob:
@@ -194,15 +174,6 @@ def check_budget(job: FoldJob) -> None:
 def _budget_reached(job: FoldJob, *, wanted: int) -> BudgetReached:
     asked = reserved_queries(Path(job.queries_folder))
     return BudgetReached(budget=job.query_budget or 0, asked=asked, wanted=wanted)
-
-
-def _through_trainer(job: dict[str, Any], functions: WorkerFunctions, scratch: Path) -> Attempt | None:
-    try:
-        with orphans_given_back():
-            imported(functions.torch_trainer)(job, name="fold", storage_path=str(scratch)).fit()
-    except Exception as error:
-        return describe(error)
-    return None
 
 
 @contextmanager

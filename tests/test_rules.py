@@ -82,7 +82,6 @@ MOST_PARAMETERS = 8
 BESIDE = {"orchestrator.rerun imports orchestrator.train"}
 CROWDED_FOLDERS = set[str]()
 LARGE_CLASSES = {
-    "orchestrator/execution/tune_searcher.py:FoldSearch",
     "orchestrator/scheduler/fold_queue.py:Agenda",
     "orchestrator/search/group_search.py:GroupAgenda",
     "orchestrator/store/remote/mirrors.py:StoreMirrors",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+
+from orchestrator.run_options import Executor
 
 BenchmarkOption = Annotated[
     list[str] | None,
@@ -146,13 +148,14 @@ GpusOption = Annotated[
     float | None,
     typer.Option("--gpus-per-worker", metavar="X", help="GPUs for each worker; a fraction shares a GPU between folds."),
 ]
-EXECUTORS = ("auto", "tune", "train")
+EXECUTORS: tuple[str, ...] = get_args(Executor)
 ExecutorOption = Annotated[
     str,
     typer.Option(
         "--executor",
-        metavar="auto|tune|train",
-        help="Run folds inside Tune actors (tune), through a TorchTrainer (train), or by the number of workers.",
+        metavar="|".join(EXECUTORS),
+        help="Run folds inside Tune actors (tune), through a TorchTrainer (train), one after the other in this process "
+        "(inline: no Ray, and a breakpoint works), or in one of the first two by the number of workers.",
     ),
 ]
 AddressOption = Annotated[

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.execution.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
+from orchestrator.execution.executors import imported
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.local_ray import ray_folder
 from orchestrator.store.failures import LOST_NODES_WITHOUT_PROGRESS
@@ -29,6 +29,9 @@ from trainables.teacher.ledger import BudgetReached
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Only plain values cross process borders; Ray would take 30% of the memory."""
+
+DRIVER_RESOURCE = "driver"
+"""Custom resource of the machine that drivers of nested trainers run on, so that they take no CPU from workers."""
 
 LOCAL_DRIVERS = 16.0
 """Drivers of nested trainers that a local Ray may run at a time; they take no CPU from the workers."""
@@ -207,8 +210,6 @@ def call_on_every_machine(function_path: str, argument: Any, *, of: str = "CPU")
 
 
 def _call(function_path: str, argument: Any) -> dict[str, Any]:
-    from orchestrator.execution.executors import imported
-
     try:
         return {"value": imported(function_path)(argument)}
     except UserError as error:
@@ -347,3 +348,27 @@ def quiet_engines() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def fast_engine_environment(*, spot: bool) -> dict[str, str]:
+    """Environment of the workers: quick polling, patience with slow ends of a fold, no files elsewhere."""
+    return {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5" if spot else "0.1",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1" if spot else "0",
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",
+        "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        # Tune's newer output prints tables even when it is told to be silent.
+        "RAY_AIR_NEW_OUTPUT": "0",
+        # The dispatcher tells of a worker that died, once and with its fold.
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def set_default_environment(values: Mapping[str, str]) -> None:
+    """Set what the user has not set."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)

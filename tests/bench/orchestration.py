@@ -24,9 +24,9 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator.events import ProgressEvent
-from orchestrator.execution.executors import Executor
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.preflight import check_data
+from orchestrator.run_options import Executor
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
 from orchestrator.store.store import Store

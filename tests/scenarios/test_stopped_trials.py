@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.execution.cluster import Cluster, connect
-from orchestrator.execution.executors import DRIVER_RESOURCE, WorkerFunctions, nested_trainable
+from orchestrator.execution.cluster import DRIVER_RESOURCE, Cluster, connect
+from orchestrator.execution.executors import WorkerFunctions
+from orchestrator.execution.tune_trainables import nested_trainable
 from search_spaces.folds import Fold
 from tests.orchestrator.execution.test_nested import one_fold
 from tests.orchestrator.scheduler.test_control import eventually

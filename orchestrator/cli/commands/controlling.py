@@ -152,7 +152,7 @@ def _run_failed(
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
     plan = make_plan(sweep, benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})
-    with progress_for(plan.groups, stream=sys.stderr) as progress:
+    with progress_for(plan.groups, live=ran.executor != "inline", stream=sys.stderr) as progress:
         return run_sweep(
             sweep,
             store=store,

@@ -51,9 +51,8 @@ from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.cli.commands.planning import ShownBudgets
-    from orchestrator.execution.executors import Executor
     from orchestrator.plan.plan import Plan
-    from orchestrator.run_options import Limits
+    from orchestrator.run_options import Executor, Limits
     from orchestrator.store.store import Store
 
 
@@ -220,7 +219,7 @@ def run_and_report(
         sweep=request.sweep,
         documents={"plan.json": plan.to_mapping()},
     )
-    with progress_for(plan.groups) as progress:
+    with progress_for(plan.groups, live=executor != "inline") as progress:
         outcome = run_sweep(
             request.sweep,
             store=store,

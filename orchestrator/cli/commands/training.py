@@ -34,7 +34,7 @@ from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
-    from orchestrator.execution.executors import Executor
+    from orchestrator.run_options import Executor
 
 
 @app.command()

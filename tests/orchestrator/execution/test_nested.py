@@ -11,13 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.execution.cluster import connect
-from orchestrator.execution.executors import (
-    Executor,
-    WorkerFunctions,
-    chosen_executor,
-    nested_trainable,
-    stoppable_trainer,
-)
+from orchestrator.execution.executors import WorkerFunctions, chosen_executor
+from orchestrator.execution.tune_trainables import nested_trainable, stoppable_trainer
+from orchestrator.run_options import Executor
 from orchestrator.store.store import Store
 from orchestrator.train import FoldFailedError, prepare_fold, train_one
 from search_spaces.errors import UserError

@@ -16,7 +16,7 @@ from orchestrator.store.remembered import remember_run
 from orchestrator.store.store import Store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from trainables.storage.leases import Lease, this_process
 

@@ -23,7 +23,7 @@ from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters
 from search_spaces.sweeps import Sweep
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import TEST_NUMBERS
 from trainables.storage.json_files import write_json

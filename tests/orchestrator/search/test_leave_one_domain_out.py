@@ -28,7 +28,7 @@ from orchestrator.store.store import Store
 from orchestrator.tracking.run_records import sweep_records
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import starts

@@ -23,7 +23,7 @@ from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.store import Store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_worker import surface
 from trainables.jobs import FoldJob
 from trainables.storage.json_files import read_json, write_json
@@ -59,7 +59,7 @@ class Worked(Bench):
         self.log = out / "EVALUATED"
 
     def run(self, ticket: Ticket, *, until: int = LAST) -> Decision | None:
-        """Run a fold up to an evaluation and tell the agenda what Tune would."""
+        """Run a fold up to an evaluation and tell the dispatcher what a back end would; the decision that ended it."""
         folder, job = self.store.fold(ticket.planned.key), self.jobs.job(ticket.spec)
         write_json(folder.spec, ticket.spec.to_mapping())
         known = {entry["step"] for entry in folder.read_journal()}
@@ -68,13 +68,12 @@ class Worked(Bench):
                 continue
             entry = {"kind": "evaluation", "stage": "distill", "step": step, "cross_entropy": 1.0, "domains": {}}
             folder.append_journal([{**entry, "accuracy": self.accuracy(job) * (step + 1) / (LAST + 1), "time": 0.0}])
-            decision = self.agenda.reported(ticket)
-            if decision is not None:
-                self.agenda.pruned(ticket)
-                return decision
+            if self.dispatcher.reported(ticket, {"stage": "distill", "step": step}):
+                self.dispatcher.ended(ticket)
+                return next(one for one in self.decisions() if (one.key, one.verdict) == (ticket.planned.key, "prune"))
         if until == LAST:
             self.write_result(ticket.spec)
-            self.agenda.finished(ticket)
+            self.dispatcher.ended(ticket)
         return None
 
     def write_result(self, spec: FoldSpec) -> None:
@@ -164,7 +163,7 @@ def test_a_sweep_that_is_cut_off_anywhere_decides_as_if_it_had_not_been(
         if cut.agenda.is_finished:
             break
         cut.run_all(most=chance.randint(0, 8))
-        if (ticket := cut.agenda.next()) is not None:
+        if (ticket := cut.dispatcher.start()) is not None:
             cut.run(ticket, until=chance.randint(0, LAST - 1))
         cut.die()
         if chance.random() < 0.5:
@@ -454,12 +453,13 @@ def test_a_trial_is_not_given_up_between_folds_while_one_of_them_runs(tmp_path: 
         return 0.9 if is_paper else 0.1 + len(job.spec.fold.test_domain) / 1000
 
     bench = Worked(tmp_path, between(trials=2), accuracy=paper_is_best)
-    tickets = [bench.agenda.next() for _ in range(5)]
+    bench.slots = 5
+    tickets = [bench.dispatcher.start() for _ in range(5)]
     papers, own = tickets[:4], tickets[4]
     for _ in range(2):
         assert own is not None
         bench.run(own)
-        own = bench.agenda.next()
+        own = bench.dispatcher.start()
     assert own is not None
     assert own.number == 1
     for ticket in papers:
