@@ -18,7 +18,7 @@ from orchestrator.scheduler.fold_queue import Agenda, Ticket
 from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.search.pruning import Decision
 from orchestrator.store.failures import Attempt
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.methods import method_facts
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.object_storage import reason
@@ -42,7 +42,7 @@ class Dispatcher:
         self,
         queue: Agenda,
         *,
-        store: Store,
+        store: SweepFolder,
         owner: str,
         stop: StopRequest,
         progress: Progress,
@@ -55,7 +55,7 @@ class Dispatcher:
             limit: most folds at a time, asked before every start.
         """
         self.stop = stop
-        self._queue, self._store, self._owner = queue, store, owner
+        self._queue, self._folds, self._mirrors, self._owner = queue, store.folds, store.mirrors, owner
         self._limit, self._progress = limit, progress
         self._running: dict[str, _Running] = {}
         self._crashes = CrashesInARow()
@@ -74,7 +74,7 @@ class Dispatcher:
         if ticket is None:
             self._tell_of_others()
             return None
-        self._store.mark_running(ticket.planned.key, self._owner)
+        self._folds.mark_running(ticket.planned.key, self._owner)
         self._running[ticket.planned.key] = _Running(ticket=ticket)
         if not self._sent(ticket):
             self._drop(ticket)
@@ -107,7 +107,7 @@ class Dispatcher:
         """
         key = ticket.planned.key
         running = self._running.pop(key, None) or _Running(ticket=ticket)
-        self._store.unmark_running(key)
+        self._folds.unmark_running(key)
         self._fetch(ticket)
         kind = None if failure is None else failure.kind
         if failure is not None and kind == "user":
@@ -120,7 +120,7 @@ class Dispatcher:
             self._queue.dropped(ticket)
         elif failure is not None:
             self._fail(ticket, failure)
-        elif self._store.fold(key).is_done:
+        elif self._folds.fold(key).is_done:
             self._finish(running)
         elif running.pruned is not None:
             self._crashes.went_well()
@@ -140,16 +140,16 @@ class Dispatcher:
 
     def _drop(self, ticket: Ticket) -> None:
         del self._running[ticket.planned.key]
-        self._store.unmark_running(ticket.planned.key)
+        self._folds.unmark_running(ticket.planned.key)
         self._queue.dropped(ticket)
 
     def _finish(self, running: _Running) -> None:
         ticket = running.ticket
         if not self._queue.finished(ticket):
-            self._tell("fold_failed", ticket, error=self._store.attempts(ticket.planned.key).error)
+            self._tell("fold_failed", ticket, error=self._folds.attempts(ticket.planned.key).error)
             return
         self._crashes.went_well()
-        result = self._store.fold(ticket.planned.key).read_result() or {}
+        result = self._folds.fold(ticket.planned.key).read_result() or {}
         accuracy = float(result["source_validation"]["accuracy"])
         self._tell("fold_done", ticket, accuracy=accuracy, seconds=time.time() - running.started)
 
@@ -163,40 +163,39 @@ class Dispatcher:
 
     def _sent(self, ticket: Ticket) -> bool:
         """Send what was decided, to go on from if this machine is lost; where that fails, the sweep stops."""
-        mirrors = self._store.mirrors
         try:
-            mirrors.send_noted()
+            self._mirrors.send_noted()
         except OSError as error:
             self.stop.because(f"the storage does not take what was decided: {reason(error)}")
             return False
-        if mirrors and method_facts(ticket.spec.method).aligns:
-            mirrors.awaited.add(self._store.align(ticket.spec.align_key).path)
+        if self._mirrors and method_facts(ticket.spec.method).aligns:
+            self._mirrors.awaited.add(self._folds.align(ticket.spec.align_key).path)
         return True
 
     def _fetch_journals(self, ticket: Ticket) -> None:
         """Fetch what a fold has evaluated, for the pruner; what cannot be had now is had at its next report."""
         with suppress(OSError):
-            self._store.mirrors.fetch_files(folder.journal for folder in self._folders(ticket))
+            self._mirrors.fetch_files(folder.journal for folder in self._folders(ticket))
 
     def _fetch(self, ticket: Ticket) -> None:
         """Fetch what a fold that is over has left elsewhere; where that fails, the sweep stops."""
-        mirrors, paths = self._store.mirrors, [folder.path for folder in self._folders(ticket)]
+        paths = [folder.path for folder in self._folders(ticket)]
         try:
-            mirrors.fetch_folds(paths)
+            self._mirrors.fetch_folds(paths)
         except OSError as error:
             self.stop.because(f"the storage does not answer: {reason(error)}")
-        mirrors.awaited.difference_update(paths)
+        self._mirrors.awaited.difference_update(paths)
         for path in paths:
-            mirrors.note(path)
+            self._mirrors.note(path)
 
     def _folders(self, ticket: Ticket) -> list[FoldFolder]:
-        fold, align = self._store.fold(ticket.planned.key), self._store.align(ticket.spec.align_key)
+        fold, align = self._folds.fold(ticket.planned.key), self._folds.align(ticket.spec.align_key)
         return [align, fold] if method_facts(ticket.spec.method).aligns else [fold]
 
     def _no_result(self, ticket: Ticket) -> str:
         """What is said of a fold whose worker is content, and which has no result here."""
-        folder = self._store.fold(ticket.planned.key).path.parent
-        if any(folder.is_relative_to(place) for place in self._store.mirrors.addresses):
+        folder = self._folds.fold(ticket.planned.key).path.parent
+        if any(folder.is_relative_to(place) for place in self._mirrors.addresses):
             return "the worker ended, and left no result in the storage; look at the worker's log on its machine"
         return (
             f"the worker ended, and this machine sees no result in {folder}; if the worker ran on another one, give "

@@ -14,7 +14,7 @@ from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from orchestrator.store.leases import FoldLeases
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import fold_group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
@@ -30,7 +30,7 @@ class Bench:
     """A sweep's parts, with workers that are function calls."""
 
     def __init__(self, out: Path, sweep: Sweep | None = None, *, shared: Path | None = None, **options: Any) -> None:
-        self.store, self.sweep = Store(out, shared=shared), sweep or stub_sweep()
+        self.store, self.sweep = open_store(out, shared=shared), sweep or stub_sweep()
         self.leases = FoldLeases(this_process())
         benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
         manifests = dict.fromkeys(benchmarks, "0" * 64)
@@ -77,8 +77,8 @@ class Bench:
 
     def points(self) -> dict[str, list[dict[str, Any]]]:
         """The points of every group's trials."""
-        return {group.name: [trial.point for trial in self.store.trials(group.name)] for group in self.groups}
+        return {group.name: [trial.point for trial in self.store.records.trials(group.name)] for group in self.groups}
 
     def choices(self) -> dict[str, Any]:
         """What every group chose."""
-        return {group.name: self.store.confirmation(group.name) for group in self.groups}
+        return {group.name: self.store.records.confirmation(group.name) for group in self.groups}

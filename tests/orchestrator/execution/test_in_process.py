@@ -16,9 +16,9 @@ from orchestrator.execution.in_process import InProcess
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.orchestrator.scheduler.test_control import eventually
 from tests.support.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
 
 

@@ -14,7 +14,7 @@ from orchestrator.execution.cluster import connect
 from orchestrator.execution.executors import WorkerFunctions, chosen_executor
 from orchestrator.execution.tune_trainables import nested_trainable, stoppable_trainer
 from orchestrator.run_options import Executor
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import FoldFailedError, prepare_fold, train_one
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -35,7 +35,7 @@ def one_fold(out: Path, resources: Resources | None = None) -> FoldJob:
         Fold(benchmark="icons", test_domains=("line",), seed=0),
         method="erm",
         hyperparameters=HYPERPARAMETERS,
-        store=Store(out),
+        store=open_store(out),
         resources=resources,
     )
 
@@ -163,7 +163,7 @@ def test_a_fold_of_a_domain_there_is_not(tmp_path: Path) -> None:
             Fold(benchmark="icons", test_domains=("lime",), seed=0),
             method="erm",
             hyperparameters=HYPERPARAMETERS,
-            store=Store(tmp_path),
+            store=open_store(tmp_path),
         )
 
 

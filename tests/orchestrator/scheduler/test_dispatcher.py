@@ -43,9 +43,9 @@ def test_no_more_start_than_the_limit_says_and_each_is_marked_as_running(bench: 
     assert bench.dispatcher.start() is None
     assert not bench.dispatcher.is_over
     owner = bench.leases.owner.identity
-    assert [bench.store.fold_state(one.planned.key, owner) for one in (first, second)] == ["running", "running"]
+    assert [bench.store.folds.fold_state(one.planned.key, owner) for one in (first, second)] == ["running", "running"]
     bench.run(first)
-    assert bench.store.fold_state(first.planned.key, owner) == "done"
+    assert bench.store.folds.fold_state(first.planned.key, owner) == "done"
     assert bench.dispatcher.start() is not None
 
 
@@ -58,7 +58,7 @@ def test_a_result_counts_whatever_else_is_said_of_the_end(bench: Bench) -> None:
     assert done.fold is not None
     assert (
         done.fold.accuracy
-        == (bench.store.fold(ticket.planned.key).read_result() or {})["source_validation"]["accuracy"]
+        == (bench.store.folds.fold(ticket.planned.key).read_result() or {})["source_validation"]["accuracy"]
     )
 
 
@@ -72,21 +72,21 @@ FOLLOWED = ("out_of_memory", "lost_node", "lost", "crash")
 def test_a_failure_is_written_down_tried_again_or_ends_the_sweep_by_its_kind(bench: Bench, kind: str) -> None:
     ticket = started(bench)
     bench.dispatcher.ended(ticket, failure(kind), died=no_death)
-    found = bench.store.attempts(ticket.planned.key)
+    found = bench.store.folds.attempts(ticket.planned.key)
     assert (len(found.attempts), found.spent) == (int(kind in COUNTED), COUNTED.get(kind, 0))
     assert found.failed == (kind in COUNTED and kind not in FOLLOWED)
     told = "fold_retried" if kind in FOLLOWED else "fold_failed" if kind in COUNTED else "fold_started"
     assert kinds(bench)[-1] == told
     assert bench.dispatcher.stop.user_error == ("RuntimeError: no" if kind == "user" else "")
     assert bench.dispatcher.is_over == (kind == "user")
-    assert bench.store.running_since(ticket.planned.key) is None
-    assert not bench.store.fold(ticket.planned.key).lease.exists()
+    assert bench.store.folds.running_since(ticket.planned.key) is None
+    assert not bench.store.folds.fold(ticket.planned.key).lease.exists()
 
 
 def test_a_worker_that_died_is_asked_after_only_where_nothing_else_explains_it(bench: Bench) -> None:
     ticket = started(bench)
     bench.dispatcher.ended(ticket, died=lambda: failure("lost", "killed"))
-    (attempt,) = bench.store.attempts(ticket.planned.key).attempts
+    (attempt,) = bench.store.folds.attempts(ticket.planned.key).attempts
     assert (attempt.kind, attempt.error) == ("lost", "killed")
     bench.dispatcher.stop.wanted = True
     ticket = bench.agenda.next()
@@ -98,7 +98,7 @@ def test_a_worker_that_died_is_asked_after_only_where_nothing_else_explains_it(b
 def test_a_worker_that_is_content_and_left_nothing_has_crashed(bench: Bench) -> None:
     ticket = started(bench)
     bench.dispatcher.ended(ticket)
-    (attempt,) = bench.store.attempts(ticket.planned.key).attempts
+    (attempt,) = bench.store.folds.attempts(ticket.planned.key).attempts
     assert attempt.kind == "crash"
     assert attempt.error.startswith("the worker ended, and this machine sees no result in ")
 
@@ -114,7 +114,7 @@ def test_reports_are_passed_on_until_everything_stops(bench: Bench) -> None:
     assert bench.dispatcher.reported(ticket, report)
     bench.dispatcher.ended(ticket)
     assert bench.agenda.counts().waiting == 4
-    assert not bench.store.attempts(ticket.planned.key).attempts
+    assert not bench.store.folds.attempts(ticket.planned.key).attempts
 
 
 def test_what_still_runs_when_a_back_end_ends_waits_again(bench: Bench) -> None:
@@ -122,7 +122,7 @@ def test_what_still_runs_when_a_back_end_ends_waits_again(bench: Bench) -> None:
     tickets = [started(bench) for _ in range(3)]
     bench.dispatcher.drop_running()
     assert (bench.agenda.counts().waiting, bench.agenda.counts().running) == (4, 0)
-    assert not any(bench.store.running_since(ticket.planned.key) for ticket in tickets)
+    assert not any(bench.store.folds.running_since(ticket.planned.key) for ticket in tickets)
 
 
 def test_a_row_of_equal_crashes_starts_no_more_and_says_why(tmp_path: Path) -> None:
