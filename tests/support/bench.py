@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from orchestrator.events import ProgressEvent
+from orchestrator.events import Progress, ProgressEvent, no_progress
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
@@ -29,11 +29,25 @@ CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
 class Bench:
     """A sweep's parts, with workers that are function calls."""
 
-    def __init__(self, out: Path, sweep: Sweep | None = None, *, shared: Path | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        out: Path,
+        sweep: Sweep | None = None,
+        *,
+        shared: Path | None = None,
+        manifest: str = "0" * 64,
+        **options: Any,
+    ) -> None:
+        """Stand where the store stands.
+
+        Args:
+            manifest: of the images, which a stub fold never looks at.
+            options: of `build_agenda`.
+        """
         self.store, self.sweep = open_store(out, shared=shared), sweep or stub_sweep()
         self.leases = FoldLeases(this_process())
         benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
-        manifests = dict.fromkeys(benchmarks, "0" * 64)
+        manifests = dict.fromkeys(benchmarks, manifest)
         self.groups = fold_group_records(self.sweep, benchmarks)
         self.store.claim(self.sweep, self.groups, manifests)
         self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
@@ -43,14 +57,19 @@ class Bench:
     def follow(self, agenda: Agenda) -> None:
         """Run the folds of a queue."""
         self.agenda, self.slots, self.events = agenda, 1, list[ProgressEvent]()
+        self.listen: Progress = no_progress
         self.dispatcher = Dispatcher(
             agenda,
             store=self.store,
             owner=self.leases.owner.identity,
             stop=StopRequest(),
-            progress=self.events.append,
+            progress=self._tell,
             limit=lambda: self.slots,
         )
+
+    def _tell(self, event: ProgressEvent) -> None:
+        self.events.append(event)
+        self.listen(event)
 
     def die(self) -> None:
         """Stand in for the end of a process: whoever looks finds its leases free."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.support.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.terminals import Terminal
 from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
+
+FEW = 3
+"""Steps of a real fold."""
 
 
 def no_ray(*arguments: Any, **options: Any) -> Any:
@@ -105,3 +110,58 @@ def test_the_terminal_is_the_debuggers(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress_for([], live=False) as progress:
         assert isinstance(progress, LogLines)
+
+
+STOPS_IN_ITS_LOSS = """
+import sys
+from torch.nn import functional
+from orchestrator.cli import run
+
+ordinary, calls = functional.cross_entropy, []
+
+def cross_entropy(logits, labels, **options):
+    loss_before = ordinary(logits, labels, **options)
+    calls.extend([] if options else [1])
+    if len(calls) == 2 and not options:
+        breakpoint()
+    return loss_before
+
+functional.cross_entropy = cross_entropy
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Terminal]:
+    """A sweep on a terminal, at the breakpoint in its second step."""
+    few = [f"distill.num_steps={FEW}", "evaluate_every=2", "batch_size_per_domain=4"]
+    sweep = ["sweep", "--benchmark", "icons", "--method", "erm", "--space", "paper", "--trials", "1", "--seeds", "1"]
+    options = ["--executor", "inline", "--tracking", "later", "-y", "--out", tmp_path / "out", *few]
+    terminal = Terminal(STOPS_IN_ITS_LOSS, *sweep, *options)
+    try:
+        terminal.read_until("(Pdb) ")
+        yield terminal
+    finally:
+        terminal.close()
+
+
+@pytest.mark.slow
+def test_a_breakpoint_inside_a_loss_stops_there_and_the_sweep_goes_on(tmp_path: Path, stopped: Terminal) -> None:
+    stopped.say("p 'of', len(labels), 'images', loss_before.isfinite().item()")
+    assert "('of', 12, 'images', True)" in stopped.read_until("(Pdb) ")
+    stopped.say("where 1")
+    assert "cross_entropy" in stopped.read_until("(Pdb) ")
+    stopped.say("continue")
+    assert stopped.exit_code() == 0, stopped.seen
+    assert "4/4" in stopped.seen
+    assert len(list((tmp_path / "out").glob("folds/*/result.json"))) == 4
+
+
+@pytest.mark.slow
+def test_leaving_the_debugger_stops_the_sweep_and_the_fold_waits(tmp_path: Path, stopped: Terminal) -> None:
+    stopped.say("quit")
+    assert stopped.exit_code() == 130, stopped.seen
+    assert "interrupted; the same command goes on from here" in stopped.seen
+    assert "Traceback" not in stopped.seen
+    out = tmp_path / "out"
+    assert not [path for name in ("lease", "error", "running", "result") for path in out.rglob(f"{name}.json")]
