@@ -10,23 +10,27 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.execution.executors import imported
 from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.ray_compat import (
+    ACTOR_PARTS,
+    TRAINER_PARTS,
+    check_parts,
+    replace_report_queue,
+    send_no_credentials,
+    stoppable_trainer,
+    trainable_with_cleanup,
+)
 from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes
 from orchestrator.store.failures import Attempt
 from search_spaces.hyperparameters import Resources
 
-if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
-
 FRESH_PROCESS = frozenset({"crash", "lost", "lost_node", "out_of_memory"})
 """After these the process itself is in doubt and is not used again."""
-
-ABORT_TIMEOUT_S = 20.0
 
 LOOK_AGAIN_S = 0.1
 
@@ -78,6 +82,7 @@ def failures_reported(
 
 def actor_trainable(resources: Resources) -> Any:
     """The trainable of one-worker folds, with what Ray reserves for each."""
+    check_parts(ACTOR_PARTS)
     reserved: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         reserved["GPU"] = resources.gpus_per_worker
@@ -86,79 +91,16 @@ def actor_trainable(resources: Resources) -> Any:
 
 def nested_trainable(driver_resources: Mapping[str, float]) -> Any:
     """The trainable of folds in a `TorchTrainer`; its `cleanup` ends a trainer that still runs."""
-    from ray.tune.trainable.function_trainable import wrap_function
-
-    base: Any = wrap_function(drive_trainer)
-
-    class DriveTrainer(base):  # type: ignore[misc]
-        def cleanup(self) -> None:
-            end_trainer()
-            super().cleanup()
-
-    return _reserving(DriveTrainer, driver_resources)
+    check_parts(TRAINER_PARTS)
+    return _reserving(trainable_with_cleanup(drive_trainer, "DriveTrainer"), driver_resources)
 
 
 def _reserving(trainable: Any, reserved: Mapping[str, float]) -> Any:
-    """A trainable with what Ray reserves for it, in an actor that is sent no credentials.
-
-    Tune copies the driver's AWS credentials into an actor's environment, and Ray writes that environment into the
-    command line that sets the actor up, where the whole machine can read it. Every machine has its own credentials.
-    """
+    """A trainable with what Ray reserves for it, in an actor that is sent no credentials."""
     from ray import tune
-    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
-    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+    send_no_credentials()
     return tune.with_resources(trainable, dict(reserved))
-
-
-_controllers: list[Any] = []
-"""The controller of the trainer that this process drives; one trial per actor."""
-
-
-def stoppable_trainer() -> type[TorchTrainer]:
-    """`TorchTrainer` that keeps its controller's handle, so that `end_trainer` can end it.
-
-    Overrides one private method of Ray 2.60 (pinned); `tests/orchestrator/execution/test_nested.py` guards it.
-    """
-    import ray
-    from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2._internal.constants import get_env_vars_to_propagate
-    from ray.train.v2._internal.execution.controller import TrainController
-
-    class StoppableTorchTrainer(TorchTrainer):
-        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            node: Any = {RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-            environment = {"env_vars": get_env_vars_to_propagate()}
-            actor: Any = ray.remote(num_cpus=0, label_selector=node, runtime_env=environment)(TrainController)
-            # Ray's own cleaner outlives a killed driver, and without a dashboard finds nothing to clean.
-            callbacks = [one for one in arguments["callbacks"] if not isinstance(one, PlacementGroupCleanerCallback)]
-            controller = actor.remote(**{**arguments, "callbacks": callbacks})
-            _controllers[:] = [controller]
-            ray.get(controller.run.remote())
-            result = ray.get(controller.get_result.remote())
-            _controllers.clear()
-            return result
-
-    return StoppableTorchTrainer
-
-
-def end_trainer() -> None:
-    """End a nested trainer that still runs: its workers stop and its placement group is given back."""
-    import ray
-    from ray.train._internal.session import get_session
-
-    if not _controllers:
-        return
-    queue = getattr(get_session(), "_inter_actor_queue", None)
-    if queue is not None:
-        # A controller that waits for room in the queue cannot be aborted; the queue may be gone already.
-        with suppress(Exception):
-            queue.shutdown(force=True)
-    # The normal end of `abort` is the controller's own death.
-    with suppress(ray.exceptions.RayError):
-        ray.get(_controllers.pop().abort.remote(), timeout=ABORT_TIMEOUT_S)
 
 
 class HeardQueue:
@@ -203,11 +145,8 @@ class HeardQueue:
 @contextmanager
 def reports_heard() -> Iterator[None]:
     """Inside a Tune function: leave only when Tune has every report that a nested trainer sent."""
-    from ray.train._internal.session import get_session
-
-    session: Any = get_session()
-    session._inter_actor_queue = queue = HeardQueue(session._get_or_create_inter_actor_queue())
+    queue, given_up = replace_report_queue(HeardQueue)
     try:
         yield
     finally:
-        queue.wait(session.stop_event)
+        queue.wait(given_up)

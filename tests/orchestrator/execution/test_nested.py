@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ import pytest
 
 from orchestrator.execution.cluster import connect
 from orchestrator.execution.executors import WorkerFunctions, chosen_executor
-from orchestrator.execution.tune_trainables import nested_trainable, stoppable_trainer
+from orchestrator.execution.tune_trainables import nested_trainable
 from orchestrator.run_options import Executor
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import FoldFailedError, prepare_fold, train_one
@@ -44,16 +43,6 @@ def test_auto_chooses_by_the_number_of_workers() -> None:
     assert chosen_executor("auto", Resources()) == "tune"
     assert chosen_executor("auto", Resources(workers=2)) == "train"
     assert chosen_executor("train", Resources()) == "train"
-
-
-def test_the_private_method_that_is_overridden_is_the_one_ray_calls() -> None:
-    from ray.train.torch import TorchTrainer
-
-    override = stoppable_trainer()._initialize_and_run_controller  # type: ignore[attr-defined]
-    original = inspect.getattr_static(TorchTrainer, "_initialize_and_run_controller", None)
-    assert original is not None
-    assert override is not original
-    assert "self._initialize_and_run_controller(" in inspect.getsource(TorchTrainer.fit)
 
 
 @pytest.mark.slow
