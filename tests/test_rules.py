@@ -83,7 +83,7 @@ MOST_MODULES = 15
 MOST_METHODS = 20
 MOST_PARAMETERS = 8
 
-BESIDE = {"orchestrator.rerun imports orchestrator.train"}
+BESIDE = set[str]()
 CROWDED_FOLDERS = set[str]()
 LARGE_CLASSES = {
     "orchestrator/scheduler/fold_queue.py:Agenda",

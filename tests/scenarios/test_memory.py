@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import ProgressEvent
+from orchestrator.execution.one_fold import train_one
 from orchestrator.store.sweep_folder import open_store
-from orchestrator.train import train_one
 from tests.orchestrator.execution.test_nested import one_fold
 from tests.scenarios.test_lost_nodes import FIELDS, environment
 from tests.support.stub_sweep import STUB

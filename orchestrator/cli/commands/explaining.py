@@ -70,10 +70,10 @@ def rerun(
     What it asks of the teacher is metered in the store like any fold's. Exit code 3 where the two differ.
     """
     from orchestrator.cli.progress import print_evaluation, print_report
+    from orchestrator.execution.one_fold import FoldFailedError
     from orchestrator.inspection.fold_names import known_folds
     from orchestrator.rerun import compare, rerun_job, run_here, run_on_ray
     from orchestrator.store.sweep_folder import open_store
-    from orchestrator.train import FoldFailedError
 
     check_money(query_budget, None)
     if local and address is not None:

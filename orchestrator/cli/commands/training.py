@@ -88,10 +88,11 @@ def train(
     fold = Fold(benchmark=chosen.name, test_domains=(chosen.check_domain(test_domain),), seed=seed)
 
     from orchestrator.cli.progress import print_evaluation
+    from orchestrator.execution.one_fold import FoldFailedError, train_one
     from orchestrator.store.failures import MAX_FAILURES
     from orchestrator.store.sweep_folder import open_store
     from orchestrator.store.sync import at_work
-    from orchestrator.train import FoldFailedError, prepare_fold, train_one
+    from orchestrator.train import prepare_fold
     from trainables.storage.leases import this_process
 
     place = open_store(out or RUNS / "train", shared=store)

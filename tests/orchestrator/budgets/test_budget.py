@@ -13,12 +13,12 @@ from orchestrator.budgets.budget import Admission
 from orchestrator.budgets.promises import Promises
 from orchestrator.budgets.remaining_need import RemainingNeed, fold_need
 from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.one_fold import check_budget
 from orchestrator.plan.fold_groups import fold_groups
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import Need, largest, planned_need, total
 from orchestrator.scheduler.fold_queue import Agenda, GroupAgenda, build_agenda
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.train import check_budget
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold

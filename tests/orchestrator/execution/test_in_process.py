@@ -12,11 +12,14 @@ import pytest
 
 from orchestrator.cli import run
 from orchestrator.cli.progress import LogLines, progress_for
-from orchestrator.execution.executors import chosen_executor
+from orchestrator.events import ProgressEvent
+from orchestrator.execution.executors import WorkerFunctions, chosen_executor
 from orchestrator.execution.in_process import InProcess
+from orchestrator.execution.one_fold import FoldFailedError, train_one
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
+from tests.orchestrator.execution.test_nested import one_fold
 from tests.support.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.support.stub_worker import starts
 from tests.support.terminals import Terminal
@@ -39,6 +42,28 @@ def test_a_sweep_runs_to_its_end_without_ray(tmp_path: Path, monkeypatch: pytest
     assert len({start["process"] for start in starts(tmp_path)}) == 1
     assert set(Counter(start["key"] for start in starts(tmp_path)).values()) == {1}
     assert Counter(event.kind for event in events)["fold_reported"] == 12 * 4
+
+
+def test_one_fold_by_itself_is_tried_again_and_says_why_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.execution.back_ends.connect", no_ray)
+    told = list[ProgressEvent]()
+    write_json(tmp_path / "BEHAVIOUR", {"memory": "line"})
+    job = one_fold(tmp_path)
+    result = train_one(job, executor="inline", functions=STUB, progress=told.append, max_failures=0)
+    assert (result["key"], result["batch_pieces"]) == (job.spec.key, 2)
+    assert [event.kind for event in told if event.kind != "fold_reported"] == ["fold_started", "fold_retried"]
+    assert [event.metrics["step"] for event in told if event.kind == "fold_reported"] == [0, 1, 2]
+    assert train_one(job, executor="inline", functions=WorkerFunctions(run_job="no:where")) == result
+    assert not [path for name in ("lease.json", "ray") for path in tmp_path.rglob(name)]
+
+    write_json(tmp_path / "other" / "BEHAVIOUR", {"crash": "line"})
+    with pytest.raises(FoldFailedError, match=r"icons/line/seed0 failed: RuntimeError: the machine is on fire"):
+        train_one(one_fold(tmp_path / "other"), executor="inline", functions=STUB)
+    assert len(starts(tmp_path / "other")) == 2
+    with pytest.raises(UserError, match="executor inline runs a fold in one process, got 2 workers"):
+        train_one(one_fold(tmp_path / "two", Resources(workers=2)), executor="inline", functions=STUB)
 
 
 def test_a_preflight_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from orchestrator.execution.cluster import connect
 from orchestrator.execution.executors import WorkerFunctions, chosen_executor
+from orchestrator.execution.one_fold import FoldFailedError, train_one
 from orchestrator.execution.tune_trainables import nested_trainable
 from orchestrator.run_options import Executor
 from orchestrator.store.sweep_folder import open_store
-from orchestrator.train import FoldFailedError, prepare_fold, train_one
+from orchestrator.train import prepare_fold
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, Resources
