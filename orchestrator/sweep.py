@@ -24,7 +24,7 @@ from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.fold_queue import Agenda, build_agenda
 from orchestrator.scheduler.stopping import StopRequest, signals_stop
-from orchestrator.search.choices import still_planned
+from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import MAX_FAILURES, check_max_failures
 from orchestrator.store.leases import FoldLeases, alone_in
@@ -233,7 +233,8 @@ def run_sweep(
 def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:
     """Folds that the sweep still plans and that gave up, or whose retry was cut short, by key."""
     selection = store.existing_sweep().selection
-    planned = (planned for group in store.groups() for planned in still_planned(store, group, selection))
+    views = (read_group_view(store, group, selection=selection) for group in store.groups())
+    planned = (planned for view in views for _, planned in view.planned())
 
     def went_wrong(key: str) -> bool:
         attempts = store.folds.attempts(key)
@@ -336,12 +337,13 @@ def _watched(agenda: Agenda, store: SweepFolder, settings: SweepSettings, sync: 
     sharing = ShareTeller(lambda text: settings.message(text, agenda.counts()))
 
     def watch(event: ProgressEvent) -> None:
-        if event.kind in ("fold_done", "fold_failed", "fold_pruned"):
-            sync.ask()
+        if event.fold is not None and event.kind in ("fold_done", "fold_failed", "fold_pruned"):
+            sync.ask(event.fold.group, event.fold.key)
         settings.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
-            sharing.look(store.folds.fold(event.fold.key).read_result() or {})
+            result = store.folds.result(event.fold.key)
+            sharing.look(None if result is None else result.gpu_memory)
 
     return watch
 

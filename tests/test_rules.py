@@ -75,7 +75,7 @@ LIGHT_TRAINABLES = (
 
 TEST_NUMBERS = {
     "read_test": ("orchestrator/report/",),
-    "read_held_out": ("orchestrator/search/pair_folds.py",),
+    "read_held_out": ("orchestrator/search/leave_one_domain_out.py",),
 }
 """Who may call what reads numbers of a test domain, or of a pair fold's domains."""
 
@@ -87,7 +87,6 @@ BESIDE = set[str]()
 CROWDED_FOLDERS = set[str]()
 LARGE_CLASSES = {
     "orchestrator/scheduler/fold_queue.py:Agenda",
-    "orchestrator/search/group_search.py:GroupAgenda",
     "orchestrator/store/remote/mirrors.py:StoreMirrors",
     "trainables/storage/mirror.py:Mirror",
     "trainables/fold_setup.py:FoldParts",
@@ -97,13 +96,11 @@ LONG_SIGNATURES = {
     "orchestrator/scheduler/fold_queue.py:build_agenda",
     "orchestrator/search/pruning.py:GroupPruning._decide",
     "orchestrator/sweep.py:run_sweep",
-    "orchestrator/tracking/run_records.py:_parent_record",
     "trainables/data/loading/batches.py:BatchStream.__init__",
     "trainables/data/loading/batches.py:_StepDataset.__init__",
     "trainables/teacher/http/server.py:serve",
 }
 DOUBLE_NAMES = {
-    "Choice",
     "Known",
     "Lease",
     "Mirror",

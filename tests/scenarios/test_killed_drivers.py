@@ -14,7 +14,7 @@ from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.store.failures import read_attempts
 from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
-from tests.scenarios.test_stopped_trials import held
+from tests.support.held_resources import held
 from tests.support.stub_sweep import command
 from tests.support.stub_worker import starts
 from tests.support.waiting import eventually

@@ -17,12 +17,11 @@ import pytest
 from orchestrator.store.failures import FoldAttempts
 from orchestrator.store.sweep_folder import open_store
 from tests.chaos.nodes import TwoNodes
+from tests.support.real_folds import FIELDS, environment
 from tests.support.stub_worker import starts
 from trainables.storage.json_files import write_json
 
 WAIT_S = 240.0
-FIELDS = {"trials": 1, "seeds": 1, "space": "paper"}
-"""Four folds, two at a time."""
 
 
 @pytest.fixture
@@ -34,12 +33,6 @@ def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
         cluster.end()
         assert cluster.process.stdout is not None
         cluster.process.stdout.close()
-
-
-def environment() -> dict[str, str]:
-    own = {**os.environ, "PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0"}
-    own.pop("RAY_ADDRESS", None)
-    return own
 
 
 def sweep(out: Path, address: str, *, max_failures: int) -> subprocess.Popen[bytes]:

@@ -12,8 +12,8 @@ import pytest
 from orchestrator.events import ProgressEvent
 from orchestrator.execution.one_fold import train_one
 from orchestrator.store.sweep_folder import open_store
-from tests.orchestrator.execution.test_nested import one_fold
-from tests.scenarios.test_lost_nodes import FIELDS, environment
+from tests.support.nested_folds import one_fold
+from tests.support.real_folds import FIELDS, environment
 from tests.support.stub_sweep import STUB
 from tests.support.stub_worker import starts
 from trainables.storage.json_files import write_json

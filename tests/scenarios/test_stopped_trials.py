@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.execution.cluster import DRIVER_RESOURCE, Cluster, connect
+from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.execution.executors import WorkerFunctions
 from orchestrator.execution.tune_trainables import nested_trainable
 from search_spaces.folds import Fold
-from tests.orchestrator.execution.test_nested import one_fold
 from tests.support import stub_worker
+from tests.support.held_resources import held
+from tests.support.nested_folds import one_fold
 from tests.support.stub_sweep import command
 from tests.support.stub_worker import starts
 from tests.support.waiting import eventually
@@ -33,6 +34,16 @@ from trainables.jobs import job_from_mapping
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 FOLDS = 10
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A Ray that outlives the sweep, with room for ten folds."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with connect(address="local", cpus=FOLDS) as running:
+        yield running
+
+
 NESTED_FOLDS = 2
 """Each is four processes that load torch. The third kind of step is not for them: it would keep the report back too."""
 WITHIN_S = 60.0
@@ -101,28 +112,6 @@ def _arrive(steps: Path, folds: int) -> int:
     while len(list(steps.iterdir())) < folds:
         time.sleep(0.1)
     return number
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A Ray that outlives the sweep, with room for ten folds."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with connect(address="local", cpus=FOLDS) as running:
-        yield running
-
-
-def held() -> list[str]:
-    """What the cluster has not got back."""
-    import ray
-    from ray.util import placement_group_table
-
-    groups = [f"a placement group: {entry['state']}" for entry in placement_group_table().values()]
-    there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
-    return [group for group in groups if "REMOVED" not in group] + [
-        f"{name}: {free.get(name, 0.0):g} of {there[name]:g} are free"
-        for name in ("CPU", DRIVER_RESOURCE)
-        if free.get(name) != there[name]
-    ]
 
 
 def living(processes: set[int]) -> set[int]:

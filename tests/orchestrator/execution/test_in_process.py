@@ -19,7 +19,7 @@ from orchestrator.execution.one_fold import FoldFailedError, train_one
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.orchestrator.execution.test_nested import one_fold
+from tests.support.nested_folds import one_fold
 from tests.support.stub_sweep import STUB, command, run_stub, stub_sweep
 from tests.support.stub_worker import starts
 from tests.support.terminals import Terminal

@@ -18,26 +18,14 @@ from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import prepare_fold
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from search_spaces.hyperparameters import Hyperparameters, Resources
+from search_spaces.hyperparameters import Resources
+from tests.support.nested_folds import HYPERPARAMETERS, one_fold
 from tests.support.stub_sweep import STUB, run_stub, stub_sweep
 from tests.support.stub_worker import starts
-from trainables.jobs import FoldJob
 from trainables.storage.json_files import write_json
 
 # Ray warns of its own settings when a trainer is built in this process.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-HYPERPARAMETERS = Hyperparameters(student="small", teacher="demo")
-
-
-def one_fold(out: Path, resources: Resources | None = None) -> FoldJob:
-    return prepare_fold(
-        Fold(benchmark="icons", test_domains=("line",), seed=0),
-        method="erm",
-        hyperparameters=HYPERPARAMETERS,
-        store=open_store(out),
-        resources=resources,
-    )
 
 
 def test_auto_chooses_by_the_number_of_workers() -> None:

@@ -16,9 +16,9 @@ from orchestrator.inspection.fold_names import known_folds
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
-from tests.orchestrator.search.test_pruning import Worked, between, sweep_of
 from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
+from tests.support.worked_searches import Worked, between, sweep_of
 from trainables.storage.json_files import write_json
 
 

@@ -15,8 +15,8 @@ from orchestrator.report.report import build_report
 from orchestrator.search.selection import mean
 from orchestrator.store.records import TrialRecord
 from search_spaces.benchmarks import BENCHMARKS
-from tests.orchestrator.report.test_report import Written, sweep
 from tests.support.golden import golden_json, golden_lines
+from tests.support.written_folds import Written, written_sweep
 from trainables.fitting.evaluation import replaces_best
 from trainables.storage.json_files import write_json
 
@@ -35,7 +35,7 @@ def written(out: Path, algorithm: str, trial_seed: int) -> Written:
             runs.setdefault((settings["test_envs"][0], settings["hparams_seed"]), []).append(record)
     trials = len({number for _, number in runs})
     fields = {"methods": ("erm",), "zero_shot": False, "space": "official", "trials": trials, "seeds": 1}
-    made = Written(out, sweep(benchmarks=("VLCS",), **fields))
+    made = Written(out, written_sweep(benchmarks=("VLCS",), **fields))
     for (test, number), records in runs.items():
         domain = DOMAINS[test]
         group = f"VLCS/erm/{domain}"

@@ -5,145 +5,34 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.plan.plan import make_plan
 from orchestrator.report.claims import ledger
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.report.formats import csv_text, latex, markdown, to_mapping, write_report
 from orchestrator.report.measurements import measure
 from orchestrator.report.report import build_report
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import TrialRecord
 from orchestrator.store.sweep_folder import open_store
-from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
+from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
-from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters
-from search_spaces.sweeps import Sweep
+from search_spaces.hyperparameters import Fold, Hyperparameters
 from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import TEST_NUMBERS
+from tests.support.written_folds import REPRODUCED, Written, status, written_sweep
 from trainables.storage.json_files import write_json
-
-MINE = Benchmark(
-    name="mine",
-    folder="mine",
-    domains=tuple(Domain(name=name, letter=name) for name in ("one", "two")),
-    class_names=("x", "y"),
-)
-KNOWN = {**BENCHMARKS, "mine": MINE}
-
-
-class Written:
-    """A store filled by hand: `ood` of a fold is what the test says it is."""
-
-    def __init__(self, out: Path, sweep: Sweep) -> None:
-        self.store, self.sweep = open_store(out), sweep
-        self.plan = make_plan(sweep, KNOWN)
-        groups = [
-            GroupRecord(
-                name=group.name,
-                benchmark=group.benchmark,
-                method=group.method,
-                test_domains=group.test_domains,
-                trials=group.trials,
-                seeds=group.seeds,
-            )
-            for group in self.plan.groups
-        ]
-        self.store.claim(sweep, groups, dict.fromkeys(sweep.benchmarks, "manifest"))
-
-    def planned(self, group: str, domain: str, seed: int, trial: int) -> PlannedFold:
-        fold = Fold(benchmark=group.split("/")[0], test_domains=(domain,), seed=seed)
-        return PlannedFold(fold=fold, key=f"{group}-{domain}-{seed}-{trial}".replace("/", "_").replace("*", "all"))
-
-    def finish(
-        self,
-        group: str,
-        domain: str,
-        seed: int,
-        ood: float,
-        *,
-        trial: int = 0,
-        test_images: int | None = None,
-        **changes: Any,
-    ) -> PlannedFold:
-        """Write what a finished fold leaves behind; changes replace hyperparameters or fields of the spec.
-
-        Its test part has as many images as the papers' copy of the benchmark, unless `test_images` says otherwise.
-        """
-        planned = self.planned(group, domain, seed, trial)
-        benchmark, method, _ = group.split("/")
-        hyperparameters = self.sweep.hyperparameters_for(benchmark)
-        own = {name: changes.pop(name) for name in list(changes) if hasattr(hyperparameters, name)}
-        queries = changes.pop("queries", {})
-        last_step = changes.pop("last_step", {"accuracy": {domain: ood / 2}, "out_accuracy": {domain: ood}})
-        spec = FoldSpec(
-            fold=planned.fold,
-            method=method,
-            hyperparameters=replace(hyperparameters, **own),
-            **{
-                "data_manifest": f"manifest of {benchmark}",
-                "teacher_fingerprint": "" if method == "erm" else "t",
-                **changes,
-            },
-        )
-        folder = self.store.folds.fold(planned.key)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        rule = "zero_shot" if method == "zero_shot" else "swad"
-        write_json(folder.spec, spec.to_mapping())
-        test = {"accuracy": {domain: ood}, "balanced_accuracy": {domain: ood - 0.1}, "out_accuracy": {domain: ood}}
-        num_images = {domain: images_in_test_part(benchmark, domain) if test_images is None else test_images}
-        write_json(folder.test, {**test, "num_images": num_images, "last_step": last_step})
-        write_json(
-            folder.result,
-            {
-                "key": planned.key,
-                "status": "done",
-                "method": method,
-                "fold": asdict(planned.fold),
-                "source_validation": {"accuracy": ood + 0.2, "cross_entropy": 1.0, "domains": {}},
-                "chosen": {"rule": rule, "step": 4},
-                "teacher_queries": {"images": 100, "texts": 7, **queries},
-            },
-        )
-        return planned
-
-    def confirm(self, group: str, folds: list[PlannedFold], number: int = 0) -> None:
-        self.store.records.write_confirmation(ConfirmationRecord(group=group, number=number, folds=tuple(folds)))
-
-    def fill(self, accuracies: dict[str, list[float]], **changes: Any) -> None:
-        """Confirm every group with one accuracy per seed, by method; domains differ by 0.1."""
-        for group in self.plan.groups:
-            index = KNOWN[group.benchmark].domain_index
-            folds = [
-                self.finish(group.name, domain, seed, accuracy + 0.1 * index(domain), **changes)
-                for seed, accuracy in enumerate(accuracies[group.method])
-                for domain in group.test_domains
-            ]
-            self.confirm(group.name, folds)
-
-
-def images_in_test_part(benchmark: str, domain: str) -> int:
-    """Images in the 80% part of a domain of the papers' copy."""
-    (images,) = [known.num_images for known in KNOWN[benchmark].domains if known.name == domain]
-    return 0 if images is None else images - images // 5
-
-
-def sweep(**changes: Any) -> Sweep:
-    settings: dict[str, Any] = {"benchmarks": ("PACS",), "methods": ("vl2v_adip", "erm"), "seeds": 3}
-    return Sweep(**{**settings, **changes})
-
 
 ACCURACIES = {"zero_shot": [0.4, 0.4, 0.4], "vl2v_adip": [0.5, 0.6, 0.7], "erm": [0.3, 0.3, 0.6]}
 
 
 @pytest.mark.parametrize("scope", ["domain", "benchmark"])
 def test_means_errors_and_averages(tmp_path: Path, scope: str) -> None:
-    written = Written(tmp_path, sweep(scope=scope))
+    written = Written(tmp_path, written_sweep(scope=scope))
     written.fill(ACCURACIES)
     table = build_report(written.store).table("PACS")
     assert [row.method for row in table.rows] == ["zero_shot", "vl2v_adip", "erm"]
@@ -159,7 +48,7 @@ def test_means_errors_and_averages(tmp_path: Path, scope: str) -> None:
 
 
 def test_queries_whose_answers_were_lost_stand_in_the_column(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep())
+    written = Written(tmp_path, written_sweep())
     written.fill(ACCURACIES)
     assert "unconfirmed" not in markdown(build_report(written.store), "domainbed")
     written.finish("PACS/erm/sketch", "sketch", 1, 0.3, queries={"images": 0, "texts": 0, "unconfirmed": 1_200})
@@ -170,7 +59,7 @@ def test_queries_whose_answers_were_lost_stand_in_the_column(tmp_path: Path) -> 
 
 
 def test_the_caption_and_both_conventions_are_printed(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep())
+    written = Written(tmp_path, written_sweep())
     written.fill(ACCURACIES)
     report = build_report(written.store)
     text = markdown(report)
@@ -192,7 +81,7 @@ def test_the_caption_and_both_conventions_are_printed(tmp_path: Path) -> None:
 
 
 def test_a_missing_seed_is_x_and_so_is_every_average_over_it(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep(benchmarks=("PACS", "VLCS")))
+    written = Written(tmp_path, written_sweep(benchmarks=("PACS", "VLCS")))
     written.fill(ACCURACIES)
     gone = written.planned("PACS/erm/sketch", "sketch", 2, 0)
     written.store.folds.fold(gone.key).result.unlink()
@@ -209,7 +98,7 @@ def test_a_missing_seed_is_x_and_so_is_every_average_over_it(tmp_path: Path) -> 
 
 
 def test_an_unconfirmed_group_is_x(tmp_path: Path) -> None:
-    report = build_report(Written(tmp_path, sweep()).store)
+    report = build_report(Written(tmp_path, written_sweep()).store)
     assert all(cell.text("domainbed") == "X" for row in report.table("PACS").rows for cell in row.ood.values())
     assert "no finished fold yet" in markdown(report)
 
@@ -226,7 +115,7 @@ def test_an_unconfirmed_group_is_x(tmp_path: Path) -> None:
     ],
 )
 def test_folds_that_differ_are_not_averaged(tmp_path: Path, changes: dict[str, Any], difference: str) -> None:
-    written = Written(tmp_path, sweep())
+    written = Written(tmp_path, written_sweep())
     written.fill(ACCURACIES)
     method = "vl2v_adip" if "teacher_mode" in changes else "erm"
     written.finish(f"PACS/{method}/sketch", "sketch", 1, 0.9, **changes)
@@ -237,7 +126,7 @@ def test_folds_that_differ_are_not_averaged(tmp_path: Path, changes: dict[str, A
 
 
 def test_rows_that_differ_do_not_share_a_table(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep(seeds=1))
+    written = Written(tmp_path, written_sweep(seeds=1))
     written.fill({name: values[:1] for name, values in ACCURACIES.items()})
     for domain in BENCHMARKS["PACS"].domain_names:
         written.finish(f"PACS/erm/{domain}", domain, 0, 0.9, precision="bf16")
@@ -246,7 +135,7 @@ def test_rows_that_differ_do_not_share_a_table(tmp_path: Path) -> None:
 
 
 def test_different_selections_are_not_averaged(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep(methods=("erm",), seeds=1))
+    written = Written(tmp_path, written_sweep(methods=("erm",), seeds=1))
     written.fill({name: values[:1] for name, values in ACCURACIES.items()})
     found = [item for item in measure(written.store, "source_validation").measurements if item.method == "erm"]
     mixed = [found[0], replace(found[1], selection="oracle")]
@@ -257,14 +146,14 @@ def test_different_selections_are_not_averaged(tmp_path: Path) -> None:
 
 
 def test_searched_hyperparameters_may_differ(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep())
+    written = Written(tmp_path, written_sweep())
     written.fill(ACCURACIES)
     written.finish("PACS/erm/sketch", "sketch", 1, 0.9, batch_size_per_domain=11, dropout=0.5)
     assert build_report(written.store).table("PACS").rows[2].ood["sketch"].is_whole
 
 
 def test_oracle_takes_the_last_step_of_one_configuration_on_every_seed(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep(methods=("erm",), zero_shot=False, space="official", trials=2, seeds=2))
+    written = Written(tmp_path, written_sweep(methods=("erm",), zero_shot=False, space="official", trials=2, seeds=2))
     group = "PACS/erm/photo"
     last = {"accuracy": {"photo": 0.11}, "out_accuracy": {"photo": 0.99}}
     chosen = written.finish(group, "photo", 0, 0.7, trial=0)
@@ -315,7 +204,7 @@ def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, s
 
 
 def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep(benchmarks=("mine",), seeds=1))
+    written = Written(tmp_path, written_sweep(benchmarks=("mine",), seeds=1))
     written.fill({name: values[:1] for name, values in ACCURACIES.items()})
     report = build_report(written.store)
     assert list(report.table("mine").letters.values()) == ["one", "two"]
@@ -327,7 +216,7 @@ def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
 
 def test_five_benchmarks_have_a_summary_and_a_ledger(tmp_path: Path) -> None:
     names = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
-    written = Written(tmp_path, sweep(benchmarks=names, methods=("vl2v_sd",), seeds=1))
+    written = Written(tmp_path, written_sweep(benchmarks=names, methods=("vl2v_sd",), seeds=1))
     written.fill({"zero_shot": [0.4], "vl2v_sd": [0.5]})
     report = build_report(written.store)
     text = markdown(report)
@@ -347,7 +236,7 @@ def test_five_benchmarks_have_a_summary_and_a_ledger(tmp_path: Path) -> None:
 
 def test_a_ledger_says_why_numbers_do_not_compare(tmp_path: Path) -> None:
     tiny = Hyperparameters(student="test_byobnet", student_weights="random", teacher="demo", teacher_mode="clean")
-    written = Written(tmp_path, sweep(seeds=1, hyperparameters=tiny))
+    written = Written(tmp_path, written_sweep(seeds=1, hyperparameters=tiny))
     written.fill({name: values[:1] for name, values in ACCURACIES.items()})
     entries = {(entry.method, entry.benchmark): entry for entry in build_report(written.store).ledger}
     assert entries["vl2v_sd", "PACS"].status == "Unverified: not in this sweep"
@@ -355,23 +244,6 @@ def test_a_ledger_says_why_numbers_do_not_compare(tmp_path: Path) -> None:
     for reason in ("teacher demo", "teacher mode clean", "student test_byobnet", "not from the paper's weights"):
         assert reason in status
     assert "no reproduction" in markdown(build_report(written.store))
-
-
-REPRODUCED = {"vl2v_adip": 0.80, "vl2v_sd": 0.817, "erm": 0.753, "kd": 0.765, "zero_shot": 0.815}
-"""First domain's accuracies that make each method's average on PACS the published one, within the tolerance."""
-
-
-def status(tmp_path: Path, method: str, benchmark: str = "PACS", fills: Any = None, **hyperparameters: Any) -> str:
-    """What the ledger says of a method whose average is the published one."""
-    default = Hyperparameters()
-    nested = {name: replace(getattr(default, name), **value) if isinstance(value, dict) else value
-              for name, value in hyperparameters.items()}  # fmt: skip
-    asked = sweep(
-        benchmarks=(benchmark,), methods=(method,), zero_shot=False, seeds=1, hyperparameters=replace(default, **nested)
-    )
-    written = Written(tmp_path, asked)
-    written.fill({method: [REPRODUCED[method]]}, **(fills or {}))
-    return next(entry.status for entry in build_report(written.store).ledger if entry.verified is not None)
 
 
 @pytest.mark.parametrize("method", REPRODUCED)
@@ -439,7 +311,9 @@ def test_other_pictures_are_not_the_papers(tmp_path: Path, method: str) -> None:
 
 def test_another_copy_of_a_benchmark_is_not_the_papers(tmp_path: Path) -> None:
     other = {"location_100": 4741, "location_38": 9736, "location_43": 3970, "location_46": 5883}
-    written = Written(tmp_path, sweep(benchmarks=("TerraIncognita",), methods=("erm",), zero_shot=False, seeds=1))
+    written = Written(
+        tmp_path, written_sweep(benchmarks=("TerraIncognita",), methods=("erm",), zero_shot=False, seeds=1)
+    )
     folds = [
         (f"TerraIncognita/erm/{domain}", written.finish(f"TerraIncognita/erm/{domain}", domain, 0, 0.5,
                                                        test_images=images - images // 5))
@@ -455,7 +329,7 @@ def test_another_copy_of_a_benchmark_is_not_the_papers(tmp_path: Path) -> None:
 
 
 def test_mixed_folds_reproduce_nothing(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep(methods=("erm",), zero_shot=False, seeds=2))
+    written = Written(tmp_path, written_sweep(methods=("erm",), zero_shot=False, seeds=2))
     written.fill({"erm": [0.753, 0.753]})
     written.finish("PACS/erm/sketch", "sketch", 1, 1.053, data_manifest="other", trainer_version="0")
     entry = next(item for item in build_report(written.store, allow_mixed=True).ledger if item.verified is not None)
@@ -463,7 +337,7 @@ def test_mixed_folds_reproduce_nothing(tmp_path: Path) -> None:
 
 
 def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
-    written = Written(tmp_path, sweep())
+    written = Written(tmp_path, written_sweep())
     written.fill(ACCURACIES)
     report = build_report(written.store)
     paths = [Path(path) for path in write_report(report, written.store)]

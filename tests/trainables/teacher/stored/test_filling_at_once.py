@@ -9,8 +9,8 @@ import pytest
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
+from tests.support.embedding_rows import KEY, SOURCE_ROWS, Drawn
 from tests.support.slow_vendor import SlowVendor, slow_vendor
-from tests.trainables.teacher.stored.test_store import KEY, SOURCE_ROWS, Drawn
 from trainables.teacher.fingerprint import teacher_fingerprint
 from trainables.teacher.http.connection import Patience, patience_of
 from trainables.teacher.http.remote import RemoteTeacher

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from search_spaces.errors import UserError
-from trainables.data.formats.images import Indices, Role
+from tests.support.embedding_rows import COUNTS, KEY, SOURCE_ROWS, Drawn
 from trainables.data.loading.batches import stored_view_seed
 from trainables.data.loading.views import EvalView, TrainView
 from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts, reserved_queries
@@ -33,34 +31,6 @@ from trainables.teacher.stored.filling import fill, status
 from trainables.teacher.stored.shards import ASKED_AGAIN, write_shard
 from trainables.teacher.stored.spool import Spool
 from trainables.teacher.stored.store import EmbeddingStore, MissingEmbeddingsError, Shard, StoreKey, store_key
-
-COUNTS = {"art": 41, "photo": 58}
-"""Images per domain; the first of each may not serve as source. 97 images, two views: two over from batches of 64."""
-
-
-class Drawn:
-    """Two domains of random pictures, made from their index."""
-
-    benchmark, manifest = "drawn", "m" * 64
-    domain_names, class_names = ("art", "photo"), ("a", "b")
-
-    def labels(self, domain: str) -> Indices:
-        return np.arange(COUNTS[domain], dtype=np.int64) % 2
-
-    def paths(self, domain: str) -> Sequence[str]:
-        return [f"{domain}/{'ab'[index % 2]}/{index:03}.png" for index in range(COUNTS[domain])]
-
-    def read(self, domain: str, index: int) -> Image.Image:
-        generator = np.random.default_rng([len(domain), index])
-        return Image.fromarray(generator.integers(0, 256, size=(40, 36, 3), dtype=np.uint8))
-
-    def pool(self, domain: str, role: Role) -> Indices:
-        every = np.arange(COUNTS[domain], dtype=np.int64)
-        return every[1:] if role == "source" else every[:1]
-
-
-SOURCE_ROWS = sum(COUNTS.values()) - 2
-KEY, _ = store_key("views:2", manifest=Drawn.manifest, teacher_fingerprint="t", image_size=32)
 
 
 def metered(folder: Path, *, budget: int | None = None) -> MeteredTeacher:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search_spaces.hyperparameters import StageHyperparameters
-from tests.trainables.test_fold import Interrupted, _losses, _run, _student
+from tests.support.small_folds import Interrupted, losses, run_small_fold, student_weights
 from trainables.fitting.workers import Workers
 from trainables.fold import run_fold
 from trainables.fold_setup import FoldParts
@@ -39,35 +39,37 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _only(stage: str, job: FoldJob) -> list[tuple[int, float, str]]:
-    return [(step, loss, images) for name, step, loss, images in _losses(job) if name == stage]
+    return [(step, loss, images) for name, step, loss, images in losses(job) if name == stage]
 
 
 def test_losses_from_the_store_are_those_of_asking_live(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, stored, live = (make_job(out=out, **SETTINGS) for out in ("fast", "stored", "live"))
-    _run(fast)
+    run_small_fold(fast)
     monkeypatch.setattr(FoldParts, "align_inputs", FoldParts.inputs)
-    _run(stored)
+    run_small_fold(stored)
     monkeypatch.setattr(FoldParts, "_stored_teacher", lambda parts: None)
-    _run(live)
-    assert _losses(stored) == _losses(live)
+    run_small_fold(live)
+    assert losses(stored) == losses(live)
     slow = [loss for _, loss, _ in _only("align", stored)]
     assert [loss for _, loss, _ in _only("align", fast)] == pytest.approx(slow, abs=1e-5)
     assert [images for *_, images in _only("align", fast)] == [images for *_, images in _only("align", stored)]
-    assert _student(fast)["head.weight"].numpy() == pytest.approx(_student(stored)["head.weight"].numpy(), abs=1e-4)
+    assert student_weights(fast)["head.weight"].numpy() == pytest.approx(
+        student_weights(stored)["head.weight"].numpy(), abs=1e-4
+    )
 
 
 def test_the_student_sees_other_pixels_in_other_modes(make_job: MakeJob) -> None:
     one, two = make_job(teacher_mode="views:1", out="one"), make_job(teacher_mode="views:2", out="two")
     assert one.spec.key != two.spec.key
-    _run(one)
-    _run(two)
-    assert _losses(one) != _losses(two)
+    run_small_fold(one)
+    run_small_fold(two)
+    assert losses(one) != losses(two)
 
 
 @pytest.mark.parametrize("mode", ["live", "views:2", "clean"])
 def test_the_meter_equals_an_independent_counter(make_job: MakeJob, hook: list[int], mode: str) -> None:
     job = make_job(teacher_mode=mode)
-    result = _run(job)
+    result = run_small_fold(job)
     assert result["teacher_queries"]["images"] == sum(hook) > 0
     assert query_counts(Path(job.queries_folder)).images == sum(hook)
 
@@ -83,29 +85,29 @@ def test_the_count_stays_true_over_an_interruption(make_job: MakeJob, hook: list
 
     with pytest.raises(Interrupted):
         run_job(job.to_mapping(), report)
-    assert _run(job)["teacher_queries"]["images"] == sum(hook)
+    assert run_small_fold(job)["teacher_queries"]["images"] == sum(hook)
 
 
 def test_a_warm_store_is_not_asked_again(make_job: MakeJob, hook: list[int]) -> None:
-    cold = _run(make_job(**SETTINGS))
+    cold = run_small_fold(make_job(**SETTINGS))
     asked = sum(hook)
     assert cold["teacher_queries"]["images"] == asked
     warm = make_job(distill=StageHyperparameters(num_steps=5, lr=1e-4), **SETTINGS)
-    assert set(_run(warm)["teacher_queries"].values()) == {0}
+    assert set(run_small_fold(warm)["teacher_queries"].values()) == {0}
     assert sum(hook) == asked
 
 
 def test_a_query_whose_answer_was_lost_is_in_the_result(make_job: MakeJob) -> None:
     job = make_job()
     QueryLedger(Path(job.queries_folder), job.spec.key).reserve(Reservation(images=12))  # then kill -9
-    asked = _run(job)["teacher_queries"]
+    asked = run_small_fold(job)["teacher_queries"]
     assert (asked["images"], asked["unconfirmed"]) == ((5 + 9) * 12, 12)
 
 
 def test_kd_shares_the_same_embeddings(make_job: MakeJob, hook: list[int]) -> None:
-    _run(make_job("vl2v_adip", **SETTINGS))
+    run_small_fold(make_job("vl2v_adip", **SETTINGS))
     asked = sum(hook)
-    assert _run(make_job("kd", **SETTINGS))["teacher_queries"]["images"] == 0
+    assert run_small_fold(make_job("kd", **SETTINGS))["teacher_queries"]["images"] == 0
     assert sum(hook) == asked
 
 
