@@ -12,12 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.execution.one_fold import check_budget
 from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
 from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import FoldSpecs, fold_spec
 from orchestrator.store.results import fold_result
 from orchestrator.store.sweep_folder import SweepFolder
-from orchestrator.train import check_budget
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob

@@ -19,7 +19,9 @@ from search_spaces.hyperparameters import Resources
 from search_spaces.settings import flag_of, option
 from trainables.data.formats.open import resolve_benchmark
 
-Executor = Literal["auto", "tune", "train"]
+Executor = Literal["auto", "tune", "train", "inline"]
+"""Where folds run: in Tune actors, through a `TorchTrainer`, one after the other in this process, or in one of the
+first two by the number of workers."""
 
 MAX_FAILURES = 1
 """A fold that crashed, or whose worker process died, is tried once more if nothing else was asked for."""
@@ -101,7 +103,8 @@ class RunOptions:
     resources: Resources = field(default_factory=Resources)
     """What a fold is computed with."""
     executor: Executor = field(default="auto", metadata=option("How folds run"))
-    """Run folds inside Tune actors (tune), through a TorchTrainer (train), or by the number of workers (auto)."""
+    """Run folds inside Tune actors (tune), through a TorchTrainer (train), one after the other in this process (inline:
+    no Ray, and a breakpoint works), or in one of the first two by the number of workers (auto)."""
     address: str | None = field(default=None, metadata=option("How folds run", metavar="ADDRESS"))
     """Ray cluster to use; RAY_ADDRESS or an own local one if absent."""
     max_concurrent: int | None = field(default=None, metadata=option("How folds run"))

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from orchestrator.budgets.budgets import Budgets
 from orchestrator.budgets.remaining_need import RemainingNeed, remaining_need
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
-from orchestrator.execution.cluster import Cluster, call_on_cluster, check_resources, connect
+from orchestrator.execution.back_ends import open_back_end
 from orchestrator.execution.executors import chosen_executor
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.local_ray import remove_abandoned_ray_folders
 from orchestrator.execution.preflight import (
-    CHECKING,
-    check_budget_can_be_kept,
     check_data,
     check_methods,
     check_servers,
-    check_shared,
     look_for_tracking,
     resolve_benchmarks,
     unchecked,
 )
-from orchestrator.execution.tune_run import folds_at_once, run_tune, scratch_folder, signals_stop
 from orchestrator.exit_codes import ExitCode
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
 from orchestrator.run_options import RunOptions, absolute_data_root
 from orchestrator.scheduler.control import listening
+from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.fold_queue import Agenda, build_agenda
-from orchestrator.scheduler.stopping import StopRequest
+from orchestrator.scheduler.stopping import StopRequest, signals_stop
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.leases import FoldLeases, alone_in
@@ -127,7 +124,7 @@ def run_sweep(
     store.check_writable()
     store.check_sweep(sweep)
     if not store.records.is_begun:
-        check_servers(options.address, tracking)
+        check_servers(options, tracking)
     manifests = check_data(
         options.benchmarks, store=store, data_root=options.data_root, tell=lambda text: _message(progress, text)
     )
@@ -175,7 +172,7 @@ def _resolved(options: RunOptions, sweep: Sweep, store: SweepFolder) -> RunOptio
     price, root = options.price_per_1000, absolute_data_root(options.data_root)
     options = replace(options, data_root=root, price_per_1000=store.price_per_1000 if price is None else price)
     options.check()
-    chosen_executor(options.executor, options.resources)
+    chosen_executor(options.executor, options.resources, options.address)
     return replace(options, benchmarks=options.benchmarks or resolve_benchmarks(sweep.benchmarks, root))
 
 
@@ -250,22 +247,33 @@ def _run_what_is_left(work: _Work) -> bool:
         work.budgets.meter,
         listening(store, work.owner, stop),
         signals_stop(stop),
-        connect(address=options.address) as cluster,
+        open_back_end(
+            chosen_executor(options.executor, options.resources, options.address),
+            resources=options.resources,
+            functions=options.functions,
+            address=options.address,
+            most=options.max_concurrent,
+        ) as back_end,
         signals_stop(stop),
     ):
-        check_resources(cluster, options.resources)
-        if not cluster.is_local:
-            check_shared(store.shared, mirrored=store.mirrors.addresses)
-        check_budget_can_be_kept(options.query_budget, store.mirrors, cluster)
-        work.budgets.forecast.at_once = folds_at_once(cluster, options.resources, options.max_concurrent)
+        back_end.check(store.shared, mirrors=store.mirrors, query_budget=options.query_budget)
+        work.budgets.forecast.at_once = back_end.at_once
         try:
             if not stop.closing:
-                check_methods(agenda, work.jobs, _preflight_caller(options))
+                check_methods(agenda, work.jobs, back_end.preflight)
         except BudgetReached:
             agenda.close_budget()
         if not stop.closing and not agenda.is_out_of_budget:
             work.sync.start()
-            _tune(work, cluster, stop)
+            dispatcher = Dispatcher(
+                agenda,
+                store=store,
+                owner=work.owner.identity,
+                stop=stop,
+                progress=_watched(work),
+                limit=back_end.at_once,
+            )
+            back_end.run(dispatcher, work.jobs)
             with suppress(OSError):
                 store.mirrors.fetch_awaited()
     agenda.workers_ended()
@@ -275,13 +283,11 @@ def _run_what_is_left(work: _Work) -> bool:
     return stop.closing and not agenda.is_finished
 
 
-def _tune(work: _Work, cluster: Cluster, stop: StopRequest) -> None:
-    from orchestrator.execution.tune_searcher import FoldSearch
+def _watched(work: _Work) -> Progress:
+    """The sweep's progress, which tracking follows, and what finished folds say about their share of a GPU."""
+    sharing = ShareTeller(lambda text: _message(work.progress, text, work.agenda.counts()))
 
-    options, agenda = work.options, work.agenda
-    sharing = ShareTeller(lambda text: _message(work.progress, text, agenda.counts()))
-
-    def watched(event: ProgressEvent) -> None:
+    def watch(event: ProgressEvent) -> None:
         if event.fold is not None and event.kind in ("fold_done", "fold_failed", "fold_pruned"):
             work.sync.ask(event.fold.group, event.fold.key)
         work.progress(event)
@@ -290,31 +296,7 @@ def _tune(work: _Work, cluster: Cluster, stop: StopRequest) -> None:
             result = work.store.folds.result(event.fold.key)
             sharing.look(None if result is None else result.gpu_memory)
 
-    with scratch_folder(work.store.ray_folder) as scratch:
-        search = FoldSearch(
-            agenda,
-            jobs=work.jobs,
-            owner=work.owner.identity,
-            limit=folds_at_once(cluster, options.resources, options.max_concurrent),
-            stop=stop,
-            progress=watched,
-            settings={"functions": options.functions.to_mapping(), "storage_path": str(scratch)},
-        )
-        run_tune(
-            search,
-            stop,
-            cluster=cluster,
-            executor=chosen_executor(options.executor, options.resources),
-            resources=options.resources,
-            scratch=scratch,
-        )
-
-
-def _preflight_caller(options: RunOptions) -> Callable[[list[dict[str, object]]], object]:
-    def call(jobs: list[dict[str, object]]) -> object:
-        return call_on_cluster(options.functions.preflight, jobs, options.resources, doing=CHECKING)
-
-    return call
+    return watch
 
 
 def fold_group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tuple[GroupRecord, ...]:

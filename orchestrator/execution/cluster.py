@@ -19,9 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.execution.executors import DRIVER_RESOURCE, fast_engine_environment, set_default_environment
+from orchestrator.execution.executors import imported
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.local_ray import ray_folder
+from orchestrator.execution.ray_compat import (
+    CLUSTER_PARTS,
+    PATIENCE,
+    check_parts,
+    engine_environment,
+    in_folder,
+    most_resources,
+    set_default_environment,
+)
 from orchestrator.store.failures import LOST_NODES_WITHOUT_PROGRESS
 from search_spaces.errors import UserError, first_line
 from search_spaces.hyperparameters import Resources
@@ -30,6 +39,9 @@ from trainables.teacher.ledger import BudgetReached
 OBJECT_STORE_BYTES = 256 * 2**20
 """Only plain values cross process borders; Ray would take 30% of the memory."""
 
+DRIVER_RESOURCE = "driver"
+"""Custom resource of the machine that drivers of nested trainers run on, so that they take no CPU from workers."""
+
 LOCAL_DRIVERS = 16.0
 """Drivers of nested trainers that a local Ray may run at a time; they take no CPU from the workers."""
 
@@ -37,14 +49,6 @@ ANSWER_TIMEOUT_S = 10.0
 
 MACHINE_TIMEOUT_S = 120.0
 """How long a machine of the cluster may take to start a process and answer."""
-
-PATIENCE = {
-    "RAY_agent_register_timeout_ms": "300000",
-    "RAY_health_check_failure_threshold": "60",
-    "RAY_worker_register_timeout_seconds": "300",
-}
-"""Of a Ray on this machine alone. Nobody takes over from it, so being slow for half a minute must not end it: Ray ends
-a raylet whose helpers are late, and with it, without a word and with exit code 1, the process that started it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +68,7 @@ class Cluster:
 
     def most_resources(self) -> dict[str, float]:
         """What the cluster may grow to, where its autoscaler says so; else what it holds."""
-        import ray
-
-        stated = ray._private.state.state.get_max_resources_from_cluster_config()
-        now = self.resources()
+        stated, now = most_resources(), self.resources()
         return now if not stated else {name: max(now.get(name, 0.0), float(stated.get(name, 0.0))) for name in stated}
 
     @property
@@ -89,13 +90,13 @@ def connect(*, address: str | None = None, dashboard: bool = False, cpus: int | 
         UserError: no cluster answers at the address, or Ray ended in the middle of the work.
     """
     wanted = _wanted(address)
-    set_default_environment(fast_engine_environment(spot=wanted != "local"))
+    set_default_environment(engine_environment(spot=wanted != "local"))
     if wanted == "local":
         set_default_environment(PATIENCE)
-        with engines_told(), _local(dashboard=dashboard, cpus=cpus) as cluster:
-            yield cluster
-        return
-    with engines_told(), _existing(wanted) as cluster:
+    # After the settings above: Ray reads some of them when it is imported.
+    check_parts(CLUSTER_PARTS)
+    found = _local(dashboard=dashboard, cpus=cpus) if wanted == "local" else _existing(wanted)
+    with engines_told(), found as cluster:
         yield cluster
 
 
@@ -207,8 +208,6 @@ def call_on_every_machine(function_path: str, argument: Any, *, of: str = "CPU")
 
 
 def _call(function_path: str, argument: Any) -> dict[str, Any]:
-    from orchestrator.execution.executors import imported
-
     try:
         return {"value": imported(function_path)(argument)}
     except UserError as error:
@@ -227,7 +226,7 @@ def _local(*, dashboard: bool, cpus: int | None) -> Iterator[Cluster]:
                 resources={DRIVER_RESOURCE: LOCAL_DRIVERS},
                 include_dashboard=dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                **in_folder(folder),
             )
             yield Cluster(is_local=True, address=str(context.address_info["address"]))
         finally:
@@ -308,7 +307,7 @@ def _common(*, spot: bool) -> dict[str, Any]:
     return {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": fast_engine_environment(spot=spot)},
+        "runtime_env": {"env_vars": engine_environment(spot=spot)},
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.execution.cluster import Cluster, call_on_every_machine, check_answers
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
+from orchestrator.run_options import RunOptions
 from orchestrator.scheduler.fold_queue import Agenda
 from orchestrator.search.folds_to_come import first_specs
 from orchestrator.search.group_search import GroupAgenda
@@ -63,14 +64,15 @@ def resolve_benchmarks(names: Sequence[str], data_root: str | Path | None) -> di
     return {name: resolve_benchmark(name, data_root) for name in names}
 
 
-def check_servers(address: str | None, tracking: Tracking | None) -> None:
+def check_servers(options: RunOptions, tracking: Tracking | None) -> None:
     """Raises `UserError` where a server that the sweep needs does not answer, before any image is read."""
     try:
         if tracking is not None:
             tracking.look()
     except TrackingAwayError as error:
         raise _without_tracking(error) from None
-    check_answers(address)
+    if options.executor != "inline":
+        check_answers(options.address)
 
 
 def look_for_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: bool) -> None:

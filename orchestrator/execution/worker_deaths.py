@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from orchestrator.execution.failure_kinds import SAID, kind_of_death
+from orchestrator.execution.ray_compat import actor_record, logs_folder, placement_groups
 from orchestrator.store.failures import Attempt, FailureKind
 from trainables.storage.background_threads import beside
 
@@ -55,13 +55,10 @@ def last_words(text: str) -> str:
 
     A local Ray's folder goes with it, and the worker's log with that.
     """
-    import ray
-    from ray._private.worker import global_worker
-
-    told, node = PROCESS_AND_ADDRESS.search(text), global_worker.node if ray.is_initialized() else None
-    if told is None or node is None or told.group(2) != node.node_ip_address:
+    told = PROCESS_AND_ADDRESS.search(text)
+    logs = None if told is None else logs_folder(told.group(2))
+    if told is None or logs is None:
         return ""
-    logs = Path(node.get_logs_dir_path())
     # Of several processes with one number the last one died.
     files = sorted(logs.glob(f"worker-*-{told.group(1)}.err"), key=lambda file: file.stat().st_mtime)
     return files[-1].read_text(errors="replace")[-LAST_WORDS:].strip() if files else ""
@@ -143,17 +140,8 @@ def remove_orphans() -> int:
 
 
 def orphaned_groups() -> list[Any]:
-    """Ray's raw entries of all placement groups whose creator is a dead actor; Tune's own have no actor for a creator.
-
-    A private table of Ray 2.60 (pinned): the public one does not tell who made a group.
-    """
-    from ray._private.state import state
-    from ray.core.generated import gcs_pb2
-
-    kind: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
-    table = state._connect_and_get_accessor().get_placement_group_table()
-    entries = [kind.FromString(entry) for entry in table]
-    return [entry for entry in entries if entry.state != kind.REMOVED and _is_orphaned(entry)]
+    """Ray's entries of all placement groups whose creator is a dead actor; Tune's own have no actor for a creator."""
+    return [group for group in placement_groups() if _is_orphaned(group)]
 
 
 def _is_orphaned(group: Any) -> bool:
@@ -165,20 +153,15 @@ def _is_orphaned(group: Any) -> bool:
 
 def _is_dead(actor: str) -> bool:
     """A group that was on its way when its creator died is not marked."""
-    from ray._private.state import actors
-
-    return bool(actors(actor).get("State") == "DEAD")
+    return bool(actor_record(actor).get("State") == "DEAD")
 
 
 def _verdict(actor: str) -> FailureKind | None:
     """What Ray's tables say of a silent actor's end; None while they say nothing.
 
-    A private function of Ray 2.60 (pinned): the public one needs the dashboard. An actor that Tune has let go of
-    meanwhile is dead for that reason, which says nothing of the one before.
+    An actor that Tune has let go of meanwhile is dead for that reason, which says nothing of the one before.
     """
-    from ray._private.state import actors
-
-    found = actors(actor)
+    found = actor_record(actor)
     if not found:
         return None
     if str(found["Address"]["NodeID"]) not in living_nodes():

@@ -20,7 +20,7 @@ def test_a_written_sweep_is_a_finished_one(tmp_path: Path, monkeypatch: pytest.M
     def no_ray(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
+    monkeypatch.setattr("orchestrator.sweep.open_back_end", no_ray)
     write_sample(tmp_path / "data", benchmarks=["PACS"], images_per_class=1)
     sweep, store = scale_sweep(3, ["PACS"]), open_store(tmp_path / "out")
     number = build_store(sweep, store, tmp_path / "data")

@@ -16,7 +16,7 @@ from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
-from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
+from tests.support.bench import CRASH, Bench
 from tests.support.stub_sweep import STUB, run_stub, stub_sweep
 from tests.support.stub_worker import starts
 from trainables.storage.fold_folder import FoldFolder

@@ -91,7 +91,7 @@ def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, mo
     assert {path.name for path in out.iterdir()} == {
         "ALIGNS", "STARTS", "aligns", "confirmations", "data", "folds", "run.json", "sweep.json", "trials", "usage",
     }  # fmt: skip
-    monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
+    monkeypatch.setattr("orchestrator.sweep.open_back_end", no_ray)
     monkeypatch.setattr("orchestrator.execution.local_ray._temporary_base", lambda: tmp_path)
     killed_at_its_end = [tmp_path / f"{TEMPORARY_PREFIX}killed", out / "ray"]
     for folder in killed_at_its_end:
@@ -170,7 +170,7 @@ def test_more_than_the_machine_has_is_refused(tmp_path: Path) -> None:
 
 
 def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
+    monkeypatch.setattr("orchestrator.sweep.open_back_end", no_ray)
     with pytest.raises(UserError, match="executor tune runs a fold in one process, got 2 workers"):
         run_stub(tmp_path, executor="tune", resources=Resources(workers=2))
     with pytest.raises(UserError, match="--max-concurrent is 1 or more"):

@@ -16,7 +16,7 @@ from orchestrator.report.measurements import measure
 from orchestrator.report.report import build_report
 from search_spaces.errors import UserError
 from search_spaces.sweeps import Sweep
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 
 TRIALS, SEEDS, DOMAINS = 4, 2, ("clipart", "flat", "line", "render3d")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import ProgressEvent
+from orchestrator.execution.one_fold import train_one
 from orchestrator.run_options import RunOptions
 from orchestrator.store.sweep_folder import open_store
-from orchestrator.train import train_one
 from tests.support.nested_folds import one_fold
 from tests.support.real_folds import FIELDS, environment
 from tests.support.stub_sweep import STUB
@@ -48,6 +48,6 @@ def test_so_does_a_fold_by_itself(tmp_path: Path) -> None:
     write_json(tmp_path / "BEHAVIOUR", {"memory": "line"})
     options = RunOptions(executor="tune", address="local", functions=STUB, max_failures=0)
     result = train_one(job, options, told.append)
-    assert result["batch_pieces"] == 2
+    assert result.batch_pieces == 2
     errors = [event.fold.error for event in told if event.kind == "fold_retried" and event.fold is not None]
     assert errors == ["MemoryError: no room for the whole batch"]

@@ -56,6 +56,6 @@ def test_stopped_folds_leave_room_for_the_others(
     assert not list(tmp_path.rglob("error.json"))
     assert not list(tmp_path.rglob("lease.json"))
     assert audit(store).trials_pruned == len(pruned)
-    monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
+    monkeypatch.setattr("orchestrator.sweep.open_back_end", no_ray)
     again, _ = run_stub(tmp_path, sweep, resources=Resources(workers=workers))
     assert again.counts == outcome.counts

@@ -19,7 +19,7 @@ import pytest
 
 from orchestrator.cli import run
 from orchestrator.execution.cluster import Cluster, connect
-from orchestrator.execution.executors import nested_trainable
+from orchestrator.execution.tune_trainables import nested_trainable
 from orchestrator.run_options import WorkerFunctions
 from search_spaces.folds import Fold
 from tests.support import stub_worker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.execution.executors import DRIVER_RESOURCE
+from orchestrator.execution.cluster import DRIVER_RESOURCE
 
 
 def held() -> list[str]:

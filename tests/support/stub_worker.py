@@ -2,8 +2,9 @@
 
 It keeps the contract of `result.json` and of the fold's folder, logs every start to STARTS beside the folds, and does
 what the file BEHAVIOUR asks of folds whose name contains a text: `crash`, `crash once`, `die`, `memory`, `nan`,
-`overtaken once`, `nothing` (leaves no result, as on another machine's disk), `user`, `preflight`; `pause` is the time
-in seconds between two evaluations of every fold, `gpu_memory` what every fold says that it held of a GPU.
+`overtaken once`, `diverged`, `budget`, `nothing` (leaves no result, as on another machine's disk), `user`, `preflight`;
+`pause` is the time in seconds between two evaluations of every fold, `gpu_memory` what every fold says that it held of
+a GPU.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from trainables.jobs import FoldJob, job_from_mapping
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import read_json, write_json
 from trainables.storage.leases import LeaseLostError
+from trainables.teacher.ledger import BudgetReached
 
 TEST_NUMBERS = ("accuracy", "balanced_accuracy", "out_accuracy")
 
@@ -176,6 +178,12 @@ def _behave(job: FoldJob) -> None:
         raise LeaseLostError("another process has taken over this fold")
     if _behaviour(job, "crash"):
         raise RuntimeError("first line\nthe machine is on fire")
+    if _behaviour(job, "diverged"):
+        from trainables.fitting.stage import TrainingDivergedError
+
+        raise TrainingDivergedError("the loss is nan at step 7")
+    if _behaviour(job, "budget"):
+        raise BudgetReached(budget=100, asked=90, wanted=20)
     if _behaviour(job, "memory") and job.resources.batch_pieces < 2:
         raise MemoryError("no room for the whole batch")
     if _behaviour(job, "die"):

@@ -10,7 +10,7 @@ from orchestrator.scheduler.fold_queue import Ticket
 from orchestrator.search.pruning import Decision, read_decisions
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_worker import surface
 from trainables.jobs import FoldJob
 from trainables.storage.json_files import write_json
@@ -46,7 +46,7 @@ class Worked(Bench):
         self.log = out / "EVALUATED"
 
     def run(self, ticket: Ticket, *, until: int = LAST) -> Decision | None:
-        """Run a fold up to an evaluation and tell the agenda what Tune would."""
+        """Run a fold up to an evaluation and tell the dispatcher what a back end would; the decision that ended it."""
         folder, job = self.store.folds.fold(ticket.planned.key), self.jobs.job(ticket.spec)
         write_json(folder.spec, ticket.spec.to_mapping())
         known = {entry["step"] for entry in folder.read_journal()}
@@ -55,13 +55,12 @@ class Worked(Bench):
                 continue
             entry = {"kind": "evaluation", "stage": "distill", "step": step, "cross_entropy": 1.0, "domains": {}}
             folder.append_journal([{**entry, "accuracy": self.accuracy(job) * (step + 1) / (LAST + 1), "time": 0.0}])
-            decision = self.agenda.reported(ticket)
-            if decision is not None:
-                self.agenda.pruned(ticket)
-                return decision
+            if self.dispatcher.reported(ticket, {"stage": "distill", "step": step}):
+                self.dispatcher.ended(ticket)
+                return next(one for one in self.decisions() if (one.key, one.verdict) == (ticket.planned.key, "prune"))
         if until == LAST:
             self.write_result(ticket.spec)
-            self.agenda.finished(ticket)
+            self.dispatcher.ended(ticket)
         return None
 
     def write_result(self, spec: FoldSpec) -> None:

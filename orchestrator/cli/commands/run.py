@@ -155,7 +155,7 @@ def run_and_report(
         sweep=request.sweep,
         documents={"plan.json": plan.to_mapping()},
     )
-    with progress_for(plan.groups) as progress:
+    with progress_for(plan.groups, live=request.options.executor != "inline") as progress:
         outcome = run_sweep(request.sweep, store, request.options, progress, tracker if track_now else None)
     if outcome.interrupted:
         say_where_tracking_stands(store, outcome, track_now=track_now)
@@ -224,7 +224,7 @@ def _run_failed(store: SweepFolder, options: RunOptions, *, track_now: bool) -> 
     options = replace(options, benchmarks={name: options.benchmark(name) for name in sweep.benchmarks})
     plan = make_plan(sweep, options.benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})
-    with progress_for(plan.groups, stream=sys.stderr) as progress:
+    with progress_for(plan.groups, live=options.executor != "inline", stream=sys.stderr) as progress:
         return run_sweep(sweep, store, options, progress, tracker if track_now else None)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +20,7 @@ from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
     from orchestrator.rerun import Comparison
+    from orchestrator.store.results import AskedQueries, FoldResult
 
 
 OF_A_FOLD = ("query_budget", "price_per_1000", "executor", "address", "max_failures")
@@ -50,9 +50,10 @@ def train_command(
     fold = Fold(benchmark=chosen.name, test_domains=(chosen.check_domain(test_domain),), seed=seed)
 
     from orchestrator.cli.progress import print_evaluation
+    from orchestrator.execution.one_fold import FoldFailedError, train_one
     from orchestrator.store.sweep_folder import open_store
     from orchestrator.store.sync import at_work
-    from orchestrator.train import FoldFailedError, prepare_fold, train_one
+    from orchestrator.train import prepare_fold
     from trainables.storage.leases import this_process
 
     place = open_store(out or RUNS / "train", shared=store)
@@ -71,24 +72,22 @@ def train_command(
         print(f"error: {failed}", file=sys.stderr)
         raise typer.Exit(ExitCode.FAILED_FOLDS) from None
     if as_json:
-        typer.echo(json.dumps({**result, "folder": place.shown(job.folder)}, indent=1))
+        typer.echo(json.dumps({**result.content, "folder": place.shown(job.folder)}, indent=1))
         return
-    validation = result["source_validation"]
-    done = "was done before" if was_done else f"done in {result['seconds']:.0f} s"
-    typer.echo(f"{fold} {request.sweep.methods[0]} {done}: source validation {validation['accuracy']:.2%}")
-    for name, accuracy in sorted(validation.get("domains", {}).items()):
+    done = "was done before" if was_done else f"done in {result.seconds:.0f} s"
+    typer.echo(f"{fold} {request.sweep.methods[0]} {done}: source validation {result.accuracy:.2%}")
+    for name, accuracy in sorted(result.domain_accuracies.items()):
         typer.echo(f"  {name}: {accuracy:.2%}")
-    typer.echo(queries_line(result["teacher_queries"], price_per_1000))
+    typer.echo(queries_line(result.queries, price_per_1000))
     typer.echo(f"student, journal and test-domain numbers: {place.shown(job.folder)}")
 
 
-def queries_line(queries: Mapping[str, int], price_per_1000: float | None) -> str:
+def queries_line(queries: AskedQueries, price_per_1000: float | None) -> str:
     """What a fold asked the teacher, and its price; queries whose answers were lost, where there are any."""
-    images, texts, unconfirmed = queries["images"], queries["texts"], queries.get("unconfirmed", 0)
-    different = queries.get("unique_images", 0)
-    lost = f", {unconfirmed:,} unconfirmed" if unconfirmed else ""
+    images, texts = queries.images, queries.texts
+    lost = f", {queries.unconfirmed:,} unconfirmed" if queries.unconfirmed else ""
     price = "" if price_per_1000 is None else f"; price {(images + texts) / 1000 * price_per_1000:,.2f}"
-    return f"teacher queries: {images:,} images ({different:,} different), {texts:,} texts{lost}{price}"
+    return f"teacher queries: {images:,} images ({queries.unique_images:,} different), {texts:,} texts{lost}{price}"
 
 
 @app.command("rerun", rich_help_panel="Run")
@@ -110,10 +109,11 @@ def rerun_command(
     What it asks of the teacher is metered in the store like any fold's. Exit code 3 where the two differ.
     """
     from orchestrator.cli.progress import print_evaluation, print_report
+    from orchestrator.execution.one_fold import FoldFailedError, train_one
     from orchestrator.inspection.fold_names import known_folds
     from orchestrator.rerun import compare, rerun_job, run_here
+    from orchestrator.store.results import parse_result
     from orchestrator.store.sweep_folder import open_store
-    from orchestrator.train import FoldFailedError, train_one
 
     options = run.options
     if local and options.address is not None:
@@ -130,7 +130,7 @@ def rerun_command(
     )
     print(f"running {found.label} again in {known.store.shown(job.folder)}", file=sys.stderr)
     if local:
-        result = run_here(job, print_report)
+        result = parse_result(run_here(job, print_report))
     else:
         try:
             result = train_one(job, options, print_evaluation)
@@ -143,14 +143,13 @@ def rerun_command(
         raise typer.Exit(ExitCode.FAILED_FOLDS)
 
 
-def _show_comparison(compared: Comparison, result: dict[str, Any], folder: str, *, as_json: bool) -> None:
+def _show_comparison(compared: Comparison, result: FoldResult, folder: str, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({**compared.to_mapping(), "folder": folder, "result": result}, indent=1))
+        typer.echo(json.dumps({**compared.to_mapping(), "folder": folder, "result": result.content}, indent=1))
         return
     typer.echo(f"weights: {compared.weights}; losses, evaluations and result: {compared.metrics}")
     if compared.first_difference:
         typer.echo(f"first difference: {compared.first_difference}")
     for note in compared.notes:
         typer.echo(f"note: {note}")
-    accuracy = result["source_validation"]["accuracy"]
-    typer.echo(f"source validation {accuracy:.2%} in {result['seconds']:.0f} s: {folder}")
+    typer.echo(f"source validation {result.accuracy:.2%} in {result.seconds:.0f} s: {folder}")

@@ -13,13 +13,13 @@ from orchestrator.budgets.budget import Admission
 from orchestrator.budgets.promises import Promises
 from orchestrator.budgets.remaining_need import RemainingNeed, fold_need
 from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.one_fold import check_budget
 from orchestrator.plan.fold_groups import fold_groups
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import Need, largest, planned_need, total
 from orchestrator.scheduler.fold_queue import Agenda, GroupAgenda, build_agenda
 from orchestrator.search.folds_to_come import num_unwritten, unsettled_specs
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.train import check_budget
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -27,7 +27,7 @@ from search_spaces.hyperparameters import FoldSpec, Hyperparameters
 from search_spaces.methods import method_facts
 from search_spaces.schedule import stage_steps
 from search_spaces.sweeps import Sweep
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from trainables.data.formats.open import open_benchmark
 from trainables.data.loading.splits import split_fold
@@ -56,7 +56,7 @@ class Spending:
             manifests=dict.fromkeys(bench.jobs.benchmarks, "0" * 64),
         )
         self.agenda: Agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=self.admission)
-        bench.agenda = self.agenda
+        bench.follow(self.agenda)
 
     def need(self, group: GroupAgenda, further: int | None = None) -> Need:
         if not method_facts(group.group.method).asks:
@@ -241,7 +241,7 @@ def test_a_method_without_a_teacher_runs_on_nothing(tmp_path: Path) -> None:
     specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
     need = RemainingNeed(specs, {"icons": open_benchmark(BENCHMARKS["icons"])}, store=bench.store)
     admission = Admission(0, need=need, asked=lambda: 0)
-    bench.agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission)
+    bench.follow(build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission))
     bench.run_all()
     assert bench.agenda.is_finished
 

@@ -28,7 +28,7 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources
 from search_spaces.sweeps import Sweep
-from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
+from tests.support.bench import CRASH, Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
 from tests.support.waiting import eventually

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, even
 from orchestrator.events import Counts, FoldEvent, ProgressEvent
 from orchestrator.plan.fold_groups import FoldGroup
 from orchestrator.store.records import TrialRecord
+from orchestrator.store.results import AskedQueries
 from orchestrator.store.search_records import SearchRecords
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -354,9 +356,9 @@ def fold_event(kind: str, *, done: int = 1, accuracy: float | None = 0.5, error:
 
 
 def test_the_last_line_of_train_names_lost_answers_where_there_are_any() -> None:
-    asked = {"images": 1_000, "texts": 7, "unique_images": 120, "bytes": 9, "unconfirmed": 0}
+    asked = AskedQueries(images=1_000, texts=7, unique_images=120, bytes=9)
     assert queries_line(asked, None) == "teacher queries: 1,000 images (120 different), 7 texts"
-    lost = queries_line(asked | {"unconfirmed": 1_224}, 2.0)
+    lost = queries_line(replace(asked, unconfirmed=1_224), 2.0)
     assert lost == "teacher queries: 1,000 images (120 different), 7 texts, 1,224 unconfirmed; price 2.01"
 
 

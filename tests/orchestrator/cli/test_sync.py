@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.events import Counts, no_progress
 from orchestrator.sweep import SweepOutcome
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 
 
 @pytest.mark.slow

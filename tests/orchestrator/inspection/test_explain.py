@@ -15,7 +15,7 @@ from orchestrator.inspection.fold_names import known_folds
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from search_spaces.errors import UserError
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.command_lines import requested
 from tests.support.stub_sweep import stub_sweep
 from tests.support.worked_searches import Worked, between, sweep_of

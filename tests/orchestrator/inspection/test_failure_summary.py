@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.inspection.failure_summary import trouble_notes, troubles
 from orchestrator.inspection.status import sweep_status
 from orchestrator.store.failures import Attempt
-from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
+from tests.support.bench import CRASH, Bench
 from tests.support.stub_sweep import stub_sweep
 
 DIVERGED = (

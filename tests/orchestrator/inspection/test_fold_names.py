@@ -9,7 +9,7 @@ import pytest
 from orchestrator.inspection.fold_names import Known, known_folds
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
 

@@ -15,7 +15,7 @@ from orchestrator.cli import run
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.logs import LAST_LOSSES, fold_log, follow
 from orchestrator.store.failures import Attempt
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
 from trainables.storage.leases import Lease, this_process

@@ -17,7 +17,7 @@ from orchestrator.store.failures import Attempt
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from trainables.storage.leases import Lease, this_process
 

@@ -21,7 +21,7 @@ from orchestrator.store.sweep_folder import open_store
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, Hyperparameters
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import TEST_NUMBERS
 from tests.support.written_folds import REPRODUCED, Written, status, written_sweep

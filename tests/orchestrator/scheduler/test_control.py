@@ -17,7 +17,7 @@ from orchestrator.cli import run
 from orchestrator.scheduler.control import ask, listening, read_request, wait_until_ended
 from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.store.sweep_folder import SweepFolder, open_store
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.stub_sweep import command, stub_sweep
 from tests.support.stub_worker import starts
 from tests.support.waiting import eventually

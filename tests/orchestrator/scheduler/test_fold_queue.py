@@ -10,70 +10,19 @@ from typing import Any
 
 import pytest
 
-from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.inspection.status import sweep_status
 from orchestrator.report.report import build_report
-from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
+from orchestrator.scheduler.fold_queue import Ticket
 from orchestrator.search.folds_to_come import running_keys
 from orchestrator.search.group_view import GroupView
-from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt, give_up, record_attempt
-from orchestrator.store.leases import FoldLeases
 from orchestrator.store.records import TrialRecord
-from orchestrator.store.sweep_folder import open_store
-from orchestrator.sweep import failed_folds, fold_group_records
-from search_spaces.benchmarks import benchmark
-from search_spaces.hyperparameters import Resources
-from search_spaces.sweeps import Sweep
+from orchestrator.sweep import failed_folds
+from tests.support.bench import CRASH, Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job, starts
 from trainables.storage.json_files import write_json
-from trainables.storage.leases import Owner, this_process
-
-CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
-
-
-class Bench:
-    """A sweep's parts, with workers that are function calls."""
-
-    def __init__(self, out: Path, sweep: Sweep | None = None, *, shared: Path | None = None, **options: Any) -> None:
-        self.store, self.sweep = open_store(out, shared=shared), sweep or stub_sweep()
-        self.leases = FoldLeases(this_process())
-        benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
-        manifests = dict.fromkeys(benchmarks, "0" * 64)
-        self.groups = fold_group_records(self.sweep, benchmarks)
-        self.store.claim(self.sweep, self.groups, manifests)
-        self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
-        specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)
-        self.agenda: Agenda = build_agenda(self.groups, specs=specs, store=self.store, leases=self.leases, **options)
-
-    def die(self) -> None:
-        """Stand in for the end of a process: whoever looks finds its leases free."""
-        self.leases.close()
-
-    def run(self, ticket: Ticket) -> None:
-        run_job(self.jobs.job(ticket.spec).to_mapping())
-        self.agenda.finished(ticket)
-
-    def run_all(self, *, slots: int = 1, seed: int = 0, most: int = 10_000) -> list[Ticket]:
-        """Keep `slots` folds running; whichever of them chance says ends next."""
-        chance, running, ended = random.Random(seed), [], []
-        while len(ended) < most:
-            while len(running) < slots and (ticket := self.agenda.next()) is not None:
-                running.append(ticket)
-            if not running:
-                assert self.agenda.is_finished, "nothing runs, nothing can start, and the sweep is not finished"
-                return ended
-            ticket = running.pop(chance.randrange(len(running)))
-            self.run(ticket)
-            ended.append(ticket)
-        return ended
-
-    def points(self) -> dict[str, list[dict[str, Any]]]:
-        return {group.name: [trial.point for trial in self.store.records.trials(group.name)] for group in self.groups}
-
-    def choices(self) -> dict[str, Any]:
-        return {group.name: self.store.records.confirmation(group.name) for group in self.groups}
+from trainables.storage.leases import Owner
 
 
 @pytest.mark.parametrize("slots", [1, 2, 7])

@@ -28,7 +28,7 @@ from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.tracking.projection import SweepProjection
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
-from tests.orchestrator.scheduler.test_fold_queue import Bench
+from tests.support.bench import Bench
 from tests.support.command_lines import requested
 from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import stub_sweep

@@ -93,7 +93,7 @@ def test_a_sweep_that_is_cut_off_anywhere_decides_as_if_it_had_not_been(
         if cut.agenda.is_finished:
             break
         cut.run_all(most=chance.randint(0, 8))
-        if (ticket := cut.agenda.next()) is not None:
+        if (ticket := cut.dispatcher.start()) is not None:
             cut.run(ticket, until=chance.randint(0, LAST - 1))
         cut.die()
         if chance.random() < 0.5:
@@ -379,12 +379,13 @@ def test_a_trial_is_not_given_up_between_folds_while_one_of_them_runs(tmp_path: 
         return 0.9 if is_paper else 0.1 + len(job.spec.fold.test_domain) / 1000
 
     bench = Worked(tmp_path, between(trials=2), accuracy=paper_is_best)
-    tickets = [bench.agenda.next() for _ in range(5)]
+    bench.slots = 5
+    tickets = [bench.dispatcher.start() for _ in range(5)]
     papers, own = tickets[:4], tickets[4]
     for _ in range(2):
         assert own is not None
         bench.run(own)
-        own = bench.agenda.next()
+        own = bench.dispatcher.start()
     assert own is not None
     assert own.number == 1
     for ticket in papers:
