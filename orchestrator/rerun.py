@@ -12,15 +12,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.lookup import SHOWN_KEY, Known, KnownFold
-from orchestrator.remembered import last_run
-from orchestrator.specs import FoldSpecs, absolute_data_root, fold_spec
-from orchestrator.store import Store
+from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
+from orchestrator.run_options import absolute_data_root
+from orchestrator.search.specs import FoldSpecs, fold_spec
+from orchestrator.store.remembered import last_run
+from orchestrator.store.store import Store
 from orchestrator.train import check_budget, train_one
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 Match = Literal["identical", "different", "nothing to compare"]
 

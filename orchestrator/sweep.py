@@ -4,43 +4,49 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from orchestrator.agenda import Agenda, build_agenda
-from orchestrator.attempts import MAX_FAILURES, check_max_failures
-from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
-from orchestrator.choices import still_planned
-from orchestrator.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
-from orchestrator.control import listening
-from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
-from orchestrator.gpu_sharing import ShareTeller
-from orchestrator.leases import FoldLeases
-from orchestrator.limits import Limits
-from orchestrator.mirrored import at_work, check_budget_can_be_kept
-from orchestrator.plan import make_plan
-from orchestrator.preflight import CHECKING, check_data, check_methods, check_shared, resolve_benchmarks, unchecked
-from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
-from orchestrator.ray_folders import remove_abandoned_ray_folders
-from orchestrator.records import GroupRecord, PlannedFold
-from orchestrator.remaining_need import remaining_need
-from orchestrator.remembered import LastRun, remember_run
-from orchestrator.specs import FoldJobs, FoldSpecs, absolute_data_root
-from orchestrator.stopping import StopRequest
-from orchestrator.store import Store
-from orchestrator.time_budget import Budgets
-from orchestrator.tuning import folds_at_once, run_tune, scratch_folder, signals_stop
+from orchestrator.budgets.budgets import Budgets
+from orchestrator.budgets.remaining_need import remaining_need
+from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
+from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
+from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.local_ray import remove_abandoned_ray_folders
+from orchestrator.execution.preflight import (
+    CHECKING,
+    check_budget_can_be_kept,
+    check_data,
+    check_methods,
+    check_shared,
+    resolve_benchmarks,
+    unchecked,
+)
+from orchestrator.execution.tune_run import folds_at_once, run_tune, scratch_folder, signals_stop
+from orchestrator.plan.gpu_share import ShareTeller
+from orchestrator.plan.plan import make_plan
+from orchestrator.run_options import LastRun, Limits, absolute_data_root
+from orchestrator.scheduler.control import listening
+from orchestrator.scheduler.fold_queue import Agenda, build_agenda
+from orchestrator.scheduler.stopping import StopRequest
+from orchestrator.search.choices import still_planned
+from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.failures import MAX_FAILURES, check_max_failures
+from orchestrator.store.leases import FoldLeases, alone_in
+from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.remembered import remember_run
+from orchestrator.store.store import Store
+from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingAwayError
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Resources
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
-from trainables.half_files import remove_abandoned
-from trainables.leases import Lease, LeaseHeldError, Owner, this_process
+from trainables.storage.leases import Owner
 from trainables.teacher.ledger import BudgetReached
 
 
@@ -213,7 +219,7 @@ def run_sweep(
         )
         if need is not None:
             need.unchecked = unchecked(agenda.groups)
-        budgets.follow(agenda)
+        budgets.follow(agenda.groups, lambda: agenda.running)
         sync = BackgroundSync(settings.tracking, settings.message)
         interrupted = _work(agenda, jobs, owner, settings, budgets, sync)
         if need is not None:
@@ -241,40 +247,6 @@ def failed_folds(store: Store) -> dict[str, PlannedFold]:
         return attempts.failed or bool(attempts.attempts and store.fold_state(key, None) == "waiting")
 
     return {fold.key: fold for fold in planned if went_wrong(fold.key)}
-
-
-@contextmanager
-def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
-    """Be the only process at work in a sweep's folder, and at its addresses.
-
-    Args:
-        sent: folders that the work fills, sent to the addresses now and then.
-
-    Raises:
-        UserError: another one is, and lives.
-    """
-
-    def tell(other: Owner) -> None:
-        store.mirrors.when_lost(
-            f"process {other.process} on {other.host} has taken over {store.where}: this command gave no sign of life "
-            "for too long"
-        )
-
-    lease = Lease(store.lease_file, this_process(), when_lost=tell)
-    try:
-        lease.take()
-    except LeaseHeldError as held:
-        raise UserError(
-            f"another sweep is at work in {store.where} (process {held.owner.process} on {held.owner.host}); wait for "
-            "it, stop it, or give another --out"
-        ) from None
-    try:
-        for folder in {store.out, store.shared}:
-            remove_abandoned(folder)
-        with at_work(store, lease.owner, sent=sent):
-            yield lease.owner
-    finally:
-        lease.release()
 
 
 def _work(
@@ -363,7 +335,7 @@ def _tune(
     stop: StopRequest,
     sync: BackgroundSync,
 ) -> None:
-    from orchestrator.search import FoldSearch
+    from orchestrator.execution.tune_searcher import FoldSearch
 
     sharing = ShareTeller(lambda text: settings.message(text, agenda.counts()))
 

@@ -11,39 +11,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.attempts import (
+from orchestrator.budgets.remaining_need import fold_need
+from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
+from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
+from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor, imported
+from orchestrator.execution.failure_kinds import describe
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.preflight import CHECKING, check_budget_can_be_kept, check_data, check_shared
+from orchestrator.execution.tune_run import run_one, scratch_folder
+from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes, orphans_given_back
+from orchestrator.plan.query_bounds import preflight_need
+from orchestrator.run_options import absolute_data_root
+from orchestrator.search.specs import fold_spec
+from orchestrator.store.failures import (
     MAX_FAILURES,
     Attempt,
     allow_again,
     check_max_failures,
-    describe,
     read_attempts,
     record_and_decide,
 )
-from orchestrator.cluster import call_on_cluster, check_resources, connect
-from orchestrator.deaths import blamed_on_nodes, living_nodes, orphans_given_back
-from orchestrator.executors import Executor, WorkerFunctions, chosen_executor, imported
-from orchestrator.leases import FoldLeases
-from orchestrator.mirrored import check_budget_can_be_kept
-from orchestrator.preflight import CHECKING, check_data, check_shared
-from orchestrator.progress import Counts, FoldEvent, Progress, ProgressEvent, no_progress
-from orchestrator.query_forecast import preflight_need
-from orchestrator.remaining_need import fold_need
-from orchestrator.specs import FoldJobs, absolute_data_root, fold_spec
-from orchestrator.store import Store
-from orchestrator.store_mirrors import StoreMirrors
-from orchestrator.tuning import run_one, scratch_folder
+from orchestrator.store.leases import FoldLeases
+from orchestrator.store.remote.mirrors import StoreMirrors
+from orchestrator.store.store import Store
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, Resources
 from search_spaces.methods import method_facts
-from trainables.data.open import open_benchmark, resolve_benchmark
+from trainables.data.formats.open import open_benchmark, resolve_benchmark
 from trainables.jobs import FoldJob
-from trainables.leases import Lease, LeaseHeldError, this_process
-from trainables.record import FoldFolder
+from trainables.storage.background_threads import beside
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.leases import Lease, LeaseHeldError, this_process
 from trainables.teacher.ledger import BudgetReached, reserved_queries
-from trainables.threads import beside
 
 FOLLOW_S = 0.5
 FETCH_S = 2.0

@@ -14,10 +14,10 @@ import typer
 
 from orchestrator.cli import app
 from orchestrator.cli.app import PROGRAM
-from orchestrator.cli.requests import SweepOptions, build_request
+from orchestrator.cli.sweep_arguments import SweepOptions, build_request
+from tests.support.repository import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
 
 
 def command_lines() -> list[str]:
@@ -62,7 +62,7 @@ def test_the_readme_shows_every_command() -> None:
 
 
 def test_every_line_is_ours_or_makes_a_target() -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     for line in command_lines():
         if not line.startswith(PROGRAM):
             program, target = line.split()
@@ -108,9 +108,9 @@ def test_every_option_help_fits_its_readers() -> None:
 def test_the_deviations_are_gathered() -> None:
     section = README.partition("## Deviations")[2].partition("\n## ")[0]
     deviating = [
-        path.relative_to(ROOT)
+        path.relative_to(REPOSITORY)
         for package in ("search_spaces", "trainables", "orchestrator")
-        for path in sorted((ROOT / package).rglob("*.py"))
+        for path in sorted((REPOSITORY / package).rglob("*.py"))
         if re.search(r"Deviation: (?!none)", path.read_text())
     ]
     assert deviating
@@ -121,12 +121,12 @@ def test_every_path_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"`((?:trainables|search_spaces|orchestrator|docs)/[\w./]*)`", README))
     named |= set(re.findall(r"\((docs/[\w./-]+)\)", README))
     assert named
-    assert {path for path in named if not (ROOT / path).exists()} == set()
+    assert {path for path in named if not (REPOSITORY / path).exists()} == set()
 
 
 def test_no_machine_path_or_registry_host_is_tracked() -> None:
     listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
+        ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
         text=True,
         check=True,
@@ -135,7 +135,7 @@ def test_no_machine_path_or_registry_host_is_tracked() -> None:
     forbidden = re.compile(r"(^|[^a-z])/(work|farm|root)/|index-url|find-links")
     found = []
     for name in listed.stdout.splitlines():
-        path = ROOT / name
+        path = REPOSITORY / name
         if path.suffix in suffixes and path.is_file() and path != Path(__file__):
             found += [name for line in path.read_text(errors="replace").splitlines() if forbidden.search(line)]
     assert found == []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.cli import (
+from orchestrator.cli.app import app, main, run
+from orchestrator.cli.commands import (
     checks,
     controlling,
     data,
@@ -17,7 +18,6 @@ from orchestrator.cli import (
     viewing,
     watching,
 )
-from orchestrator.cli.app import app, main, run
 
 __all__ = [
     "app",

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
+from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.fold_groups import FoldGroup
+    from orchestrator.plan.fold_groups import FoldGroup
 
 LINE_INTERVAL_S = 5.0
 """Outside a terminal, finished folds are told at most this often; failures and messages always."""

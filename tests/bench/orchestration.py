@@ -23,19 +23,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator.executors import Executor
-from orchestrator.preflight import check_data
-from orchestrator.progress import ProgressEvent
-from orchestrator.records import ConfirmationRecord, GroupRecord, TrialRecord
-from orchestrator.specs import FoldJobs, FoldSpecs
-from orchestrator.store import Store
+from orchestrator.events import ProgressEvent
+from orchestrator.execution.executors import Executor
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.preflight import check_data
+from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
+from orchestrator.store.store import Store
 from orchestrator.sweep import fold_group_records, run_sweep
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.hyperparameters import FoldSpec, Resources
 from search_spaces.spaces import Choice, IntegerRange, Point, search_space
 from search_spaces.sweeps import Sweep, sweep_from_mapping
-from trainables.data.sample import write_sample
-from trainables.record import write_json
+from trainables.data.formats.sample import write_sample
+from trainables.storage.json_files import write_json
 from trainables.teacher.ledger import QueryLedger, Reservation
 
 GROUPS_OF_ALL = 22 * 2

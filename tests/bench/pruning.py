@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from orchestrator.audits import audit
-from orchestrator.store import Store
+from orchestrator.report.pruning_audit import audit
+from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
 from search_spaces.sweeps import sweep_from_mapping
-from tests.orchestrator.pruned_searches import STOP_LEVEL, Outcome, between_folds, chance_searches, inside_folds
+from tests.support.pruned_searches import STOP_LEVEL, Outcome, between_folds, chance_searches, inside_folds
 
 GROUP = "icons/erm/*"
 PARTS = ("icons", "recorded", "chance")

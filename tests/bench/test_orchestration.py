@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.report import build_report
-from orchestrator.status import sweep_status
-from orchestrator.store import Store
+from orchestrator.inspection.status import sweep_status
+from orchestrator.report.report import build_report
+from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
 from tests.bench.orchestration import build_store, scale_sweep
-from trainables.data.sample import write_sample
+from trainables.data.formats.sample import write_sample
 
 
 def test_a_written_sweep_is_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

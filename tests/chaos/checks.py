@@ -11,9 +11,10 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from orchestrator.queries import sweep_queries
-from orchestrator.store import Store
-from trainables.record import FoldFolder, read_json
+from orchestrator.inspection.teacher_usage import sweep_queries
+from orchestrator.store.store import Store
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_json
 
 TIMES = frozenset({"time", "seconds", "started", "finished"})
 ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "unconfirmed", "price")

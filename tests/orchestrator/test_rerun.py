@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.executors import WorkerFunctions
-from orchestrator.lookup import known_folds
-from orchestrator.store import Store
+from orchestrator.execution.executors import WorkerFunctions
+from orchestrator.inspection.fold_names import known_folds
+from orchestrator.store.store import Store
 from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
-from tests.orchestrator.stub_sweep import STUB, run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_agenda import CRASH, Bench
-from trainables.record import FoldFolder, write_json
+from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
+from tests.support.stub_sweep import STUB, run_stub, stub_sweep
+from tests.support.stub_worker import starts
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 
 FEW = StageHyperparameters(num_steps=4, lr=1e-3)
 NAME = "icons/line/seed0"

@@ -15,18 +15,19 @@ from typing import Any
 
 import pytest
 
-from orchestrator.background import TrackingAwayError
-from orchestrator.ray_folders import TEMPORARY_PREFIX
-from orchestrator.store import Store
-from orchestrator.sweep import alone_in, run_sweep
+from orchestrator.execution.local_ray import TEMPORARY_PREFIX
+from orchestrator.store.leases import alone_in
+from orchestrator.store.store import Store
+from orchestrator.sweep import run_sweep
+from orchestrator.tracking.background import TrackingAwayError
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
-from tests.heartbeats import quick_heartbeats
-from tests.orchestrator.stub_sweep import STUB, command, run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
-from trainables.leases import read_owner, this_process
-from trainables.record import write_json
-from trainables.threads import beside
+from tests.support.heartbeats import quick_heartbeats
+from tests.support.stub_sweep import STUB, command, run_stub, stub_sweep
+from tests.support.stub_worker import starts
+from trainables.storage.background_threads import beside
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import read_owner, this_process
 
 
 class Tracked:
@@ -89,7 +90,7 @@ def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, mo
         "ALIGNS", "STARTS", "aligns", "confirmations", "data", "folds", "run.json", "sweep.json", "trials", "usage",
     }  # fmt: skip
     monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
-    monkeypatch.setattr("orchestrator.ray_folders._temporary_base", lambda: tmp_path)
+    monkeypatch.setattr("orchestrator.execution.local_ray._temporary_base", lambda: tmp_path)
     killed_at_its_end = [tmp_path / f"{TEMPORARY_PREFIX}killed", out / "ray"]
     for folder in killed_at_its_end:
         folder.mkdir()

@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from search_spaces.hyperparameters import StageHyperparameters, Swad
-from tests.heartbeats import quick_heartbeats
-from trainables.data.images import ImageSource
-from trainables.data.open import open_benchmark
+from tests.support.heartbeats import quick_heartbeats
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import open_benchmark
 from trainables.fitting.stage import TrainingDivergedError
 from trainables.fold import run_fold
 from trainables.jobs import FoldJob
-from trainables.leases import LeaseLostError, read_owner, this_process
-from trainables.record import FoldFolder, write_json
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import LeaseLostError, read_owner, this_process
 from trainables.worker import run_job
 
 MakeJob = Callable[..., FoldJob]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from trainables.record import write_atomically
+from trainables.storage.json_files import write_atomically
 from trainables.weights import load_strictly, read_weights
 
 

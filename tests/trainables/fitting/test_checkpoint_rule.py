@@ -13,14 +13,14 @@ from torch import nn
 
 from search_spaces.hyperparameters import Hyperparameters, Swad
 from tests.golden import golden_json
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting.evaluation import DomainScore, replaces_best
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit, StageOutcome
 from trainables.fitting.workers import Workers
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import METHODS
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.student.model import Student
 from trainables.worker import run_job
 

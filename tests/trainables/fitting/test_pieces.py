@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.hyperparameters import Hyperparameters, Speed, StageHyperparameters
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting import update as update_module
 from trainables.fitting.evaluation import DomainScore
 from trainables.fitting.inputs import StageInputs

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from search_spaces.errors import UserError
+from tests.support.repository import REPOSITORY
 from trainables.teacher.open import open_teacher
 
 TINY = "open_clip:vl2v-tiny:random:3"
@@ -225,7 +226,7 @@ def test_a_tag_without_internet_is_one_line_at_once(monkeypatch: pytest.MonkeyPa
 
 def test_an_architecture_file_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
-    source = Path(__file__).parents[3] / "trainables/teacher/architectures/vl2v-tiny.json"
+    source = REPOSITORY / "trainables/teacher/architectures/vl2v-tiny.json"
     file.write_text(source.read_text().replace('"embed_dim": 32', '"embed_dim": 24'))
     assert open_teacher(f"open_clip:{file}:random:0", image_size=32).embedding_dim == 24
     file = tmp_path / "not-one.json"

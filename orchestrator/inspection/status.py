@@ -1,0 +1,237 @@
+"""How a sweep stands, read from its folder alone: one line, then a row per fold group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from orchestrator.events import Counts
+from orchestrator.inspection.failure_summary import Trouble, troubles
+from orchestrator.inspection.teacher_usage import ledger_line, sweep_queries
+from orchestrator.plan.gpu_share import GpuShare, gpu_share
+from orchestrator.plan.remaining_time import GroupWork, duration, time_left
+from orchestrator.search.choices import is_hopeless, standing
+from orchestrator.search.pair_folds import pair_folds_expected, planned_domains
+from orchestrator.store.records import GroupRecord
+from orchestrator.store.remembered import last_run
+from orchestrator.store.store import Store
+from orchestrator.store.usage import Usage, read_usage
+from search_spaces.methods import method_facts
+from search_spaces.sweeps import SweepSelection
+from trainables.teacher.ledger import QueryCounts, query_counts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupStatus:
+    """One fold group's row."""
+
+    name: str
+    benchmark: str
+    method: str
+    counts: Counts
+    best: int | None
+    """Number of the trial that is best so far (the chosen one, once it is chosen)."""
+    accuracy: float | None
+    """That trial's mean source validation accuracy on the seed that was searched, a fraction."""
+    teacher_images: int
+    """Images that the teacher was asked for in the group's finished folds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepStatus:
+    """A sweep as its folder shows it."""
+
+    name: str
+    counts: Counts
+    groups: tuple[GroupStatus, ...]
+    seconds: float
+    """Computing time of the finished folds."""
+    gpu_seconds: float
+    """The same, times the GPUs that a fold has; 0 without GPUs."""
+    teacher_queries: int
+    """Images that the teacher was asked for in the finished folds."""
+    aligns: int
+    """Align stages that were run."""
+    folds_with_align: int
+    """Finished folds that needed one."""
+    at_work: bool
+    """A living process runs the sweep."""
+    eta_seconds: float | None = None
+    """Time until the end, if folds go on as they did; None while nobody is at work or nothing is known."""
+    queries: QueryCounts = field(default_factory=QueryCounts)
+    """What the ledger says of the sweep's folds, unfinished ones too."""
+    store_queries: QueryCounts = field(default_factory=QueryCounts)
+    """What the ledger says of the whole store: other sweeps, `teacher embed` and checks too."""
+    troubles: tuple[Trouble, ...] = ()
+    """Folds in which something went wrong."""
+    used: Usage = field(default_factory=Usage)
+    """Time that the sweep has used, that of interrupted and failed folds too."""
+    gpu_share: GpuShare | None = None
+    """What a fold takes of a GPU; None without GPUs."""
+
+    @property
+    def line(self) -> str:
+        """`88 folds: 61 done, 8 running, 2 failed (retryable), 5 pruned, 12 waiting - 14.2 GPU-h - ... - ETA 3 h`."""
+        parts = [self.counts_line, self.computing_line, f"{_short(self.teacher_queries)} teacher queries"]
+        if self.aligns_saved:
+            parts.append(f"{self.aligns_saved} Align stage{'s' if self.aligns_saved > 1 else ''} saved by sharing")
+        if self.eta_seconds is not None and self.counts.done < self.counts.planned:
+            parts.append(f"ETA {duration(self.eta_seconds)}")
+        if self.counts.running == 0 and self.counts.waiting and not self.at_work:
+            parts.append("nobody is at work: run the sweep again to go on")
+        return " - ".join(parts)
+
+    @property
+    def counts_line(self) -> str:
+        """`88 folds: 61 done, 8 running, 2 failed (retryable), 5 pruned, 12 waiting`."""
+        counts = self.counts
+        states = [f"{counts.done} done", f"{counts.running} running"]
+        if counts.failed:
+            states.append(f"{counts.failed} failed (retryable)")
+        if counts.pruned:
+            states.append(f"{counts.pruned} pruned")
+        states.append(f"{counts.waiting} waiting")
+        return f"{counts.planned} folds: {', '.join(states)}"
+
+    @property
+    def computing_line(self) -> str:
+        """`14.2 GPU-h`; without GPUs what the folds took: `14.2 fold-h`, `3.0 fold-min`."""
+        if self.gpu_seconds:
+            return f"{self.gpu_seconds / 3600:.1f} GPU-h"
+        return f"{self.seconds / 3600:.1f} fold-h" if self.seconds >= 3600 else f"{self.seconds / 60:.1f} fold-min"
+
+    @property
+    def aligns_saved(self) -> int:
+        """Align stages that finished folds took over from each other instead of running them."""
+        return self.folds_with_align - self.aligns
+
+    def queries_line(self, price_per_1000: float | None = None) -> str:
+        """What the ledger says, and its price."""
+        return ledger_line(self.queries, self.store_queries, price_per_1000)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        content = asdict(self)
+        content["line"] = self.line
+        content["aligns_saved"] = self.aligns_saved
+        content["counts"]["planned"] = self.counts.planned
+        for row, group in zip(content["groups"], self.groups, strict=True):
+            row["counts"]["planned"] = group.counts.planned
+        return content
+
+
+def sweep_status(store: Store) -> SweepStatus:
+    """Read where a sweep stands.
+
+    Raises:
+        UserError: the folder holds no sweep.
+    """
+    sweep = store.existing_sweep()
+    owner = store.living_owner()
+    groups, work, results = [], [], {}
+    planned = store.groups()
+    for group in planned:
+        row, finished, running = _group_status(
+            store, group, owner, planned_domains(planned, group.benchmark), sweep.selection
+        )
+        groups.append(row)
+        results.update(finished)
+        work.append(_group_work(store, row, finished, running))
+    with_align = [key for key, (method, _) in results.items() if method_facts(method).aligns]
+    specs = [store.spec(key) for key in with_align]
+    seconds = sum(float(result["seconds"]) for _, result in results.values())
+    resources = last_run(store).resources
+    return SweepStatus(
+        name=sweep.name,
+        counts=sum((group.counts for group in groups), Counts()),
+        groups=tuple(groups),
+        seconds=seconds,
+        gpu_seconds=seconds * resources.workers * resources.gpus_per_worker,
+        eta_seconds=time_left(work) if owner is not None else None,
+        teacher_queries=sum(int(result["teacher_queries"]["images"]) for _, result in results.values()),
+        aligns=len({spec.align_key for spec in specs if spec is not None}),
+        folds_with_align=len(with_align),
+        at_work=owner is not None,
+        queries=sweep_queries(store),
+        store_queries=query_counts(store.queries_folder),
+        troubles=troubles(store),
+        used=read_usage(store.usage_folder),
+        gpu_share=gpu_share(result for _, result in results.values()),
+    )
+
+
+STATES = tuple(field.name for field in fields(Counts) if field.name != "waiting")
+"""States of a fold that its folder says of it; all others wait."""
+
+Finished = dict[str, tuple[str, Mapping[str, Any]]]
+"""Method and result of finished folds, by key: a fold that two trials share counts once."""
+
+
+def _group_work(store: Store, row: GroupStatus, finished: Finished, running: list[str]) -> GroupWork:
+    since = [store.running_since(key) for key in running]
+    return GroupWork(
+        kind=(row.benchmark, row.method),
+        took=tuple(float(result["seconds"]) for _, result in finished.values()),
+        running_since=tuple(started for started in since if started is not None),
+        waiting=row.counts.waiting,
+    )
+
+
+def _group_status(
+    store: Store, group: GroupRecord, owner: str | None, domains: Sequence[str], selection: SweepSelection
+) -> tuple[GroupStatus, Finished, list[str]]:
+    """The row, the finished folds, and the keys of those that run."""
+    trials, confirmation = store.trials(group.name), standing(store, group.name, "source_validation")
+    slots = [planned.key for trial in trials for planned in trial.folds]
+    if confirmation is not None:
+        own = {planned.key for planned in trials[confirmation.number].folds}
+        slots += [planned.key for planned in confirmation.folds if planned.key not in own]
+    further = dict.fromkeys(planned.key for _, planned in store.left_out_folds(group.name))
+    known = set(slots)
+    slots += [key for key in further if key not in known]
+    states = {key: store.fold_state(key, owner) for key in set(slots)}
+    number = {state: sum(states[key] == state for key in slots) for state in STATES}
+    finished: Finished = {}
+    for key in (key for key, state in states.items() if state == "done"):
+        result = store.fold(key).read_result()
+        if result is not None:
+            finished[key] = (group.method, result)
+    objectives = {}
+    for trial in trials:
+        if all(planned.key in finished for planned in trial.folds):
+            values = [_accuracy(finished[planned.key][1]) for planned in trial.folds]
+            objectives[trial.number] = sum(values) / len(values)
+    confirmation = standing(store, group.name, selection) or confirmation
+    best = max(objectives, key=lambda key: (objectives[key], key), default=None)
+    if confirmation is not None and confirmation.number in objectives:
+        best = confirmation.number
+    may_be = confirmation is None and not number["running"] and number["failed"] + number["pruned"] > 0
+    hopeless = may_be and is_hopeless(store, group, selection)
+    expected = group.num_folds + pair_folds_expected(store, group, domains, selection)
+    planned = len(slots) if hopeless else max(expected, len(slots))
+    counts = Counts(**number, waiting=planned - sum(number.values()))
+    return (
+        GroupStatus(
+            name=group.name,
+            benchmark=group.benchmark,
+            method=group.method,
+            counts=counts,
+            best=best,
+            accuracy=None if best is None else objectives[best],
+            teacher_images=sum(int(result["teacher_queries"]["images"]) for _, result in finished.values()),
+        ),
+        finished,
+        [key for key, state in states.items() if state == "running"],
+    )
+
+
+def _accuracy(result: Mapping[str, Any]) -> float:
+    return float(result["source_validation"]["accuracy"])
+
+
+def _short(count: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)

@@ -1,0 +1,36 @@
+"""The order in which a sweep's finished folds were first seen: what is drawn over folds keeps the places it once gave.
+
+Their times do not tell it: an older fold of another sweep may join, and the clocks of two machines differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from orchestrator.store.store import Store
+
+Result = Mapping[str, Any]
+
+
+def in_order_of_arrival(store: Store, found: Mapping[str, Mapping[str, Result]]) -> list[tuple[str, str]]:
+    """Every finished fold that was ever seen, as (group, key); those that are seen for the first time are noted.
+
+    Args:
+        store: whose folds they are.
+        found: results by key, by fold group.
+    """
+    known = store.arrivals()
+    seen = set(known)
+    new = [
+        (float(result["finished"]), group, key)
+        for group, results in found.items()
+        for key, result in results.items()
+        if (group, key) not in seen
+    ]
+    arrived = [(group, key) for _, group, key in sorted(new)]
+    # A store that can only be read is a copy, in which nothing more arrives.
+    with suppress(OSError):
+        store.note_arrivals(arrived)
+    return [*known, *arrived]
