@@ -22,8 +22,7 @@ from typing import TypeVar
 from tests.mutants.areas import AREAS, Area
 from tests.mutants.copies import RepositoryCopy, TestRun
 from tests.mutants.draw import DRAW_SEED, DRAWN, Mutant, all_mutants, read_sources, sample
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.repository import REPOSITORY
 
 Given = TypeVar("Given")
 Verdicts = list[tuple[Mutant, TestRun]]

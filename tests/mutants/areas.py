@@ -19,7 +19,7 @@ class Area:
 
 
 FOLD = "tests/trainables/test_fold.py"
-STORED = "tests/trainables/test_stored.py"
+STORED = "tests/trainables/teacher/stored/test_stored_embeddings.py"
 VERSION = "tests/trainables/test_trainer_version.py"
 SWAD = "tests/trainables/fitting/test_swad.py"
 SWAD_MEMORY = "tests/trainables/fitting/test_swad_memory.py"
@@ -28,10 +28,10 @@ PIECES = "tests/trainables/fitting/test_pieces.py"
 SPEED = "tests/trainables/fitting/test_speed.py"
 CHECKPOINT_RULE = "tests/trainables/fitting/test_checkpoint_rule.py"
 LOSSES = "tests/trainables/methods/test_losses.py"
-SPLITS = "tests/trainables/data/test_splits.py"
-BATCHES = "tests/trainables/data/test_batches.py"
-VIEWS = "tests/trainables/data/test_views.py"
-COLOURS = "tests/trainables/data/test_colours.py"
+SPLITS = "tests/trainables/data/loading/test_splits.py"
+BATCHES = "tests/trainables/data/loading/test_batches.py"
+VIEWS = "tests/trainables/data/loading/test_views.py"
+COLOURS = "tests/trainables/data/loading/test_colour_jitter.py"
 CLIP = "tests/trainables/teacher/test_clip.py"
 STUDENT = "tests/trainables/student/test_model.py"
 BACKBONES = "tests/trainables/student/test_backbones.py"
@@ -43,7 +43,7 @@ SAMPLERS = "tests/search_spaces/test_samplers.py"
 AREAS: dict[str, Area] = {
     "fold": Area("trainables/fold.py", (VERSION, FOLD)),
     "align": Area("trainables/align.py", (VERSION, FOLD)),
-    "fold setup": Area("trainables/parts.py", (VERSION, FOLD, STORED)),
+    "fold setup": Area("trainables/fold_setup.py", (VERSION, FOLD, STORED)),
     "seeds": Area("trainables/seeds.py", (PIECES, VERSION)),
     "stage": Area("trainables/fitting/stage.py", (CHECKPOINT_RULE, UPDATES, FOLD)),
     "swad": Area("trainables/fitting/swad.py", (SWAD, SWAD_MEMORY)),
@@ -55,14 +55,14 @@ AREAS: dict[str, Area] = {
     "speed": Area("trainables/fitting/speed.py", (UPDATES, PIECES, SPEED)),
     "losses": Area("trainables/methods/losses.py", (LOSSES,)),
     "recipes": Area("trainables/methods/recipes.py", (UPDATES, PIECES, FOLD)),
-    "splits": Area("trainables/data/splits.py", (SPLITS,)),
-    "batches": Area("trainables/data/batches.py", (BATCHES,)),
-    "views": Area("trainables/data/views.py", (VIEWS,)),
-    "colours": Area("trainables/data/colours.py", (COLOURS, VIEWS)),
-    "choices": Area("trainables/data/choices.py", (BATCHES,)),
-    "feature batches": Area("trainables/data/feature_batches.py", (STORED,)),
+    "splits": Area("trainables/data/loading/splits.py", (SPLITS,)),
+    "batches": Area("trainables/data/loading/batches.py", (BATCHES,)),
+    "views": Area("trainables/data/loading/views.py", (VIEWS,)),
+    "colour jitter": Area("trainables/data/loading/colour_jitter.py", (COLOURS, VIEWS)),
+    "view seeds": Area("trainables/data/loading/view_seeds.py", (BATCHES,)),
+    "feature batches": Area("trainables/data/loading/feature_batches.py", (STORED,)),
     "clip": Area("trainables/teacher/clip.py", (CLIP,)),
-    "embedding": Area("trainables/teacher/embedding.py", ("tests/orchestrator/test_teacher_stores.py",)),
+    "embedding": Area("trainables/teacher/stored/embedding.py", ("tests/scenarios/test_teacher_stores.py",)),
     "student": Area("trainables/student/model.py", (STUDENT, PIECES)),
     "backbones": Area("trainables/student/backbones.py", (BACKBONES,)),
     "hyperparameters": Area("search_spaces/hyperparameters.py", (SPACES, SWEEPS)),

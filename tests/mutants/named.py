@@ -237,7 +237,7 @@ NAMED: tuple[NamedError, ...] = (
     NamedError("text of another class", "recipes", "step.texts[step.labels]", "step.texts[step.labels - 1]"),
     NamedError(
         "seeds of views shared by domains",
-        "choices",
+        "view seeds",
         '_digest("view", seed, stage, step, domain_index, position)',
         '_digest("view", seed, stage, step, position)',
     ),

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import REPOSITORY, run
+from tests.mutants.__main__ import run
 from tests.mutants.areas import AREAS, Area
 from tests.mutants.copies import RepositoryCopy
 from tests.mutants.draw import DRAWN, all_mutants, draw, named_mutant, read_sources, sample
 from tests.mutants.equivalent import EQUIVALENT
 from tests.mutants.named import NAMED, NamedError
 from tests.mutants.operators import changes
+from tests.support.repository import REPOSITORY
 
 SOURCE = '''"""A docstring with 1 + 2."""
 __all__ = ("shared",)
