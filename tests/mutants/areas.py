@@ -67,6 +67,7 @@ AREAS: dict[str, Area] = {
     "backbones": Area("trainables/student/backbones.py", (BACKBONES,)),
     "hyperparameters": Area("search_spaces/hyperparameters.py", (SPACES, SWEEPS)),
     "benchmarks": Area("search_spaces/benchmarks.py", (BENCHMARKS,)),
+    "schedule": Area("search_spaces/schedule.py", (BENCHMARKS, VERSION)),
     "methods": Area("search_spaces/methods.py", (SPACES, SWEEPS)),
     "spaces": Area("search_spaces/spaces.py", (SPACES, SAMPLERS)),
     "samplers": Area("search_spaces/samplers.py", (SAMPLERS,)),

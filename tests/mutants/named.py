@@ -87,9 +87,9 @@ NAMED: tuple[NamedError, ...] = (
     ),
     NamedError(
         "Align with Distill's number of steps",
-        "fold setup",
-        "stage_settings(stage, self.hyperparameters).num_steps",
-        "self.hyperparameters.distill.num_steps",
+        "schedule",
+        "= getattr(hyperparameters, stage)",
+        "= hyperparameters.distill",
     ),
     NamedError(
         "Align with Distill's optimiser",
