@@ -12,17 +12,35 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, Speed, StageHyperparameters
 from tests.trainables.fitting.test_pieces import _updates
 from tests.trainables.test_fold import Interrupted, _assert_same_weights, _losses, _run
 from trainables.fitting import speed as speed_module
-from trainables.fitting.speed import check_compiler
+from trainables.fitting.speed import adam, check_compiler
 from trainables.jobs import FoldJob
 from trainables.worker import preflight, run_job
 
 MakeJob = Callable[..., FoldJob]
+
+
+def test_two_steps_of_adam_by_hand() -> None:
+    """The penalty turns the first gradient round (0.1 - 0.3 * 2 < 0); decoupled decay, as AdamW's, would not."""
+    weight = nn.Parameter(torch.tensor([-2.0], dtype=torch.float64))
+    optimizer = adam([weight], StageHyperparameters(lr=0.01, weight_decay=0.3), Speed())
+    assert type(optimizer) is torch.optim.Adam
+    value, mean, square = -2.0, 0.0, 0.0
+    for step, own in ((1, 0.1), (2, 0.4)):
+        weight.grad = torch.tensor([own], dtype=torch.float64)
+        optimizer.step()
+        gradient = own + 0.3 * value
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        value -= 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
+        assert weight.item() == pytest.approx(value, rel=1e-12)
+    assert optimizer.defaults["fused"] is None, "which form is left to torch in exact mode"
+    assert adam([weight], StageHyperparameters(), Speed(fused_adam=True)).defaults["fused"] is True
 
 
 @pytest.mark.parametrize("option", ["compile", "channels_last", "fused_adam"])

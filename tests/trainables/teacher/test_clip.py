@@ -136,6 +136,21 @@ def test_a_resnet_takes_another_image_size(tmp_path: Path) -> None:
     assert teacher.embed_images(torch.zeros(1, 3, 64, 64)).shape == (1, 1024)
 
 
+def test_the_teacher_judges_each_image_alone_and_never_changes(tmp_path: Path) -> None:
+    """A ResNet's BatchNorm in training mode would mix the images of a batch, and learn from them."""
+    teacher: Any = open_teacher("open_clip:RN50-quickgelu:random:0", image_size=64)
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in teacher._model.state_dict().items()}
+    together = teacher.embed_images(images)
+    torch.testing.assert_close(teacher.embed_images(images[:1]), together[:1], rtol=0, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in teacher._model.state_dict().items())
+    encoder, _ = teacher.image_encoder()
+    encoder.train()
+    encoder(images)
+    assert torch.equal(teacher.embed_images(images), together)
+    assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
+
+
 def test_a_checkpoint_of_another_architecture_is_one_line(tmp_path: Path) -> None:
     state, file = tiny_state(), tmp_path / "wide.pt"
     state["visual.conv1.weight"] = torch.zeros(48, 3, 8, 8)
