@@ -27,6 +27,8 @@ NAMES = {
 }  # fmt: skip
 NO_EFFECT = ("strict", "non_blocking", "usedforsecurity")
 """Keywords whose change cannot change a number."""
+SYMMETRIC = ("min", "max", "cosine_similarity", "minimum", "maximum")
+"""Calls whose arguments may stand in any order."""
 SILENT = ("logging", "warnings", "print", "TypeVar", "unknown_name", "cast")
 """Calls that are messages or types."""
 
@@ -130,6 +132,10 @@ def _root(function: ast.expr) -> str:
     while isinstance(function, ast.Attribute):
         function = function.value
     return function.id if isinstance(function, ast.Name) else ""
+
+
+def _last(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else _root(function)
 
 
 def _statement(node: ast.stmt) -> Iterator[Site]:
@@ -238,7 +244,7 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
             yield "sorted / list", ast.Call(ast.Name("list"), node.args[:1], [])
         case _:
             pass
-    for place in range(len(node.args) - 1):
+    for place in range(0 if _last(node.func) in SYMMETRIC else len(node.args) - 1):
         first, second = node.args[place : place + 2]
         if _could_be_swapped(first, second):
             yield "order swapped", _with(node, lambda new, at=place: _swap_arguments(new.args, at))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def state(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "checkpoint.pt"
+    path = tmp_path / "very" / "deep" / "checkpoint.pt"
     save_checkpoint(path, state())
     save_checkpoint(path, state(next_step=9))
     found = load_checkpoint(path, stage="align")
@@ -74,3 +75,26 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     found = load_checkpoint(path, stage="align")
     assert found is not None
     assert found["next_step"] == 7
+
+
+def test_a_checkpoint_is_on_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, written = tmp_path / "checkpoint.pt", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: written.append((os.fstat(descriptor).st_size, path.exists())))
+    save_checkpoint(path, state())
+    assert written == [(path.stat().st_size, False)]
+
+
+def test_a_checkpoint_of_a_gpu_is_read_on_the_cpu_and_its_weights_only_where_they_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, load, asked = tmp_path / "checkpoint.pt", torch.load, []
+
+    def noted(file: Path, **settings: Any) -> Any:
+        asked.append((settings["map_location"], settings["weights_only"], settings.get("mmap", False)))
+        return load(file, **settings)
+
+    save_checkpoint(path, state())
+    monkeypatch.setattr(torch, "load", noted)
+    load_checkpoint(path, stage="align")
+    steps_left(path, stage="align", num_steps=20)
+    assert asked == [("cpu", True, False), ("cpu", True, True)]
