@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
 from orchestrator.execution.preflight import check_data
 from orchestrator.run_options import absolute_data_root
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, check_teacher_mode
@@ -29,7 +29,7 @@ def embedding_job(
     benchmark: Benchmark,
     hyperparameters: Hyperparameters,
     *,
-    store: Store,
+    store: SweepFolder,
     data_root: str | None,
     resources: Resources,
     query_budget: int | None = None,
@@ -57,7 +57,7 @@ def embedding_job(
     )
 
 
-def check_one_machine(store: Store, *, address: str | None, workers: int) -> None:
+def check_one_machine(store: SweepFolder, *, address: str | None, workers: int) -> None:
     """Raises `UserError` where nodes that share no disk would ask the teacher for the same views, each for itself."""
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     if store.mirrors and workers > 0 and wanted != "local":

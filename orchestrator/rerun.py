@@ -16,7 +16,7 @@ from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
 from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import FoldSpecs, fold_spec
 from orchestrator.store.remembered import last_run
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.train import check_budget, train_one
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
@@ -75,11 +75,11 @@ def rerun_job(
     store, ran = known.store, last_run(known.store)
     ran = replace(ran, data_root=absolute_data_root(data_root) or ran.data_root)
     benchmark = ran.benchmark(fold.fold.benchmark)
-    spec = store.spec(fold.key) or _planned_spec(known, fold)
-    pieces = (store.fold(fold.key).read_result() or {}).get("batch_pieces", ran.resources.batch_pieces)
+    spec = store.folds.spec(fold.key) or _planned_spec(known, fold)
+    pieces = (store.folds.fold(fold.key).read_result() or {}).get("batch_pieces", ran.resources.batch_pieces)
     resources = replace(ran.resources, workers=1 if local else ran.resources.workers, batch_pieces=int(pieces))
     folder = _fresh_folder(store, fold, into)
-    store.mirrors.fetch(store.fold(fold.key).path)
+    store.mirrors.fetch(store.folds.fold(fold.key).path)
     job = FoldJob(
         spec=spec,
         benchmark=benchmark,
@@ -111,9 +111,9 @@ run_on_ray = train_one
 """Run a job through Ray Train, as `train` does."""
 
 
-def compare(store: Store, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:
+def compare(store: SweepFolder, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:
     """Compare a second run with the stored one."""
-    first, second = store.fold(key), FoldFolder(job.folder)
+    first, second = store.folds.fold(key), FoldFolder(job.folder)
     if not first.is_done:
         return Comparison(weights="nothing to compare", metrics="nothing to compare", notes=notes)
     difference = next(_differences(first, second), "")
@@ -149,7 +149,7 @@ def _reasons(spec: FoldSpec, before: Resources, now: Resources) -> Iterator[str]
         yield "on a GPU two runs agree to rounding only"
 
 
-def _fresh_folder(store: Store, fold: KnownFold, into: Path | None) -> Path:
+def _fresh_folder(store: SweepFolder, fold: KnownFold, into: Path | None) -> Path:
     if into is not None:
         if into.is_file() or (into.is_dir() and any(into.iterdir())):
             raise UserError(f"{into} is not empty; give --into a new folder")

@@ -38,7 +38,7 @@ from orchestrator.store.failures import MAX_FAILURES, check_max_failures
 from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.remembered import remember_run
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingAwayError
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
@@ -106,7 +106,7 @@ class SweepSettings:
 def run_sweep(
     sweep: Sweep,
     *,
-    store: Store,
+    store: SweepFolder,
     data_root: str | None = None,
     resources: Resources | None = None,
     benchmarks: Mapping[str, Benchmark] | None = None,
@@ -165,7 +165,7 @@ def run_sweep(
     benchmarks = benchmarks or resolve_benchmarks(sweep.benchmarks, root)
     store.check_writable()
     store.check_sweep(sweep)
-    if not store.is_begun:
+    if not store.records.is_begun:
         _check_servers(settings)
     groups = fold_group_records(sweep, benchmarks)
     manifests = check_data(benchmarks, store=store, data_root=root, tell=settings.message)
@@ -189,7 +189,7 @@ def run_sweep(
         specs = FoldSpecs(sweep=sweep, benchmarks=benchmarks, manifests=manifests)
         priced = limits.money is not None and price_per_1000 is not None
         if priced or query_budget is not None:
-            store.mirrors.fetch(store.embeddings_folder)
+            store.mirrors.fetch(store.folds.embeddings_folder)
         need = remaining_need(specs, store=store, data_root=root) if priced or query_budget is not None else None
         only = failed_folds(store) if only_failed else None
         budgets = Budgets(
@@ -237,14 +237,14 @@ def run_sweep(
     )
 
 
-def failed_folds(store: Store) -> dict[str, PlannedFold]:
+def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:
     """Folds that the sweep still plans and that gave up, or whose retry was cut short, by key."""
     selection = store.existing_sweep().selection
     planned = (planned for group in store.groups() for planned in still_planned(store, group, selection))
 
     def went_wrong(key: str) -> bool:
-        attempts = store.attempts(key)
-        return attempts.failed or bool(attempts.attempts and store.fold_state(key, None) == "waiting")
+        attempts = store.folds.attempts(key)
+        return attempts.failed or bool(attempts.attempts and store.folds.fold_state(key, None) == "waiting")
 
     return {fold.key: fold for fold in planned if went_wrong(fold.key)}
 
@@ -260,7 +260,7 @@ def _work(
     if agenda.is_finished or agenda.is_out_of_budget:
         sync.finish()
         return False
-    _check_tracking(settings.tracking, sync, begun=jobs.store.is_begun)
+    _check_tracking(settings.tracking, sync, begun=jobs.store.records.is_begun)
     stop = StopRequest()
     jobs.store.mirrors.when_lost = stop.because
     # Twice: Ray sets handlers of its own when it connects.
@@ -345,7 +345,7 @@ def _tune(
         settings.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
-            sharing.look(jobs.store.fold(event.fold.key).read_result() or {})
+            sharing.look(jobs.store.folds.fold(event.fold.key).read_result() or {})
 
     with scratch_folder(jobs.store.ray_folder) as scratch:
         search = FoldSearch(
@@ -385,7 +385,7 @@ def fold_group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tup
     )
 
 
-def _failures(agenda: Agenda, store: Store) -> Iterator[FailedFold]:
+def _failures(agenda: Agenda, store: SweepFolder) -> Iterator[FailedFold]:
     for group, planned in agenda.failures():
-        error = store.attempts(planned.key).error
+        error = store.folds.attempts(planned.key).error
         yield FailedFold(key=planned.key, group=group, fold=planned.fold, error=error)

@@ -33,7 +33,7 @@ from orchestrator.store.failures import (
 )
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.remote.mirrors import StoreMirrors
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -59,7 +59,7 @@ def prepare_fold(
     *,
     method: str,
     hyperparameters: Hyperparameters,
-    store: Store,
+    store: SweepFolder,
     data_root: str | None = None,
     resources: Resources | None = None,
     benchmark: Benchmark | None = None,
@@ -85,7 +85,7 @@ def prepare_fold(
         query_budget=query_budget,
     )
     if query_budget is not None:
-        store.mirrors.fetch(store.embeddings_folder)
+        store.mirrors.fetch(store.folds.embeddings_folder)
     return jobs.job(spec)
 
 

@@ -86,7 +86,6 @@ LARGE_CLASSES = {
     "orchestrator/scheduler/fold_queue.py:Agenda",
     "orchestrator/search/group_search.py:GroupAgenda",
     "orchestrator/store/remote/mirrors.py:StoreMirrors",
-    "orchestrator/store/store.py:Store",
     "trainables/storage/mirror.py:Mirror",
     "trainables/fold_setup.py:FoldParts",
 }

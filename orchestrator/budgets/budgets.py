@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.budgets.remaining_need import RemainingNeed
     from orchestrator.search.group_search import GroupAgenda
     from orchestrator.search.specs import FoldSpecs
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 
 from orchestrator.budgets.time_budget import QueryPrice, TimeForecast, accounts
@@ -28,7 +28,7 @@ class Budgets:
 
     def __init__(
         self,
-        store: Store,
+        store: SweepFolder,
         specs: FoldSpecs,
         *,
         identity: str,
@@ -56,7 +56,7 @@ class Budgets:
         priced = price_per_1000 if limits.money is not None and price_per_1000 is not None else 0.0
 
         def asked() -> int:
-            return reserved_queries(store.queries_folder)
+            return reserved_queries(store.folds.queries_folder)
 
         queries = QueryPrice(priced, need=need or (lambda group: Need()), asked=asked)
         own = accounts(limits, self.forecast, lambda: self.meter.total, gpus=gpus, queries=queries)

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.plan.durations import FoldDurations, Kind, assumed_seconds
 from orchestrator.plan.plan import Plan
 from orchestrator.run_options import Limits, gpus_per_fold
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.hyperparameters import Resources
 
 
@@ -48,7 +48,12 @@ class TimeForecast:
 
 
 def forecast_time(
-    plan: Plan, resources: Resources, limits: Limits, *, price_per_1000: float | None = None, store: Store | None = None
+    plan: Plan,
+    resources: Resources,
+    limits: Limits,
+    *,
+    price_per_1000: float | None = None,
+    store: SweepFolder | None = None,
 ) -> TimeForecast:
     """Forecast all folds of a plan, those too that `store` holds finished, by how long these took."""
     known = FoldDurations(lambda kind: _assumed(plan, limits, kind), {} if store is None else took(store))
@@ -77,12 +82,12 @@ def forecast_time(
     )
 
 
-def took(store: Store) -> dict[Kind, list[float]]:
+def took(store: SweepFolder) -> dict[Kind, list[float]]:
     """Seconds of the finished folds of a sweep's folder, by benchmark and method."""
     found: dict[Kind, list[float]] = {}
     for group in store.groups():
-        for planned in store.planned_folds(group.name):
-            result = store.fold(planned.key).read_result()
+        for planned in store.records.planned_folds(group.name):
+            result = store.folds.fold(planned.key).read_result()
             if result is not None:
                 found.setdefault((group.benchmark, group.method), []).append(float(result["seconds"]))
     return found

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from orchestrator.store.records import Promise
 
 if TYPE_CHECKING:
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 
 class Promises:
     """What fold groups were promised, by their names."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SweepFolder) -> None:
         self._store, self._made = store, store.promises()
 
     def holds(self, group: str, budget: int) -> bool:

@@ -25,13 +25,13 @@ from trainables.storage.fold_folder import FoldFolder
 if TYPE_CHECKING:
     from orchestrator.search.group_search import GroupAgenda
     from orchestrator.search.specs import FoldSpecs
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 
 class RemainingNeed:
     """What a fold group still asks the teacher for, at most, given what is on disk."""
 
-    def __init__(self, specs: FoldSpecs, sources: Mapping[str, ImageSource], *, store: Store) -> None:
+    def __init__(self, specs: FoldSpecs, sources: Mapping[str, ImageSource], *, store: SweepFolder) -> None:
         self._specs, self._sources, self._store = specs, sources, store
         self.unchecked: set[tuple[str, str]] = set()
         """Pairs of benchmark and method whose teacher and student are still to be checked, which asks too."""
@@ -75,22 +75,22 @@ class RemainingNeed:
     def of_written(self, spec: FoldSpec) -> Need:
         """What a fold asks for that may have begun."""
         benchmark, source = self._specs.benchmarks[spec.fold.benchmark], self._sources[spec.fold.benchmark]
-        folder, align = self._store.fold(spec.key), self._store.align(spec.align_key)
-        embeddings = str(self._store.embeddings_folder)
+        folder, align = self._store.folds.fold(spec.key), self._store.folds.align(spec.align_key)
+        embeddings = str(self._store.folds.embeddings_folder)
         return fold_need(spec, benchmark, source, embeddings=embeddings, folder=folder, align=align)
 
     def of_fold(self, spec: FoldSpec, *, batch_size_per_domain: int) -> Need:
         """What a fold asks for that will be written, with this batch size."""
         hyperparameters = replace(spec.hyperparameters, batch_size_per_domain=batch_size_per_domain)
         spec, name = replace(spec, hyperparameters=hyperparameters), spec.fold.benchmark
-        embeddings = str(self._store.embeddings_folder)
+        embeddings = str(self._store.folds.embeddings_folder)
         return fold_need(spec, self._specs.benchmarks[name], self._sources[name], embeddings=embeddings)
 
     def _classes(self, benchmark: str) -> int:
         return len(self._sources[benchmark].class_names)
 
 
-def remaining_need(specs: FoldSpecs, *, store: Store, data_root: str | None) -> RemainingNeed:
+def remaining_need(specs: FoldSpecs, *, store: SweepFolder, data_root: str | None) -> RemainingNeed:
     """The needs of a sweep's groups, counted on its own images."""
     sources = {
         name: open_benchmark(benchmark, data_root, cache=store.data_folder)

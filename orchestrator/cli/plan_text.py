@@ -12,7 +12,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.query_bounds import Need
 from orchestrator.plan.selection_costs import SelectionCost
 from orchestrator.run_options import Limits
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import Usage, read_usage
 from search_spaces.benchmarks import Benchmark
 from search_spaces.samplers import SAMPLERS
@@ -156,7 +156,7 @@ def selection_line(
     )
 
 
-def time_lines(found: TimeForecast, limits: Limits, *, store: Store | None = None) -> Iterator[str]:
+def time_lines(found: TimeForecast, limits: Limits, *, store: SweepFolder | None = None) -> Iterator[str]:
     """The forecast in words, and what each budget makes of it."""
     gpus = f", {found.gpu_hours:,.1f} GPU-hours with {found.gpus_per_fold:g} each" if found.gpus_per_fold else ""
     told = limits.seconds_per_fold

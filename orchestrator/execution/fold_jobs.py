@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.store.failures import read_attempts
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob
@@ -16,7 +16,7 @@ from trainables.jobs import FoldJob
 class FoldJobs:
     """Turns specifications into what a worker needs to run them."""
 
-    store: Store
+    store: SweepFolder
     benchmarks: Mapping[str, Benchmark]
     data_root: str | None
     resources: Resources
@@ -25,12 +25,12 @@ class FoldJobs:
 
     def job(self, spec: FoldSpec) -> FoldJob:
         """The fold's job; its batches in smaller pieces where memory ran out before."""
-        doublings = read_attempts(self.store.fold(spec.key)).doublings
+        doublings = read_attempts(self.store.folds.fold(spec.key)).doublings
         return FoldJob(
             spec=spec,
             benchmark=self.benchmarks[spec.fold.benchmark],
-            folder=str(self.store.fold(spec.key).path),
-            align_folder=str(self.store.align(spec.align_key).path),
+            folder=str(self.store.folds.fold(spec.key).path),
+            align_folder=str(self.store.folds.align(spec.align_key).path),
             data_root=self.data_root,
             cache_folder=str(self.store.data_folder),
             query_budget=self.query_budget,

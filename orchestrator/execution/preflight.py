@@ -13,7 +13,7 @@ from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.scheduler.fold_queue import Agenda
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.store.remote.mirrors import StoreMirrors
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.formats.open import check_readable, open_benchmark, resolve_benchmark
@@ -29,7 +29,7 @@ Caller = Callable[[list[dict[str, Any]]], object]
 def check_data(
     benchmarks: Mapping[str, Benchmark],
     *,
-    store: Store,
+    store: SweepFolder,
     data_root: str | Path | None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, str]:

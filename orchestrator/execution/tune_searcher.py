@@ -115,7 +115,7 @@ class FoldSearch(Searcher):
         if ticket is None:
             self._tell_of_others()
             return None
-        self._store.mark_running(ticket.planned.key, self._owner)
+        self._store.folds.mark_running(ticket.planned.key, self._owner)
         if not self._sent(ticket):
             return None
         self._running[trial_id] = _Running(ticket=ticket)
@@ -149,7 +149,7 @@ class FoldSearch(Searcher):
         if running is None:
             return
         ticket = running.ticket
-        self._store.unmark_running(ticket.planned.key)
+        self._store.folds.unmark_running(ticket.planned.key)
         self._fetch(ticket)
         if running.attempt is not None and running.attempt.kind == "user":
             self._agenda.dropped(ticket)
@@ -161,7 +161,7 @@ class FoldSearch(Searcher):
             self._agenda.dropped(ticket)
         elif running.attempt is not None:
             self._fail(ticket, running.attempt)
-        elif self._store.fold(ticket.planned.key).is_done:
+        elif self._store.folds.fold(ticket.planned.key).is_done:
             self._finish(running)
         elif running.pruned is not None:
             self._crashes.went_well()
@@ -183,7 +183,7 @@ class FoldSearch(Searcher):
     def drop_running(self) -> None:
         """Tune was ended from outside: what still ran waits again."""
         for running in (*self._running.values(), *self._died.values()):
-            self._store.unmark_running(running.ticket.planned.key)
+            self._store.folds.unmark_running(running.ticket.planned.key)
             self._agenda.dropped(running.ticket)
         self._running.clear()
         self._died.clear()
@@ -208,11 +208,11 @@ class FoldSearch(Searcher):
             mirrors.send_noted()
         except OSError as error:
             self._stop.because(f"the storage does not take what was decided: {reason(error)}")
-            self._store.unmark_running(ticket.planned.key)
+            self._store.folds.unmark_running(ticket.planned.key)
             self._agenda.dropped(ticket)
             return False
         if mirrors and method_facts(ticket.spec.method).aligns:
-            mirrors.awaited.add(self._store.align(ticket.spec.align_key).path)
+            mirrors.awaited.add(self._store.folds.align(ticket.spec.align_key).path)
         return True
 
     def _fetch_journals(self, ticket: Ticket) -> None:
@@ -233,7 +233,7 @@ class FoldSearch(Searcher):
             mirrors.note(path)
 
     def _folders(self, ticket: Ticket) -> list[FoldFolder]:
-        fold, align = self._store.fold(ticket.planned.key), self._store.align(ticket.spec.align_key)
+        fold, align = self._store.folds.fold(ticket.planned.key), self._store.folds.align(ticket.spec.align_key)
         return [align, fold] if method_facts(ticket.spec.method).aligns else [fold]
 
     def _tell_of_others(self) -> None:
@@ -247,7 +247,7 @@ class FoldSearch(Searcher):
 
     def _no_result(self, ticket: Ticket) -> str:
         """What is said of a fold whose worker is content, and which has no result here."""
-        folder = self._store.fold(ticket.planned.key).path.parent
+        folder = self._store.folds.fold(ticket.planned.key).path.parent
         if any(folder.is_relative_to(place) for place in self._store.mirrors.addresses):
             return "the worker ended, and left no result in the storage; look at the worker's log on its machine"
         return (
@@ -258,10 +258,10 @@ class FoldSearch(Searcher):
     def _finish(self, running: _Running) -> None:
         ticket = running.ticket
         if not self._agenda.finished(ticket):
-            self._tell("fold_failed", ticket, error=self._store.attempts(ticket.planned.key).error)
+            self._tell("fold_failed", ticket, error=self._store.folds.attempts(ticket.planned.key).error)
             return
         self._crashes.went_well()
-        result = self._store.fold(ticket.planned.key).read_result() or {}
+        result = self._store.folds.fold(ticket.planned.key).read_result() or {}
         accuracy = float(result["source_validation"]["accuracy"])
         self._tell("fold_done", ticket, accuracy=accuracy, seconds=time.time() - running.started)
 

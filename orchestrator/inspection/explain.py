@@ -10,8 +10,9 @@ from orchestrator.inspection.fold_names import Known, KnownFold, Use, trial_name
 from orchestrator.plan.remaining_time import duration
 from orchestrator.search.pair_folds import held_out_scores
 from orchestrator.search.pruning import Decision, decision_from_mapping, read_decisions
+from orchestrator.store.fold_store import FoldState
 from orchestrator.store.records import TrialRecord
-from orchestrator.store.store import FoldState, Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.methods import method_facts
 from search_spaces.samplers import learning
 
@@ -116,15 +117,15 @@ def explain_trial(known: Known, trial: TrialRecord) -> Explanation:
     return Explanation(subject=trial_name(trial.group, trial.number), lines=(*lines, line), facts=facts)
 
 
-def trial_outcomes(store: Store, trials: Sequence[TrialRecord]) -> list[TrialOutcome]:
+def trial_outcomes(store: SweepFolder, trials: Sequence[TrialRecord]) -> list[TrialOutcome]:
     """How trials stand, by number."""
     owner, outcomes = store.living_owner(), []
     for trial in trials:
         keys = [planned.key for planned in trial.folds]
-        states = tuple(store.fold_state(key, owner) for key in keys)
+        states = tuple(store.folds.fold_state(key, owner) for key in keys)
         accuracy = None
         if all(state == "done" for state in states):
-            results = [store.fold(key).read_result() or {} for key in keys]
+            results = [store.folds.fold(key).read_result() or {} for key in keys]
             accuracy = sum(float(result["source_validation"]["accuracy"]) for result in results) / len(results)
         outcomes.append(TrialOutcome(number=trial.number, states=states, accuracy=accuracy))
     return outcomes
@@ -161,7 +162,7 @@ def _origin(known: Known, trial: TrialRecord) -> str:
     return f"{where}: suggested by the sampler {sweep.sampler}, which knew of the trials {'; '.join(seen)}"
 
 
-def _decisions(store: Store, group: str, number: int) -> list[Decision]:
+def _decisions(store: SweepFolder, group: str, number: int) -> list[Decision]:
     """Where a trial was found wanting: what ended it, or would have."""
     return [
         decision
@@ -202,10 +203,14 @@ def _point_line(trial: TrialRecord) -> str:
     return f"hyperparameters searched: {point or 'none, the space has no dimension here'}"
 
 
-def _state(store: Store, key: str) -> tuple[list[str], dict[str, Any]]:
-    state = store.fold_state(key, store.living_owner())
-    attempts, result = store.attempts(key), store.fold(key).read_result()
-    facts: dict[str, Any] = {"state": state, "pruned": store.pruned(key), "failed_attempts": len(attempts.attempts)}
+def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
+    state = store.folds.fold_state(key, store.living_owner())
+    attempts, result = store.folds.attempts(key), store.folds.fold(key).read_result()
+    facts: dict[str, Any] = {
+        "state": state,
+        "pruned": store.folds.pruned(key),
+        "failed_attempts": len(attempts.attempts),
+    }
     lines = []
     if result is not None:
         accuracy = result["source_validation"]["accuracy"]
@@ -238,7 +243,7 @@ def _choice(known: Known, group: str) -> tuple[str, dict[str, Any]]:
         return f"{group} has not chosen yet, {left} of its trials have no result ({listed})", facts
     if known.groups[group].trials == 1:
         return f"{group}: trial {chosen.number} is the only one, nothing was searched", facts
-    if chosen == known.store.confirmation(group, "leave_one_domain_out"):
+    if chosen == known.store.records.confirmation(group, "leave_one_domain_out"):
         scores = held_out_scores(known.store, known.groups[group])
         facts["left_out"] = {str(number): accuracy for number, accuracy in scores.items()}
         judged = "; ".join(f"trial {number} {accuracy:.1%}" for number, accuracy in scores.items())
@@ -256,11 +261,11 @@ def _choice(known: Known, group: str) -> tuple[str, dict[str, Any]]:
 def _align(known: Known, fold: KnownFold) -> tuple[list[str], dict[str, Any] | None]:
     """The Align stage a fold has, and who else has it."""
     store = known.store
-    spec = store.spec(fold.key)
+    spec = store.folds.spec(fold.key)
     if not method_facts(fold.method).aligns or spec is None:
         return [], None
     sharing = [other.label for other in known.folds if other.key != fold.key and _same_align(store, other, spec)]
-    result = store.fold(fold.key).read_result() or {}
+    result = store.folds.fold(fold.key).read_result() or {}
     reused = next((stage["reused"] for stage in result.get("stages", ()) if stage["name"] == "align"), None)
     facts = {"key": spec.align_key, "reused": reused, "shared_with": sharing}
     did = {True: "took over", False: "ran", None: "uses"}[reused]
@@ -269,10 +274,10 @@ def _align(known: Known, fold: KnownFold) -> tuple[list[str], dict[str, Any] | N
     return [f"{did} Align stage {spec.align_key[:12]}{others}"], facts
 
 
-def _same_align(store: Store, other: KnownFold, spec: Any) -> bool:
+def _same_align(store: SweepFolder, other: KnownFold, spec: Any) -> bool:
     if not method_facts(other.method).aligns or other.fold.test_domains != spec.fold.test_domains:
         return False
-    theirs = store.spec(other.key)
+    theirs = store.folds.spec(other.key)
     return theirs is not None and theirs.align_key == spec.align_key
 
 

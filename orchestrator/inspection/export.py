@@ -15,7 +15,7 @@ import yaml
 from orchestrator.inspection.explain import trial_outcomes
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.remembered import last_run
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError, unknown_name
 from search_spaces.methods import method_facts
@@ -43,7 +43,7 @@ class ExportedGroup:
         return f"# {method} on {benchmark}, chosen for {about}: trial {self.trial}{accuracy}.\n{content}"
 
 
-def export_groups(store: Store, *, only: str | None = None) -> list[ExportedGroup]:
+def export_groups(store: SweepFolder, *, only: str | None = None) -> list[ExportedGroup]:
     """The choice of every fold group that has one, or of the one group that is named; zero-shot rows have none.
 
     Raises:
@@ -59,12 +59,12 @@ def export_groups(store: Store, *, only: str | None = None) -> list[ExportedGrou
     return chosen
 
 
-def _chosen(store: Store, sweep: Sweep, groups: list[GroupRecord]) -> Iterator[ExportedGroup]:
+def _chosen(store: SweepFolder, sweep: Sweep, groups: list[GroupRecord]) -> Iterator[ExportedGroup]:
     for group in groups:
         confirmation = store.chosen(group.name)
         if confirmation is None:
             continue
-        trial = next(trial for trial in store.trials(group.name) if trial.number == confirmation.number)
+        trial = next(trial for trial in store.records.trials(group.name) if trial.number == confirmation.number)
         fixed = sweep.hyperparameters_for(group.benchmark)
         hyperparameters = search_space(sweep.space).apply(fixed, trial.point)
         yield ExportedGroup(
@@ -85,7 +85,7 @@ def _chosen(store: Store, sweep: Sweep, groups: list[GroupRecord]) -> Iterator[E
         )
 
 
-def _benchmark_name(store: Store, name: str) -> str:
+def _benchmark_name(store: SweepFolder, name: str) -> str:
     """A folder of the user's own by its path, so that no data root is needed to find it again."""
     known = last_run(store).benchmarks.get(name)
     return name if name in BENCHMARKS or known is None else f"folder:{known.folder}"

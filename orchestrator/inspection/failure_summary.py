@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.store.failures import FailureKind, FoldAttempts
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.folds import Fold
 
 NAMED = 5
@@ -53,12 +53,12 @@ class Trouble:
         return f"tried again: {self.group} {self.fold} ({counts}{pieces})"
 
 
-def troubles(store: Store) -> tuple[Trouble, ...]:
+def troubles(store: SweepFolder) -> tuple[Trouble, ...]:
     """Every fold of the sweep that has a failed attempt, once."""
     found: dict[str, Trouble] = {}
     for group in store.groups():
-        for planned in store.planned_folds(group.name):
-            tried = store.attempts(planned.key)
+        for planned in store.records.planned_folds(group.name):
+            tried = store.folds.attempts(planned.key)
             if tried.attempts and planned.key not in found:
                 last = tried.attempts[-1]
                 found[planned.key] = Trouble(

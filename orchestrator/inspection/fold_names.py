@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 
@@ -67,7 +67,7 @@ class KnownFold:
 class Known:
     """Every fold and trial that a folder knows."""
 
-    store: Store
+    store: SweepFolder
     folds: tuple[KnownFold, ...]
     groups: Mapping[str, GroupRecord] = field(default_factory=dict)
     trials: tuple[TrialRecord, ...] = ()
@@ -124,7 +124,7 @@ class Known:
         return UserError(f"no fold {text!r} in {self.store.where}; nearest: {', '.join(nearest)}; give {HOW}")
 
 
-def known_folds(store: Store) -> Known:
+def known_folds(store: SweepFolder) -> Known:
     """Read every fold that a sweep planned so far; without a sweep, every fold in the folder.
 
     Raises:
@@ -136,7 +136,7 @@ def known_folds(store: Store) -> Known:
     groups = {group.name: group for group in store.groups()}
     trials, confirmations = [], {}
     for group in groups.values():
-        trials += store.trials(group.name)
+        trials += store.records.trials(group.name)
         confirmation = store.chosen(group.name)
         if confirmation is not None:
             confirmations[group.name] = confirmation
@@ -152,15 +152,15 @@ def known_folds(store: Store) -> Known:
 
 
 def _uses(
-    store: Store, group: GroupRecord, confirmation: ConfirmationRecord | None
+    store: SweepFolder, group: GroupRecord, confirmation: ConfirmationRecord | None
 ) -> Iterator[tuple[PlannedFold, Use]]:
-    for trial in store.trials(group.name):
+    for trial in store.records.trials(group.name):
         for planned in trial.folds:
             yield planned, Use(group=group.name, number=trial.number)
     if confirmation is not None:
         for planned in confirmation.folds:
             yield planned, Use(group=group.name, number=confirmation.number, purpose="confirmation")
-    for number, planned in store.left_out_folds(group.name):
+    for number, planned in store.records.left_out_folds(group.name):
         yield planned, Use(group=group.name, number=number, purpose="selection")
 
 
@@ -169,9 +169,9 @@ def trial_name(group: str, number: int) -> str:
     return f"{group}/trial{number}"
 
 
-def _folds_alone(store: Store) -> Iterator[KnownFold]:
-    for file in sorted(store.fold("").path.glob("*/spec.json")):
-        spec = store.spec(file.parent.name)
+def _folds_alone(store: SweepFolder) -> Iterator[KnownFold]:
+    for file in sorted(store.folds.fold("").path.glob("*/spec.json")):
+        spec = store.folds.spec(file.parent.name)
         if spec is not None:
             yield KnownFold(key=spec.key, fold=spec.fold, method=spec.method)
 

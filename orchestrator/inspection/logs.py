@@ -12,7 +12,8 @@ from typing import Any
 
 from orchestrator.inspection.fold_names import KnownFold
 from orchestrator.store.failures import Attempt
-from orchestrator.store.store import FoldState, Store
+from orchestrator.store.fold_store import FoldState
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.methods import method_facts
 from trainables.storage.fold_folder import FoldFolder
 
@@ -46,25 +47,25 @@ class FoldLog:
         return asdict(self)
 
 
-def fold_log(store: Store, known: KnownFold) -> FoldLog:
+def fold_log(store: SweepFolder, known: KnownFold) -> FoldLog:
     """Read a fold's log; an unstarted fold's is empty."""
     entries = list(journal(store, known.key))
     return FoldLog(
         key=known.key,
         name=known.name,
-        state=store.fold_state(known.key, store.living_owner()),
+        state=store.folds.fold_state(known.key, store.living_owner()),
         evaluations=tuple(entry for entry in entries if entry.get("kind") == "evaluation"),
         last_losses=tuple(_last_losses(entries)),
-        attempts=store.attempts(known.key).attempts,
+        attempts=store.folds.attempts(known.key).attempts,
         files=tuple(_files(store, known.key)),
     )
 
 
-def journal(store: Store, key: str) -> Iterator[Entry]:
+def journal(store: SweepFolder, key: str) -> Iterator[Entry]:
     """Every line of a fold once, in order; those of a shared Align stage are in its own folder while it runs."""
     seen: set[tuple[Any, Any, Any]] = set()
     align = _align_folder(store, key)
-    for folder in (align, store.fold(key)) if align is not None else (store.fold(key),):
+    for folder in (align, store.folds.fold(key)) if align is not None else (store.folds.fold(key),):
         for entry in folder.read_journal():
             identity = (entry.get("kind"), entry.get("stage"), entry.get("step"))
             if identity not in seen:
@@ -72,14 +73,14 @@ def journal(store: Store, key: str) -> Iterator[Entry]:
                 yield entry
 
 
-def follow(store: Store, known: KnownFold, tell: Callable[[str], object]) -> FoldState:
+def follow(store: SweepFolder, known: KnownFold, tell: Callable[[str], object]) -> FoldState:
     """Tell every new evaluation and failure, and now and then the latest loss, until the fold is over.
 
     Returns its state at the end, which is `waiting` where nobody is at work any more.
     """
     told, failures, losses = 0, 0, 0
     while True:
-        state = store.fold_state(known.key, store.living_owner())
+        state = store.folds.fold_state(known.key, store.living_owner())
         entries = list(journal(store, known.key))
         steps = [entry for entry in entries if entry.get("kind") == "step"]
         if len(steps) > losses and state == "running":
@@ -89,7 +90,7 @@ def follow(store: Store, known: KnownFold, tell: Callable[[str], object]) -> Fol
         for entry in evaluations[told:]:
             tell(entry_line(entry))
         told = len(evaluations)
-        attempts = store.attempts(known.key).attempts
+        attempts = store.folds.attempts(known.key).attempts
         for attempt in attempts[failures:]:
             tell(f"attempt failed ({attempt.kind}): {attempt.error}")
         failures = len(attempts)
@@ -115,14 +116,14 @@ def _last_losses(entries: list[Entry]) -> Iterator[Entry]:
         yield from ({name: step.get(name) for name in ("stage", "step", "loss")} for step in steps[-LAST_LOSSES:])
 
 
-def _align_folder(store: Store, key: str) -> FoldFolder | None:
-    spec = store.spec(key)
-    return store.align(spec.align_key) if spec and method_facts(spec.method).aligns else None
+def _align_folder(store: SweepFolder, key: str) -> FoldFolder | None:
+    spec = store.folds.spec(key)
+    return store.folds.align(spec.align_key) if spec and method_facts(spec.method).aligns else None
 
 
-def _files(store: Store, key: str) -> Iterator[str]:
+def _files(store: SweepFolder, key: str) -> Iterator[str]:
     align = _align_folder(store, key)
-    for folder in (store.fold(key), align):
+    for folder in (store.folds.fold(key), align):
         if folder is not None and folder.path.is_dir():
             yield from (str(path) for path in sorted(folder.path.iterdir()) if not path.name.startswith("."))
 

@@ -15,7 +15,7 @@ from orchestrator.search.choices import is_hopeless, standing
 from orchestrator.search.pair_folds import pair_folds_expected, planned_domains
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.remembered import last_run
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import Usage, read_usage
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import SweepSelection
@@ -121,7 +121,7 @@ class SweepStatus:
         return content
 
 
-def sweep_status(store: Store) -> SweepStatus:
+def sweep_status(store: SweepFolder) -> SweepStatus:
     """Read where a sweep stands.
 
     Raises:
@@ -139,7 +139,7 @@ def sweep_status(store: Store) -> SweepStatus:
         results.update(finished)
         work.append(_group_work(store, row, finished, running))
     with_align = [key for key, (method, _) in results.items() if method_facts(method).aligns]
-    specs = [store.spec(key) for key in with_align]
+    specs = [store.folds.spec(key) for key in with_align]
     seconds = sum(float(result["seconds"]) for _, result in results.values())
     resources = last_run(store).resources
     return SweepStatus(
@@ -154,7 +154,7 @@ def sweep_status(store: Store) -> SweepStatus:
         folds_with_align=len(with_align),
         at_work=owner is not None,
         queries=sweep_queries(store),
-        store_queries=query_counts(store.queries_folder),
+        store_queries=query_counts(store.folds.queries_folder),
         troubles=troubles(store),
         used=read_usage(store.usage_folder),
         gpu_share=gpu_share(result for _, result in results.values()),
@@ -168,8 +168,8 @@ Finished = dict[str, tuple[str, Mapping[str, Any]]]
 """Method and result of finished folds, by key: a fold that two trials share counts once."""
 
 
-def _group_work(store: Store, row: GroupStatus, finished: Finished, running: list[str]) -> GroupWork:
-    since = [store.running_since(key) for key in running]
+def _group_work(store: SweepFolder, row: GroupStatus, finished: Finished, running: list[str]) -> GroupWork:
+    since = [store.folds.running_since(key) for key in running]
     return GroupWork(
         kind=(row.benchmark, row.method),
         took=tuple(float(result["seconds"]) for _, result in finished.values()),
@@ -179,22 +179,22 @@ def _group_work(store: Store, row: GroupStatus, finished: Finished, running: lis
 
 
 def _group_status(
-    store: Store, group: GroupRecord, owner: str | None, domains: Sequence[str], selection: SweepSelection
+    store: SweepFolder, group: GroupRecord, owner: str | None, domains: Sequence[str], selection: SweepSelection
 ) -> tuple[GroupStatus, Finished, list[str]]:
     """The row, the finished folds, and the keys of those that run."""
-    trials, confirmation = store.trials(group.name), standing(store, group.name, "source_validation")
+    trials, confirmation = store.records.trials(group.name), standing(store, group.name, "source_validation")
     slots = [planned.key for trial in trials for planned in trial.folds]
     if confirmation is not None:
         own = {planned.key for planned in trials[confirmation.number].folds}
         slots += [planned.key for planned in confirmation.folds if planned.key not in own]
-    further = dict.fromkeys(planned.key for _, planned in store.left_out_folds(group.name))
+    further = dict.fromkeys(planned.key for _, planned in store.records.left_out_folds(group.name))
     known = set(slots)
     slots += [key for key in further if key not in known]
-    states = {key: store.fold_state(key, owner) for key in set(slots)}
+    states = {key: store.folds.fold_state(key, owner) for key in set(slots)}
     number = {state: sum(states[key] == state for key in slots) for state in STATES}
     finished: Finished = {}
     for key in (key for key, state in states.items() if state == "done"):
-        result = store.fold(key).read_result()
+        result = store.folds.fold(key).read_result()
         if result is not None:
             finished[key] = (group.method, result)
     objectives = {}

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from trainables.storage.json_files import read_json
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 
-def sweep_queries(store: Store) -> QueryCounts:
+def sweep_queries(store: SweepFolder) -> QueryCounts:
     """Queries of every fold that a sweep names; different images are counted within each benchmark."""
     totals: dict[str, int] = asdict(QueryCounts())
     keys: dict[str, list[str]] = {}
     for group in store.groups():
-        keys.setdefault(group.benchmark, []).extend(planned.key for planned in store.planned_folds(group.name))
+        keys.setdefault(group.benchmark, []).extend(planned.key for planned in store.records.planned_folds(group.name))
     for own in keys.values():
-        for name, value in asdict(query_counts(store.queries_folder, own)).items():
+        for name, value in asdict(query_counts(store.folds.queries_folder, own)).items():
             totals[name] += value
     return QueryCounts(**totals)
 
@@ -34,10 +34,10 @@ def ledger_line(sweep: QueryCounts, store: QueryCounts, price_per_1000: float | 
     return f"teacher queries: {asked(sweep, different)} by this sweep's folds; {asked(store)} by the whole store"
 
 
-def stored_answers(store: Store) -> list[dict[str, Any]]:
+def stored_answers(store: SweepFolder) -> list[dict[str, Any]]:
     """One row for each embedding store: what its key stands for, and what is there."""
     rows = []
-    for described in sorted(store.embeddings_folder.glob("*/store.json")):
+    for described in sorted(store.folds.embeddings_folder.glob("*/store.json")):
         content = read_json(described) or {}
         shards = list(described.parent.glob("d*.arrow"))
         views = {file.name.split("-")[1] for file in shards}

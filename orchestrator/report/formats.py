@@ -13,7 +13,7 @@ from orchestrator.inspection.teacher_usage import ledger_line
 from orchestrator.report.cells import ERROR_BARS, MISSING, Cell, ErrorBar
 from orchestrator.report.measurements import SELECTION_TITLES
 from orchestrator.report.report import BenchmarkTable, Report, Row
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.claims import PAPER_STUDENT
 from search_spaces.methods import method_facts
 from trainables.storage.json_files import write_atomically
@@ -38,7 +38,7 @@ class Grid:
     """Sentences below the table."""
 
 
-def write_report(report: Report, store: Store, *, error_bar: ErrorBar = "domainbed") -> list[str]:
+def write_report(report: Report, store: SweepFolder, *, error_bar: ErrorBar = "domainbed") -> list[str]:
     """Write `OUT/report/report.{md,csv,tex,json}`, each whole or not at all; returns their paths."""
     contents = {
         "md": markdown(report, error_bar),

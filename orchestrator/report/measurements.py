@@ -16,7 +16,7 @@ from orchestrator.plan.fold_groups import chooses
 from orchestrator.search.choices import Choice, Missing, choice, chosen_on_all_seeds
 from orchestrator.search.pair_folds import planned_domains
 from orchestrator.store.records import GroupRecord, PlannedFold
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
 
@@ -73,7 +73,7 @@ class Measured(NamedTuple):
     """Fold groups whose search a budget ended, with the number of the trials that were tried."""
 
 
-def measure(store: Store, selection: Selection) -> Measured:
+def measure(store: SweepFolder, selection: Selection) -> Measured:
     """Every finished fold that the selection chose, and the folds that it needs and that are not there."""
     measurements: list[Measurement] = []
     missing: list[Missing] = []
@@ -91,13 +91,13 @@ def measure(store: Store, selection: Selection) -> Measured:
     return Measured(measurements=in_order, missing=missing, shortened=shortened)
 
 
-def run_for(store: Store, group: GroupRecord) -> SweepSelection:
+def run_for(store: SweepFolder, group: GroupRecord) -> SweepSelection:
     """The selection whose folds a sweep ran: the oracle looks back at those."""
-    run = (name for name in get_args(SweepSelection) if store.confirmation(group.name, name) is not None)
+    run = (name for name in get_args(SweepSelection) if store.records.confirmation(group.name, name) is not None)
     return next(run, "source_validation")
 
 
-def _oracle(store: Store, group: GroupRecord, domains: Sequence[str]) -> Choice:
+def _oracle(store: SweepFolder, group: GroupRecord, domains: Sequence[str]) -> Choice:
     """The configuration that is best on the test domains' own 20% parts, on every seed.
 
     It is chosen on the seed that was searched, where all of them ran: an error bar over seeds is about one
@@ -106,7 +106,7 @@ def _oracle(store: Store, group: GroupRecord, domains: Sequence[str]) -> Choice:
     known = choice(store, group, domains, run_for(store, group))
     if known.number is None or not chooses(group.method, group.trials):
         return known
-    scores = {trial.number: _oracle_score(store, trial.folds) for trial in store.trials(group.name)}
+    scores = {trial.number: _oracle_score(store, trial.folds) for trial in store.records.trials(group.name)}
     whole = [number for number, score in scores.items() if not math.isnan(score)]
     if not whole:
         return Choice(missing=Missing(group=group.name))
@@ -114,20 +114,20 @@ def _oracle(store: Store, group: GroupRecord, domains: Sequence[str]) -> Choice:
     return replace(chosen_on_all_seeds(store, group, best), trials=known.trials)
 
 
-def _oracle_score(store: Store, folds: Iterable[PlannedFold]) -> float:
+def _oracle_score(store: SweepFolder, folds: Iterable[PlannedFold]) -> float:
     """Mean accuracy of the last step on the test domains' 20% parts; NaN where a fold is not done."""
     scores = []
     for planned in folds:
-        test = store.fold(planned.key).read_test() if store.fold(planned.key).is_done else None
+        test = store.folds.fold(planned.key).read_test() if store.folds.fold(planned.key).is_done else None
         scores.append(float(test["last_step"]["out_accuracy"][planned.fold.test_domain]) if test else math.nan)
     return sum(scores) / len(scores)
 
 
 def _measurement(
-    store: Store, group: GroupRecord, trial: int, planned: PlannedFold, selection: Selection
+    store: SweepFolder, group: GroupRecord, trial: int, planned: PlannedFold, selection: Selection
 ) -> Measurement | None:
-    folder = store.fold(planned.key)
-    result, test, spec = folder.read_result(), folder.read_test(), store.spec(planned.key)
+    folder = store.folds.fold(planned.key)
+    result, test, spec = folder.read_result(), folder.read_test(), store.folds.spec(planned.key)
     if result is None or test is None or spec is None:
         return None
     part = test["last_step"] if selection == "oracle" else test

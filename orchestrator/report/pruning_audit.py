@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.search.pruning import Decision, read_decisions
 from orchestrator.store.records import GroupRecord, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class PruningAudit:
         )
 
 
-def audit(store: Store) -> PruningAudit:
+def audit(store: SweepFolder) -> PruningAudit:
     """Add the accounts of all fold groups up."""
     accounts = [_group_audit(store, group) for group in store.groups()]
     return PruningAudit(
@@ -77,16 +77,16 @@ def audit(store: Store) -> PruningAudit:
     )
 
 
-def _group_audit(store: Store, group: GroupRecord) -> PruningAudit:
+def _group_audit(store: SweepFolder, group: GroupRecord) -> PruningAudit:
     decisions = read_decisions(store, group.name)
     pruned = [decision for decision in decisions if decision.verdict == "prune"]
     audited = {decision.number for decision in decisions if decision.verdict == "audit"}
     if not pruned and not audited:
         return PruningAudit()
-    objectives = {trial.number: _objective(store, trial) for trial in store.trials(group.name)}
+    objectives = {trial.number: _objective(store, trial) for trial in store.records.trials(group.name)}
     others = [value for number, value in objectives.items() if value is not None and number not in audited]
     ended = [value for number in sorted(audited) if (value := objectives[number]) is not None]
-    spared = [(decision, key) for decision in pruned for key in decision.folds if not store.fold(key).is_done]
+    spared = [(decision, key) for decision in pruned for key in decision.folds if not store.folds.fold(key).is_done]
     stopped = [decision for decision, key in spared if _was_running(decision, key)]
     return PruningAudit(
         trials_pruned=len(pruned),
@@ -102,11 +102,11 @@ def _was_running(decision: Decision, key: str) -> bool:
     return decision.rule != "overtake" and key == decision.key
 
 
-def _objective(store: Store, trial: TrialRecord) -> float | None:
+def _objective(store: SweepFolder, trial: TrialRecord) -> float | None:
     """Mean source validation accuracy of a trial whose folds are all done; None for any other."""
     accuracies = []
     for planned in trial.folds:
-        result = None if store.attempts(planned.key).failed else store.fold(planned.key).read_result()
+        result = None if store.folds.attempts(planned.key).failed else store.folds.fold(planned.key).read_result()
         if result is None:
             return None
         accuracies.append(float(result["source_validation"]["accuracy"]))

@@ -19,7 +19,7 @@ from orchestrator.report.pruning_audit import PruningAudit, audit
 from orchestrator.search.choices import missing_line
 from orchestrator.search.pair_folds import planned_domains
 from orchestrator.store.records import GroupRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.claims import PublishedRow, published_row
 from search_spaces.errors import UserError
@@ -112,7 +112,7 @@ class Report:
 
 
 def build_report(
-    store: Store,
+    store: SweepFolder,
     *,
     selection: Selection | None = None,
     allow_mixed: bool = False,
@@ -159,7 +159,7 @@ def build_report(
         notes=tuple(notes),
         queries=sweep_queries(store),
         pruning=audit(store),
-        store_queries=query_counts(store.queries_folder),
+        store_queries=query_counts(store.folds.queries_folder),
         price_per_1000=store.price_per_1000 if price_per_1000 is None else price_per_1000,
     )
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from trainables.storage.background_threads import beside
@@ -48,7 +48,7 @@ class Stoppable(Protocol):
     """Start nothing new."""
 
 
-def ask(store: Store, wish: Wish) -> ControlRequest:
+def ask(store: SweepFolder, wish: Wish) -> ControlRequest:
     """Leave a request for the sweep that is at work; a `cancel` that was asked before is not taken back.
 
     Raises:
@@ -67,13 +67,13 @@ def ask(store: Store, wish: Wish) -> ControlRequest:
     return request
 
 
-def read_request(store: Store) -> ControlRequest | None:
+def read_request(store: SweepFolder) -> ControlRequest | None:
     """The request that lies in the folder, whomever it is for."""
     content = read_json(store.request_file)
     return None if content is None else from_mapping(ControlRequest, content)
 
 
-def wait_until_ended(store: Store, request: ControlRequest, tell: Callable[[], object] = lambda: None) -> None:
+def wait_until_ended(store: SweepFolder, request: ControlRequest, tell: Callable[[], object] = lambda: None) -> None:
     """Return once the process that was asked is gone, and take the request away if it could not do so itself."""
     while store.living_owner() == request.owner:
         tell()
@@ -82,7 +82,7 @@ def wait_until_ended(store: Store, request: ControlRequest, tell: Callable[[], o
 
 
 @contextmanager
-def listening(store: Store, owner: Owner, stop: Stoppable) -> Iterator[None]:
+def listening(store: SweepFolder, owner: Owner, stop: Stoppable) -> Iterator[None]:
     """Follow requests for this owner while the sweep runs; requests that an earlier process left are taken away."""
 
     def follow(ended: threading.Event) -> None:
@@ -104,7 +104,7 @@ def listening(store: Store, owner: Owner, stop: Stoppable) -> Iterator[None]:
         _forget(store, owner.identity)
 
 
-def _readable_request(store: Store) -> ControlRequest | None:
+def _readable_request(store: SweepFolder) -> ControlRequest | None:
     """A folder that cannot be read for a moment must not end the sweep."""
     try:
         return read_request(store)
@@ -112,7 +112,7 @@ def _readable_request(store: Store) -> ControlRequest | None:
         return None
 
 
-def _forget(store: Store, owner: str) -> None:
+def _forget(store: SweepFolder, owner: str) -> None:
     request = _readable_request(store)
     if request is not None and request.owner == owner:
         store.request_file.unlink(missing_ok=True)

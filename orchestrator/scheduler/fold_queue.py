@@ -19,7 +19,7 @@ from orchestrator.store.failures import Attempt, read_attempts
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.records import GroupRecord, PlannedFold
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
 from trainables.storage.leases import Owner, clear_dead
@@ -44,7 +44,7 @@ class Agenda:
         self,
         groups: Sequence[GroupAgenda],
         states: FoldStates,
-        store: Store,
+        store: SweepFolder,
         admission: Admission | None = None,
         *,
         only: Collection[str] | None = None,
@@ -175,10 +175,10 @@ class Agenda:
     def _ended(self, ticket: Ticket) -> None:
         """Let go of a fold's leases; an Align stage that is done needs none, whoever ran it."""
         self._changed(ticket.group, ticket.planned)
-        self._states.leases.release(self._store.fold(ticket.planned.key))
+        self._states.leases.release(self._store.folds.fold(ticket.planned.key))
         align_key = self._aligning.pop(ticket.planned.key, None)
         if align_key is not None and align_key not in self._aligning.values():
-            self._states.leases.release(self._store.align(align_key))
+            self._states.leases.release(self._store.folds.align(align_key))
         self._admission.look_again()
 
     def _changed(self, name: str, planned: PlannedFold) -> None:
@@ -193,27 +193,27 @@ class Agenda:
             return False
         if not method_facts(spec.method).aligns:
             return True
-        align = self._store.align(spec.align_key)
+        align = self._store.folds.align(spec.align_key)
         if align.is_done:
             clear_dead(align.lease)
             clear_dead(align.worker)
             return True
         if self._states.leases.take(align):
             return True
-        self._states.leases.release(self._store.fold(spec.key))
+        self._states.leases.release(self._store.folds.fold(spec.key))
         return False
 
     def _align_is_free(self, spec: FoldSpec) -> bool:
         if not method_facts(spec.method).aligns:
             return True
-        return spec.align_key not in self._aligning.values() or self._store.align(spec.align_key).is_done
+        return spec.align_key not in self._aligning.values() or self._store.folds.align(spec.align_key).is_done
 
     def _hand_out(self, group: str, number: int, planned: PlannedFold, spec: FoldSpec) -> Ticket:
         self._states.running.add(planned.key)
         self._changed(group, planned)
         if method_facts(spec.method).aligns:
             self._aligning[planned.key] = spec.align_key
-        attempt = read_attempts(self._store.fold(planned.key)).spent + 1
+        attempt = read_attempts(self._store.folds.fold(planned.key)).spent + 1
         return Ticket(group=group, number=number, planned=planned, spec=spec, attempt=attempt)
 
 
@@ -221,7 +221,7 @@ def build_agenda(
     groups: Sequence[GroupRecord],
     *,
     specs: FoldSpecs,
-    store: Store,
+    store: SweepFolder,
     max_failures: int = 1,
     retry_failed: bool = False,
     only: Collection[str] | None = None,

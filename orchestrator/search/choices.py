@@ -15,7 +15,7 @@ from orchestrator.plan.fold_groups import chooses, domain_pairs
 from orchestrator.search.pair_folds import held_out_validation, on_seeds, pair_folds
 from orchestrator.search.selection import SourceValidation, select
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.folds import Fold
 from search_spaces.sweeps import SweepSelection
 
@@ -52,7 +52,7 @@ class Choice:
     missing: Missing
 
 
-def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: SweepSelection) -> Choice:
+def choice(store: SweepFolder, group: GroupRecord, domains: Sequence[str], selection: SweepSelection) -> Choice:
     """Choose as a sweep with this selection does; what a sweep wrote down before stands.
 
     Args:
@@ -66,7 +66,7 @@ def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: 
     written = standing(store, group.name, selection)
     if written is not None:
         return replace(_chosen(store, group, written.number, written.folds), trials=written.trials)
-    trials = store.trials(group.name)
+    trials = store.records.trials(group.name)
     untried = group.trials - sum(_is_over(store, trial) for trial in trials)
     if untried:
         return Choice(missing=Missing(group=group.name, trials=untried))
@@ -83,49 +83,49 @@ def choice(store: Store, group: GroupRecord, domains: Sequence[str], selection: 
     return _chosen(store, group, number, tuple(_on_all_seeds(store, group, complete[number])))
 
 
-def standing(store: Store, group: str, selection: SweepSelection) -> ConfirmationRecord | None:
+def standing(store: SweepFolder, group: str, selection: SweepSelection) -> ConfirmationRecord | None:
     """What a sweep chose, while that stands."""
 
     def has_failed(number: int) -> bool:
-        (trial,) = (trial for trial in store.trials(group) if trial.number == number)
-        return any(store.attempts(planned.key).failed for planned in trial.folds)
+        (trial,) = (trial for trial in store.records.trials(group) if trial.number == number)
+        return any(store.folds.attempts(planned.key).failed for planned in trial.folds)
 
-    written = store.confirmation(group, selection)
+    written = store.records.confirmation(group, selection)
     return written if written is not None and written.stands(has_failed) else None
 
 
-def still_planned(store: Store, group: GroupRecord, selection: SweepSelection) -> Iterator[PlannedFold]:
+def still_planned(store: SweepFolder, group: GroupRecord, selection: SweepSelection) -> Iterator[PlannedFold]:
     """Every fold of a group that a sweep with this selection still runs, of all that was ever written for it.
 
     The further seeds of a choice that is made anew, and the pair folds of another selection, are left as they are.
     """
-    for trial in store.trials(group.name):
+    for trial in store.records.trials(group.name):
         yield from trial.folds
     if not chooses(group.method, group.trials):
         selection = "source_validation"
     if selection == "leave_one_domain_out":
-        for record in store.pairs(group.name):
+        for record in store.records.pairs(group.name):
             yield from record.folds
     chosen = standing(store, group.name, selection)
     yield from () if chosen is None else chosen.folds
 
 
-def is_hopeless(store: Store, group: GroupRecord, selection: SweepSelection) -> bool:
+def is_hopeless(store: SweepFolder, group: GroupRecord, selection: SweepSelection) -> bool:
     """Whether everything has ended and there is nothing to choose: none of several configurations is whole."""
-    trials = store.trials(group.name)
+    trials = store.records.trials(group.name)
     if group.trials == 1 or len(trials) < group.trials or not all(_is_over(store, trial) for trial in trials):
         return False
     whole = [trial for trial in trials if _source_validation(store, trial) is not None]
     if len(whole) < 2 or selection == "source_validation" or not chooses(group.method, group.trials):
         return not whole
-    pairs = store.pairs(group.name)
+    pairs = store.records.pairs(group.name)
     if any(_waits(store, planned) for record in pairs for planned in record.folds):
         return False
-    return bool(pairs) and all(any(store.attempts(fold.key).failed for fold in record.folds) for record in pairs)
+    return bool(pairs) and all(any(store.folds.attempts(fold.key).failed for fold in record.folds) for record in pairs)
 
 
 def _by_left_out_domains(
-    store: Store, group: GroupRecord, domains: Sequence[str], trials: Sequence[TrialRecord]
+    store: SweepFolder, group: GroupRecord, domains: Sequence[str], trials: Sequence[TrialRecord]
 ) -> tuple[int | None, tuple[tuple[int, Fold], ...]]:
     """The trial that leave-one-domain-out selection chooses, or the pair folds that it lacks."""
     scores, missing = [], []
@@ -139,41 +139,41 @@ def _by_left_out_domains(
 
 
 def trial_pairs(
-    store: Store, group: GroupRecord, domains: Sequence[str], trial: TrialRecord
+    store: SweepFolder, group: GroupRecord, domains: Sequence[str], trial: TrialRecord
 ) -> tuple[PlannedFold, ...]:
     """The pair folds that judge a trial, whether anybody planned them or not."""
-    spec = store.spec(trial.folds[0].key)
+    spec = store.folds.spec(trial.folds[0].key)
     return () if spec is None else pair_folds(spec, domain_pairs(group.test_domains, domains))
 
 
-def _on_all_seeds(store: Store, group: GroupRecord, trial: TrialRecord) -> Iterator[PlannedFold]:
+def _on_all_seeds(store: SweepFolder, group: GroupRecord, trial: TrialRecord) -> Iterator[PlannedFold]:
     for planned in trial.folds:
         yield planned
-        spec = store.spec(planned.key)
+        spec = store.folds.spec(planned.key)
         if spec is not None:
             yield from on_seeds(spec, group.all_seeds[1:])
 
 
-def chosen_on_all_seeds(store: Store, group: GroupRecord, number: int) -> Choice:
+def chosen_on_all_seeds(store: SweepFolder, group: GroupRecord, number: int) -> Choice:
     """A trial's folds on every seed, as a selection that chose it would have them run, and those that were not."""
     for selection in get_args(SweepSelection):
-        written = store.confirmation(group.name, selection)
+        written = store.records.confirmation(group.name, selection)
         if written is not None and written.number == number:
             return _chosen(store, group, number, written.folds)
-    (trial,) = (trial for trial in store.trials(group.name) if trial.number == number)
+    (trial,) = (trial for trial in store.records.trials(group.name) if trial.number == number)
     return _chosen(store, group, number, tuple(_on_all_seeds(store, group, trial)))
 
 
-def _chosen(store: Store, group: GroupRecord, number: int, folds: tuple[PlannedFold, ...]) -> Choice:
+def _chosen(store: SweepFolder, group: GroupRecord, number: int, folds: tuple[PlannedFold, ...]) -> Choice:
     waiting = tuple((number, planned.fold) for planned in folds if _waits(store, planned))
     return Choice(number=number, folds=folds, missing=Missing(group=group.name, seeds=waiting))
 
 
-def _source_validation(store: Store, trial: TrialRecord) -> SourceValidation | None:
+def _source_validation(store: SweepFolder, trial: TrialRecord) -> SourceValidation | None:
     """What the trial is judged by; None where a fold failed or is not done."""
     accuracies = []
     for planned in trial.folds:
-        result = None if store.attempts(planned.key).failed else store.fold(planned.key).read_result()
+        result = None if store.folds.attempts(planned.key).failed else store.folds.fold(planned.key).read_result()
         value = None if result is None else result["source_validation"]["accuracy"]
         if value is None or not math.isfinite(value):
             return None
@@ -181,16 +181,16 @@ def _source_validation(store: Store, trial: TrialRecord) -> SourceValidation | N
     return SourceValidation(number=trial.number, accuracy=math.fsum(accuracies) / len(accuracies))
 
 
-def _is_over(store: Store, trial: TrialRecord) -> bool:
+def _is_over(store: SweepFolder, trial: TrialRecord) -> bool:
     return not any(_waits(store, planned) for planned in trial.folds)
 
 
-def _waits(store: Store, planned: PlannedFold) -> bool:
+def _waits(store: SweepFolder, planned: PlannedFold) -> bool:
     """Whether the fold may still be done: neither done, failed nor stopped for good."""
-    return store.fold_state(planned.key, None) in ("waiting", "running")
+    return store.folds.fold_state(planned.key, None) in ("waiting", "running")
 
 
-def missing_line(store: Store, missing: Sequence[Missing], selection: str) -> str:
+def missing_line(store: SweepFolder, missing: Sequence[Missing], selection: str) -> str:
     """One line: how many folds a selection lacks, the first of each kind, and the command that runs them.
 
     None runs the further seeds of what the oracle chose.
@@ -215,7 +215,7 @@ def missing_line(store: Store, missing: Sequence[Missing], selection: str) -> st
     return f"{lacks}; to run them: {sweep_command(store, selection)}"
 
 
-def sweep_command(store: Store, selection: str) -> str:
+def sweep_command(store: SweepFolder, selection: str) -> str:
     """The command that runs what a selection lacks."""
     sweep = store.sweep()
     own_data = [] if sweep is not None and set(sweep.benchmarks) == {"icons"} else ["--data-root", "DIR"]

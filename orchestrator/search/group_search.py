@@ -14,7 +14,7 @@ from orchestrator.search.selection import SourceValidation, select
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.schedule import stage_steps
@@ -26,14 +26,14 @@ class GroupAgenda:
     """One fold group: trials on its first seed, then the chosen one on all of its seeds."""
 
     def __init__(
-        self, group: GroupRecord, *, specs: FoldSpecs, store: Store, states: FoldStates, repeatable: bool = False
+        self, group: GroupRecord, *, specs: FoldSpecs, store: SweepFolder, states: FoldStates, repeatable: bool = False
     ) -> None:
         self.group, self._specs, self._store, self._states = group, specs, store, states
         self._repeatable = repeatable
-        self._trials = store.trials(group.name)
+        self._trials = store.records.trials(group.name)
         self._left_out = left_out(group, specs=specs, store=store, states=states)
         self._selection: SweepSelection = "leave_one_domain_out" if self._left_out else "source_validation"
-        self._confirmation = store.confirmation(group.name, self._selection)
+        self._confirmation = store.records.confirmation(group.name, self._selection)
         self.permits_trial: Callable[[GroupAgenda], bool] = lambda group: True
         """Whether the budgets let one more trial begin."""
         self._hyperparameters = specs.sweep.hyperparameters_for(group.benchmark)
@@ -271,7 +271,7 @@ class GroupAgenda:
             created=time.time(),
             history=_numbers_by_state(history),
         )
-        self._store.write_trial(record)
+        self._store.records.write_trial(record)
         self._trials.append(record)
         self._confirmation = None
         self.changed()
@@ -322,7 +322,7 @@ class GroupAgenda:
             trials=len(self._trials),
             without=tuple(trial.number for trial in self._trials if trial.number != number and self._has_failed(trial)),
         )
-        self._store.write_confirmation(self._confirmation, self._selection)
+        self._store.records.write_confirmation(self._confirmation, self._selection)
         self.changed()
         return True
 

@@ -6,13 +6,13 @@ import json
 import math
 
 from orchestrator.search.pruning_rules import Curve
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 
 
 class Curves:
     """The curves of one stage. A journal only grows, so every look reads what is new."""
 
-    def __init__(self, store: Store, stage: str) -> None:
+    def __init__(self, store: SweepFolder, stage: str) -> None:
         self._store, self._stage = store, stage
         self._curves: dict[str, dict[int, float]] = {}
         self._offsets: dict[str, int] = {}
@@ -24,7 +24,7 @@ class Curves:
         """
         curve = self._curves.setdefault(key, {})
         try:
-            with self._store.fold(key).journal.open("rb") as journal:
+            with self._store.folds.fold(key).journal.open("rb") as journal:
                 journal.seek(self._offsets.get(key, 0))
                 text = journal.read()
         except FileNotFoundError:

@@ -9,7 +9,7 @@ from orchestrator.plan.fold_groups import chooses, domain_pairs
 from orchestrator.search.pair_folds import held_out_validation
 from orchestrator.search.selection import select
 from orchestrator.store.records import GroupRecord, PairRecord, PlannedFold, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.folds import Fold
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ class LeftOut:
     early is no dearer than without them. They are on the trials' seed.
     """
 
-    def __init__(self, group: GroupRecord, *, specs: FoldSpecs, store: Store, states: FoldStates) -> None:
+    def __init__(self, group: GroupRecord, *, specs: FoldSpecs, store: SweepFolder, states: FoldStates) -> None:
         self._group, self._specs, self._store, self._states = group, specs, store, states
         self._pairs = domain_pairs(group.test_domains, specs.benchmarks[group.benchmark].domain_names)
-        self._records = store.pairs(group.name)
+        self._records = store.records.pairs(group.name)
 
     @property
     def num_per_trial(self) -> int:
@@ -71,7 +71,7 @@ class LeftOut:
                 for fold in self.folds()
             )
             record = PairRecord(group=self._group.name, number=trial.number, folds=planned)
-            self._store.write_pairs(record)
+            self._store.records.write_pairs(record)
             self._records.append(record)
         return bool(new)
 
@@ -92,7 +92,7 @@ class LeftOut:
         return not any(self._states.failed(planned.key) for planned in record.folds)
 
 
-def left_out(group: GroupRecord, *, specs: FoldSpecs, store: Store, states: FoldStates) -> LeftOut | None:
+def left_out(group: GroupRecord, *, specs: FoldSpecs, store: SweepFolder, states: FoldStates) -> LeftOut | None:
     """The group's pair folds, where the sweep selects by them and the group has something to choose."""
     if specs.sweep.selection != "leave_one_domain_out" or not chooses(group.method, group.trials):
         return None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from orchestrator.plan.fold_groups import chooses, domain_pairs
 from orchestrator.search.selection import HeldOutValidation, mean
 from orchestrator.store.records import GroupRecord, PlannedFold
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
@@ -26,11 +26,13 @@ def planned_domains(groups: Sequence[GroupRecord], benchmark: str) -> tuple[str,
     return tuple(sorted(names, key=str.encode))
 
 
-def pair_folds_expected(store: Store, group: GroupRecord, domains: Sequence[str], selection: SweepSelection) -> int:
+def pair_folds_expected(
+    store: SweepFolder, group: GroupRecord, domains: Sequence[str], selection: SweepSelection
+) -> int:
     """How many pair folds a sweep will have run for a group: those written, or of every trial while none is."""
     if selection != "leave_one_domain_out" or not chooses(group.method, group.trials):
         return 0
-    written = sum(len(record.folds) for record in store.pairs(group.name))
+    written = sum(len(record.folds) for record in store.records.pairs(group.name))
     return written or group.trials * len(domain_pairs(group.test_domains, domains))
 
 
@@ -44,20 +46,20 @@ def on_seeds(spec: FoldSpec, seeds: Iterable[int]) -> Iterator[PlannedFold]:
     return (_like(spec, replace(spec.fold, seed=seed)) for seed in seeds)
 
 
-def held_out_accuracy(store: Store, planned: PlannedFold, *, selecting_for: str) -> float | None:
+def held_out_accuracy(store: SweepFolder, planned: PlannedFold, *, selecting_for: str) -> float | None:
     """Accuracy on the 80% part of a pair fold's other domain; None where the fold is not done, or failed.
 
     The file about the domain that is selected for cannot be named here.
     """
     (other,) = set(planned.fold.test_domains) - {selecting_for}
-    folder = store.fold(planned.key)
-    is_done = folder.is_done and not store.attempts(planned.key).failed
+    folder = store.folds.fold(planned.key)
+    is_done = folder.is_done and not store.folds.attempts(planned.key).failed
     held_out = folder.read_held_out(other) if is_done else None
     return None if held_out is None else float(held_out["accuracy"])
 
 
 def held_out_validation(
-    store: Store, number: int, folds: Sequence[PlannedFold], test_domains: Sequence[str]
+    store: SweepFolder, number: int, folds: Sequence[PlannedFold], test_domains: Sequence[str]
 ) -> HeldOutValidation | None:
     """Judge a trial: for each test domain the mean over its pair folds, then the mean; None while one is missing.
 
@@ -78,9 +80,9 @@ def held_out_validation(
     return HeldOutValidation(number=number, accuracy=mean(means))
 
 
-def held_out_scores(store: Store, group: GroupRecord) -> dict[int, float]:
+def held_out_scores(store: SweepFolder, group: GroupRecord) -> dict[int, float]:
     """What leave-one-domain-out selection judged the group's trials by: number to accuracy, whole ones only."""
-    records = store.pairs(group.name)
+    records = store.records.pairs(group.name)
     found = (held_out_validation(store, record.number, record.folds, group.test_domains) for record in records)
     return {score.number: score.accuracy for score in found if score is not None}
 

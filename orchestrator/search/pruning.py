@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.search.learning_curves import Curves
 from orchestrator.search.pruning_rules import Curve, Judgement, Rule, is_audited, judge_curve, judge_overtaking
 from orchestrator.store.records import GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.configuration import from_mapping
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
@@ -75,7 +75,9 @@ class Decision:
 class GroupPruning:
     """The decisions of one group, made and remembered."""
 
-    def __init__(self, group: GroupRecord, *, sweep: Sweep, store: Store, states: FoldStates, num_steps: int) -> None:
+    def __init__(
+        self, group: GroupRecord, *, sweep: Sweep, store: SweepFolder, states: FoldStates, num_steps: int
+    ) -> None:
         """Read what was decided before.
 
         Args:
@@ -303,9 +305,9 @@ class GroupPruning:
             self.audited.add(decision.number)
 
 
-def read_decisions(store: Store, group: str) -> list[Decision]:
+def read_decisions(store: SweepFolder, group: str) -> list[Decision]:
     """What was decided in a group, in order."""
-    return [decision_from_mapping(line) for line in store.decisions(group)]
+    return [decision_from_mapping(line) for line in store.records.decisions(group)]
 
 
 def decision_from_mapping(content: Mapping[str, Any]) -> Decision:
@@ -314,11 +316,11 @@ def decision_from_mapping(content: Mapping[str, Any]) -> Decision:
     return from_mapping(Decision, {name: value for name, value in content.items() if name in names})
 
 
-def append_decision(store: Store, decision: Decision) -> None:
-    store.append_decision(decision.group, asdict(decision))
+def append_decision(store: SweepFolder, decision: Decision) -> None:
+    store.records.append_decision(decision.group, asdict(decision))
 
 
-def _mark(store: Store, decision: Decision, sweep_key: str) -> None:
+def _mark(store: SweepFolder, decision: Decision, sweep_key: str) -> None:
     """Leave `pruned.json` in the folders of the folds that are not run on; what is there already stays."""
     for key in decision.folds:
-        store.mark_pruned(key, asdict(decision), sweep_key)
+        store.folds.mark_pruned(key, asdict(decision), sweep_key)

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.store.failures import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
 from orchestrator.store.leases import FoldLeases
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from trainables.storage.leases import Owner, this_process
 
 
@@ -17,7 +17,7 @@ class FoldStates:
     """The state of every fold, remembered once it cannot change any more."""
 
     def __init__(
-        self, store: Store, *, max_failures: int, retry_failed: bool, leases: FoldLeases | None = None
+        self, store: SweepFolder, *, max_failures: int, retry_failed: bool, leases: FoldLeases | None = None
     ) -> None:
         self._store, self._max_failures, self._retry_failed = store, max_failures, retry_failed
         self.leases = leases or FoldLeases(this_process())
@@ -63,11 +63,11 @@ class FoldStates:
 
     def elsewhere(self, key: str) -> Owner | None:
         """Who else was at work on a waiting fold when it was last tried."""
-        return self.leases.elsewhere(self._store.fold(key)) if self.waiting(key) else None
+        return self.leases.elsewhere(self._store.folds.fold(key)) if self.waiting(key) else None
 
     def take(self, key: str) -> bool:
         """Hold a waiting fold; False where another sweep does, or has settled it meanwhile."""
-        folder = self._store.fold(key)
+        folder = self._store.folds.fold(key)
         if not self.leases.take(folder):
             return False
         self._looked.discard(key)
@@ -86,9 +86,9 @@ class FoldStates:
     def fail(self, key: str, attempt: Attempt) -> bool:
         """Record a failed attempt; True where another one follows."""
         self.running.discard(key)
-        spec = self._store.spec(key)
-        align = None if spec is None else self._store.align(spec.align_key)
-        if record_and_decide(self._store.fold(key), attempt, align=align, max_failures=self._max_failures):
+        spec = self._store.folds.spec(key)
+        align = None if spec is None else self._store.folds.align(spec.align_key)
+        if record_and_decide(self._store.folds.fold(key), attempt, align=align, max_failures=self._max_failures):
             return True
         self._failed.add(key)
         return False
@@ -97,7 +97,7 @@ class FoldStates:
         if key in self._looked or key in self.running:
             return
         self._looked.add(key)
-        folder = self._store.fold(key)
+        folder = self._store.folds.fold(key)
         if self._retry_failed and key not in self._allowed:
             # Once: what fails from now on counts.
             self._allowed.add(key)
@@ -108,7 +108,7 @@ class FoldStates:
         result = folder.read_result()
         if result is None:
             return
-        self._store.tidy_done(key)
+        self._store.folds.tidy_done(key)
         self._seconds[key] = float(result["seconds"])
         accuracy = _accuracy(result)
         if math.isfinite(accuracy):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.sync import at_work
 from search_spaces.errors import UserError
 from trainables.storage.atomic_files import remove_abandoned
@@ -69,7 +69,7 @@ class FoldLeases:
 
 
 @contextmanager
-def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
+def alone_in(store: SweepFolder, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
     """Be the only process at work in a sweep's folder, and at its addresses.
 
     Args:

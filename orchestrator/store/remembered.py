@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from orchestrator.run_options import LastRun, Limits
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
@@ -13,12 +13,12 @@ from search_spaces.hyperparameters import Resources
 from trainables.storage.json_files import read_json, write_json
 
 
-def remember_run(store: Store, run: LastRun) -> None:
+def remember_run(store: SweepFolder, run: LastRun) -> None:
     """Note the settings, in place of those of an earlier run."""
     write_json(store.run_file, asdict(run))
 
 
-def last_run(store: Store) -> LastRun:
+def last_run(store: SweepFolder) -> LastRun:
     """The settings noted last; defaults where none were."""
     content = read_json(store.run_file, advice="run the sweep again, which writes it anew")
     if content is None:

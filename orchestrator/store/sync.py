@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.store.remote.lease import StorageLease
 from orchestrator.store.remote.mirrors import FOLLOW_S, repeated
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.errors import UserError
 from trainables.storage.leases import Owner
 
@@ -22,7 +22,7 @@ LEDGER_S = 30.0
 
 
 @contextmanager
-def at_work(store: Store, owner: Owner, *, sent: Sequence[Path] = ()) -> Iterator[None]:
+def at_work(store: SweepFolder, owner: Owner, *, sent: Sequence[Path] = ()) -> Iterator[None]:
     """Be the only command at a store's addresses; fetch what is new, and send what is made here until the end.
 
     Args:
@@ -60,7 +60,7 @@ def at_work(store: Store, owner: Owner, *, sent: Sequence[Path] = ()) -> Iterato
 class _Follower:
     """What the head does again and again while it is at work."""
 
-    def __init__(self, store: Store, leases: Sequence[StorageLease], sent: Sequence[Path]) -> None:
+    def __init__(self, store: SweepFolder, leases: Sequence[StorageLease], sent: Sequence[Path]) -> None:
         self._store, self._leases, self._sent = store, leases, sent
         self._looked = time.monotonic()
 
@@ -86,5 +86,5 @@ class _Follower:
         mirrors.look_for_request(store.request_file)
         if time.monotonic() - self._looked > LEDGER_S:
             self._looked = time.monotonic()
-            mirrors.fetch_ledger(store.queries_folder)
+            mirrors.fetch_ledger(store.folds.queries_folder)
             mirrors.send(self._sent)

@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder
 
 Result = Mapping[str, Any]
 
 
-def in_order_of_arrival(store: Store, found: Mapping[str, Mapping[str, Result]]) -> list[tuple[str, str]]:
+def in_order_of_arrival(store: SweepFolder, found: Mapping[str, Mapping[str, Result]]) -> list[tuple[str, str]]:
     """Every finished fold that was ever seen, as (group, key); those that are seen for the first time are noted.
 
     Args:
         store: whose folds they are.
         found: results by key, by fold group.
     """
-    known = store.arrivals()
+    known = store.records.arrivals()
     seen = set(known)
     new = [
         (float(result["finished"]), group, key)
@@ -32,5 +32,5 @@ def in_order_of_arrival(store: Store, found: Mapping[str, Mapping[str, Result]])
     arrived = [(group, key) for _, group, key in sorted(new)]
     # A store that can only be read is a copy, in which nothing more arrives.
     with suppress(OSError):
-        store.note_arrivals(arrived)
+        store.records.note_arrivals(arrived)
     return [*known, *arrived]

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
     from search_spaces.sweeps import Sweep
 
 EXPERIMENT = "vl2v"
@@ -59,7 +59,7 @@ class Tracker:
     def __init__(
         self,
         *,
-        store: Store,
+        store: SweepFolder,
         sweep: Sweep,
         uri: str | None = None,
         experiment: str | None = None,

@@ -22,7 +22,7 @@ from search_spaces.errors import UserError
 from trainables.storage.redaction import redact
 
 if TYPE_CHECKING:
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 HOST = "127.0.0.1"
 LAST_PORT = 2**16 - 1
@@ -32,7 +32,7 @@ STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.2
 
 
-def serve(store: Store, *, port: int, announce: Callable[[str], object]) -> None:
+def serve(store: SweepFolder, *, port: int, announce: Callable[[str], object]) -> None:
     """Bring MLflow up to date, serve it until Ctrl-C, and announce the comparison's address once it answers.
 
     Where `MLFLOW_TRACKING_URI` names a server already, only its address is announced.

@@ -32,7 +32,7 @@ from trainables.storage.json_files import read_json
 
 if TYPE_CHECKING:
     from orchestrator.store.records import GroupRecord
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
     from search_spaces.sweeps import Sweep, SweepSelection
 
 FINGERPRINTS = ("data_manifest", "teacher_fingerprint", "student_fingerprint", "trainer_version")
@@ -87,7 +87,7 @@ class TrackedFold:
     """Why this sweep gave it up; None where it did not, or where it was finished all the same."""
 
 
-def sweep_records(store: Store, sweep: Sweep, documents: Mapping[str, Any]) -> Iterator[RunRecord]:
+def sweep_records(store: SweepFolder, sweep: Sweep, documents: Mapping[str, Any]) -> Iterator[RunRecord]:
     """Every record of a sweep, parents first.
 
     Args:
@@ -130,43 +130,43 @@ def sweep_records(store: Store, sweep: Sweep, documents: Mapping[str, Any]) -> I
         yield from filter(None, (trial_record(fold, price_per_1000) for fold in folds[group.name]))
 
 
-def tracked_folds(store: Store, group: GroupRecord) -> Iterator[TrackedFold]:
+def tracked_folds(store: SweepFolder, group: GroupRecord) -> Iterator[TrackedFold]:
     """The folds of a group, each once, with the number of the trial they belong to."""
-    confirmation = store.confirmation(group.name)
+    confirmation = store.records.confirmation(group.name)
     chosen = {planned.key for planned in confirmation.folds} if confirmation else set()
-    planned_folds = [(trial.number, planned) for trial in store.trials(group.name) for planned in trial.folds]
+    planned_folds = [(trial.number, planned) for trial in store.records.trials(group.name) for planned in trial.folds]
     if confirmation:
         planned_folds += [(confirmation.number, planned) for planned in confirmation.folds]
-    left_out = store.confirmation(group.name, "leave_one_domain_out")
+    left_out = store.records.confirmation(group.name, "leave_one_domain_out")
     chosen |= {planned.key for planned in left_out.folds} if left_out else set()
-    planned_folds += store.left_out_folds(group.name)
-    points = {trial.number: trial.point for trial in store.trials(group.name)}
+    planned_folds += store.records.left_out_folds(group.name)
+    points = {trial.number: trial.point for trial in store.records.trials(group.name)}
     seen: set[str] = set()
     for number, planned in planned_folds:
         if planned.key not in seen:
             seen.add(planned.key)
-            spec = store.spec(planned.key)
+            spec = store.folds.spec(planned.key)
             has_align = spec is not None and method_facts(spec.method).aligns
             yield TrackedFold(
                 group=group.name,
                 number=number,
                 key=planned.key,
-                folder=store.fold(planned.key),
-                align=store.align(spec.align_key) if spec is not None and has_align else None,
+                folder=store.folds.fold(planned.key),
+                align=store.folds.align(spec.align_key) if spec is not None and has_align else None,
                 chosen=planned.key in chosen,
                 fold=planned.fold,
                 method=group.method,
                 point=points.get(number, {}),
                 pruned=_pruned(store, planned.key),
-                failed=store.attempts(planned.key).failed,
+                failed=store.folds.attempts(planned.key).failed,
             )
 
 
-def _pruned(store: Store, key: str) -> dict[str, Any] | None:
-    if store.fold_state(key, None) != "pruned":
+def _pruned(store: SweepFolder, key: str) -> dict[str, Any] | None:
+    if store.folds.fold_state(key, None) != "pruned":
         return None
     # Which other sweeps gave it up too is no concern of this one's run.
-    return {name: value for name, value in (store.pruned(key) or {}).items() if name != "sweeps"}
+    return {name: value for name, value in (store.folds.pruned(key) or {}).items() if name != "sweeps"}
 
 
 def _parent_record(
@@ -207,25 +207,25 @@ def _results(folds: Iterable[TrackedFold]) -> dict[str, dict[str, Any]]:
 
 
 def _result(
-    store: Store, results: Mapping[str, Mapping[str, Mapping[str, Any]]], group: str, key: str
+    store: SweepFolder, results: Mapping[str, Mapping[str, Mapping[str, Any]]], group: str, key: str
 ) -> Mapping[str, Any] | None:
     """What a fold came to, also of one that is planned no more."""
-    return results.get(group, {}).get(key) or store.fold(key).read_result()
+    return results.get(group, {}).get(key) or store.folds.fold(key).read_result()
 
 
-def _is_over(store: Store, group: GroupRecord, folds: Iterable[TrackedFold], selection: SweepSelection) -> bool:
+def _is_over(store: SweepFolder, group: GroupRecord, folds: Iterable[TrackedFold], selection: SweepSelection) -> bool:
     """Whether the group's configuration is chosen, or none can be, and nothing is left to run."""
     if not all(fold.failed or fold.folder.is_done or fold.pruned is not None for fold in folds):
         return False
-    chosen = store.confirmation(group.name) or store.confirmation(group.name, "leave_one_domain_out")
+    chosen = store.records.confirmation(group.name) or store.records.confirmation(group.name, "leave_one_domain_out")
     return chosen is not None or is_hopeless(store, group, selection)
 
 
-def _manifests(store: Store, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:
+def _manifests(store: SweepFolder, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:
     manifests = {}
     for tracked in folds.values():
         for fold in tracked[:1]:
-            spec = store.spec(fold.key)
+            spec = store.folds.spec(fold.key)
             if spec is not None:
                 manifests[spec.fold.benchmark] = spec.data_manifest
     return manifests

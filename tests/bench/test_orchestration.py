@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.inspection.status import sweep_status
 from orchestrator.report.report import build_report
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import run_sweep
 from tests.bench.orchestration import build_store, scale_sweep
 from trainables.data.formats.sample import write_sample
@@ -21,7 +21,7 @@ def test_a_written_sweep_is_a_finished_one(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("orchestrator.sweep.connect", no_ray)
     write_sample(tmp_path / "data", benchmarks=["PACS"], images_per_class=1)
-    sweep, store = scale_sweep(3, ["PACS"]), Store(tmp_path / "out")
+    sweep, store = scale_sweep(3, ["PACS"]), open_store(tmp_path / "out")
     number = build_store(sweep, store, tmp_path / "data")
     assert number == 4 * (2 * (3 + 2) + 3)
     assert sweep_status(store).counts.done == number

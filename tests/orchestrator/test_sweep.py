@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.execution.local_ray import TEMPORARY_PREFIX
 from orchestrator.store.leases import alone_in
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import run_sweep
 from orchestrator.tracking.background import TrackingAwayError
 from search_spaces.errors import UserError
@@ -52,15 +52,16 @@ class Tracked:
 
 
 def points(out: Path) -> dict[str, list[Any]]:
-    store = Store(out)
+    store = open_store(out)
     return {
-        group.name: [(trial.point, trial.history) for trial in store.trials(group.name)] for group in store.groups()
+        group.name: [(trial.point, trial.history) for trial in store.records.trials(group.name)]
+        for group in store.groups()
     }
 
 
 def choices(out: Path) -> dict[str, Any]:
-    store = Store(out)
-    return {group.name: store.confirmation(group.name) for group in store.groups()}
+    store = open_store(out)
+    return {group.name: store.records.confirmation(group.name) for group in store.groups()}
 
 
 def no_ray(*arguments: Any, **options: Any) -> Any:
@@ -97,7 +98,7 @@ def test_a_sweep_runs_every_fold_once_and_goes_on_without_ray(tmp_path: Path, mo
     before = len(starts(out))
     again, events = run_stub(out, sweep, tracking=tracked)
     assert (again.counts, again.exit_code, len(starts(out))) == (outcome.counts, 0, before)
-    assert again.seconds < 5
+    assert not [event for event in events if event.kind.startswith("fold_")], "a finished fold is not looked at again"
     assert tracked.checked == 1, "nothing is left to track, and the server is not needed"
     assert not any(folder.exists() for folder in killed_at_its_end)
 
@@ -114,7 +115,7 @@ def test_failures_are_told_apart_and_do_not_stop_the_sweep(tmp_path: Path) -> No
     assert errors["icons/flat/seed0"] == "RuntimeError: the machine is on fire"
     assert "died" in errors["icons/line/seed1"]
     assert "nan" in errors["icons/render3d/seed1"]
-    attempts = {str(failure.fold): Store(tmp_path).attempts(failure.key) for failure in outcome.failures}
+    attempts = {str(failure.fold): open_store(tmp_path).folds.attempts(failure.key) for failure in outcome.failures}
     assert [attempt.kind for attempt in attempts["icons/flat/seed0"].attempts] == ["crash", "crash"]
     assert "RuntimeError: first line" in attempts["icons/flat/seed0"].attempts[0].details
     assert [attempt.kind for attempt in attempts["icons/line/seed1"].attempts] == ["lost", "lost"]
@@ -257,7 +258,7 @@ def test_a_second_process_is_kept_out_of_a_folder(tmp_path: Path) -> None:
     try:
         _wait_for(lambda: (out / "lease.json").exists(), process)
         with pytest.raises(UserError, match=f"another sweep is at work .* \\(process {process.pid} on "):
-            run_sweep(stub_sweep(), store=Store(out), functions=STUB)
+            run_sweep(stub_sweep(), store=open_store(out), functions=STUB)
     finally:
         process.kill()
         process.wait()
@@ -306,7 +307,7 @@ def test_a_sweep_that_was_taken_for_dead_and_taken_over_ends_in_one_line(
 ) -> None:
     quick_heartbeats(monkeypatch, 0.2)
     write_json(tmp_path / "BEHAVIOUR", {"pause": 3})
-    store, other = Store(tmp_path), this_process()
+    store, other = open_store(tmp_path), this_process()
 
     def take_over(ended: threading.Event) -> None:
         while not starts(tmp_path) and not ended.wait(0.1):
@@ -323,7 +324,7 @@ def test_a_sweep_that_was_taken_for_dead_and_taken_over_ends_in_one_line(
 
 
 def test_half_files_of_killed_commands_go_when_the_next_one_begins(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = open_store(tmp_path)
     half = tmp_path / "trials" / "icons" / ".0.json.00000000-1-1-1.part"
     half.parent.mkdir(parents=True)
     half.touch()

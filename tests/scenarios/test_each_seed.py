@@ -35,7 +35,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def test_every_seed_has_draws_of_its_own_that_all_test_domains_share(bench: Bench) -> None:
     points = {
-        (group.test_domains[0], group.own_seed): [trial.point for trial in bench.store.trials(group.name)]
+        (group.test_domains[0], group.own_seed): [trial.point for trial in bench.store.records.trials(group.name)]
         for group in bench.groups
     }
     assert set(points) == {(domain, seed) for domain in DOMAINS for seed in range(SEEDS)}
@@ -50,12 +50,12 @@ def test_every_seed_chooses_by_its_own_source_validation(bench: Bench) -> None:
     counts = bench.agenda.counts()
     assert counts.done == counts.planned == len(DOMAINS) * SEEDS * TRIALS, "nothing is repeated on another seed"
     for group in bench.groups:
-        trials, chosen = bench.store.trials(group.name), bench.store.confirmation(group.name)
+        trials, chosen = bench.store.records.trials(group.name), bench.store.records.confirmation(group.name)
         accuracies = {}
         for trial in trials:
             (planned,) = trial.folds
             assert planned.fold.seed == group.own_seed
-            result = bench.store.fold(planned.key).read_result()
+            result = bench.store.folds.fold(planned.key).read_result()
             assert result is not None
             accuracies[trial.number] = result["source_validation"]["accuracy"]
         assert chosen is not None
@@ -89,7 +89,7 @@ def test_the_oracle_has_every_seed_whatever_the_sweep_chose(bench: Bench) -> Non
 def test_leave_one_domain_out_chooses_on_each_seed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, authors_sweep(selection="leave_one_domain_out"))
     bench.run_all(slots=2)
-    left_out = [planned for group in bench.groups for _, planned in bench.store.left_out_folds(group.name)]
+    left_out = [planned for group in bench.groups for _, planned in bench.store.records.left_out_folds(group.name)]
     pairs = {planned.key for planned in left_out if len(planned.fold.test_domains) == 2}
     assert len(pairs) == TRIALS * SEEDS * 6, "each pair serves both of its domains"
     report = build_report(bench.store)

@@ -14,10 +14,10 @@ from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.store.failures import read_attempts
 from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
-from tests.orchestrator.scheduler.test_control import eventually
 from tests.scenarios.test_stopped_trials import held
 from tests.support.stub_sweep import command
 from tests.support.stub_worker import starts
+from tests.support.waiting import eventually
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store.store import Store, group_slug
+from orchestrator.store.search_records import group_slug
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from trainables.data.formats.sample import write_sample
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ KEYS = ("key", "against", "folds")
 
 
 @pytest.fixture(scope="module")
-def sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepFolder, SweepFolder]:
     """The same sweep on the same images, with the labels of `sketch` right and permuted."""
     folder = tmp_path_factory.mktemp("leak")
     write_sample(folder / "drawn", benchmarks=["PACS"], images_per_class=6)
@@ -46,11 +47,11 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
     )
 
 
-def test_no_decision_reads_the_test_domains_labels(sweeps: tuple[Store, Store]) -> None:
+def test_no_decision_reads_the_test_domains_labels(sweeps: tuple[SweepFolder, SweepFolder]) -> None:
     right, permuted = sweeps
     group = "two/vl2v_adip/sketch"
     assert right.manifests() != permuted.manifests(), "the labels are the same"
-    trials = [store.trials(group) for store in sweeps]
+    trials = [store.records.trials(group) for store in sweeps]
     assert [trial.point for trial in trials[0]] == [trial.point for trial in trials[1]]
     assert [(trial.source, trial.history) for trial in trials[0]] == [
         (trial.source, trial.history) for trial in trials[1]
@@ -58,7 +59,7 @@ def test_no_decision_reads_the_test_domains_labels(sweeps: tuple[Store, Store]) 
     decisions = [_decisions(store, group) for store in sweeps]
     assert decisions[0] == decisions[1]
     assert any(decision["verdict"] == "prune" for decision in decisions[0]), "nothing was pruned: the test is blind"
-    confirmed = [store.confirmation(group) for store in sweeps]
+    confirmed = [store.records.confirmation(group) for store in sweeps]
     assert confirmed[0] is not None
     assert confirmed[1] is not None
     assert confirmed[0].number == confirmed[1].number
@@ -72,21 +73,22 @@ def test_no_decision_reads_the_test_domains_labels(sweeps: tuple[Store, Store]) 
         assert one.key != other.key
         assert _source_side(right, one.key) == _source_side(permuted, other.key), f"{one.fold} saw the test domain"
     accuracies = [
-        [(store.fold(fold.key).read_test() or {}).get("accuracy") for fold in own]
+        [(store.folds.fold(fold.key).read_test() or {}).get("accuracy") for fold in own]
         for store, own in zip(sweeps, planned, strict=True)
     ]
     assert accuracies[0] != accuracies[1], "the permutation changed nothing at all"
 
 
-def test_where_the_domain_is_a_source_its_labels_matter(sweeps: tuple[Store, Store]) -> None:
+def test_where_the_domain_is_a_source_its_labels_matter(sweeps: tuple[SweepFolder, SweepFolder]) -> None:
     group = "two/vl2v_adip/art_painting"
     sides = [
-        [_source_side(store, fold.key) for trial in store.trials(group) for fold in trial.folds] for store in sweeps
+        [_source_side(store, fold.key) for trial in store.records.trials(group) for fold in trial.folds]
+        for store in sweeps
     ]
     assert all(one != other for one, other in zip(*sides, strict=True))
 
 
-def _sweep(folder: Path, drawn: Path, *, permuted: bool) -> Store:
+def _sweep(folder: Path, drawn: Path, *, permuted: bool) -> SweepFolder:
     """Run the sweep as a command of its own: what ends Ray would end pytest too."""
     for domain in ("art_painting", "sketch"):
         shutil.copytree(drawn / "PACS" / domain, folder / "data" / "two" / domain)
@@ -104,7 +106,7 @@ def _sweep(folder: Path, drawn: Path, *, permuted: bool) -> Store:
         capture_output=True, text=True, env=environment, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return Store(folder / "out")
+    return open_store(folder / "out")
 
 
 def _permute(domain: Path) -> None:
@@ -117,20 +119,20 @@ def _permute(domain: Path) -> None:
     domain.with_name("aside").rmdir()
 
 
-def _source_side(store: Store, key: str) -> Mapping[str, Any]:
+def _source_side(store: SweepFolder, key: str) -> Mapping[str, Any]:
     """All that a fold measured and chose without the test domain, down to its weights and every loss.
 
     A fold that was pruned has a journal only.
     """
-    result = dict(store.fold(key).read_result() or {})
+    result = dict(store.folds.fold(key).read_result() or {})
     for name in ("key", "teacher_queries"):
         result.pop(name, None)
-    journal = [_timeless(line) for line in store.fold(key).read_journal()]
+    journal = [_timeless(line) for line in store.folds.fold(key).read_journal()]
     assert any(line["kind"] == "step" for line in journal)
     return {**_timeless(result), "journal": journal}
 
 
-def _decisions(store: Store, group: str) -> list[dict[str, Any]]:
+def _decisions(store: SweepFolder, group: str) -> list[dict[str, Any]]:
     """What was decided of which trial, and compared with which; in the file these are in the order of their keys."""
     decisions = []
     for line in (store.out / "pruning" / f"{group_slug(group)}.jsonl").read_text().splitlines():

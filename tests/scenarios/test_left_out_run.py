@@ -16,7 +16,7 @@ from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.plan.plan import make_plan
 from orchestrator.scheduler.fold_queue import build_agenda
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.sweep import fold_group_records
 from search_spaces.hyperparameters import Resources
 from trainables.data.formats.open import open_benchmark
@@ -51,8 +51,8 @@ def write_benchmark(root: Path, *, relabelled: str | None = None) -> Path:
     return root / "data"
 
 
-def held_out(store: Store, key: str, domain: str) -> float:
-    return float(json.loads(store.fold(key).held_out(domain).read_text())["accuracy"])
+def held_out(store: SweepFolder, key: str, domain: str) -> float:
+    return float(json.loads(store.folds.fold(key).held_out(domain).read_text())["accuracy"])
 
 
 def test_a_sweep_selects_by_pair_folds_and_the_report_says_so(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_sweep_selects_by_pair_folds_and_the_report_says_so(tmp_path: Path) ->
     # 3 test domains x 2 trials; 3 pairs for the first trial, 3 x 2 for the other one.
     assert "leave_one_domain_out 15: 9 pair folds more (3 others shared" in " ".join(done.stdout.split())
     assert "selection: leave-one-domain-out cross-validation" in done.stdout
-    store = Store(out)
+    store = open_store(out)
     folders = list((out / "folds").iterdir())
     assert len(folders) == 6 + 9
     assert sum((folder / "test.json").exists() for folder in folders) == 6
@@ -81,9 +81,9 @@ def test_a_sweep_selects_by_pair_folds_and_the_report_says_so(tmp_path: Path) ->
                 held_out(store, planned.key, *(set(planned.fold.test_domains) - {target})) for planned in record.folds
             )
             / 2
-            for record in store.pairs(group.name)
+            for record in store.records.pairs(group.name)
         }
-        chosen = store.confirmation(group.name, "leave_one_domain_out")
+        chosen = store.records.confirmation(group.name, "leave_one_domain_out")
         assert chosen is not None
         assert chosen.number == max(scores, key=lambda number: (scores[number], number))
         (cell,) = [
@@ -92,10 +92,10 @@ def test_a_sweep_selects_by_pair_folds_and_the_report_says_so(tmp_path: Path) ->
                 "rows"
             ]
         ]
-        assert cell == [(store.fold(chosen.folds[0].key).read_test() or {})["accuracy"][target]]
+        assert cell == [(store.folds.fold(chosen.folds[0].key).read_test() or {})["accuracy"][target]]
 
 
-def select_for(group_name: str, data_root: Path, out: Path) -> tuple[Store, Any]:
+def select_for(group_name: str, data_root: Path, out: Path) -> tuple[SweepFolder, Any]:
     """Run one fold group of the sweep in this process, without Ray."""
     request = build_request(
         SweepOptions(
@@ -108,7 +108,7 @@ def select_for(group_name: str, data_root: Path, out: Path) -> tuple[Store, Any]
             overrides=(*TINY, "sweep.zero_shot=false"),
         )
     )
-    store, benchmarks = Store(out), dict(request.benchmarks)
+    store, benchmarks = open_store(out), dict(request.benchmarks)
     manifests = {name: open_benchmark(benchmark, data_root).manifest for name, benchmark in benchmarks.items()}
     groups = fold_group_records(request.sweep, make_plan(request.sweep, benchmarks).benchmarks)
     store.claim(request.sweep, groups, manifests)
@@ -120,7 +120,7 @@ def select_for(group_name: str, data_root: Path, out: Path) -> tuple[Store, Any]
         run_job(jobs.job(ticket.spec).to_mapping())
         agenda.finished(ticket)
     assert agenda.is_finished
-    return store, store.confirmation(group_name, "leave_one_domain_out")
+    return store, store.records.confirmation(group_name, "leave_one_domain_out")
 
 
 def test_other_test_labels_change_neither_trials_nor_pair_folds_nor_the_choice(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_other_test_labels_change_neither_trials_nor_pair_folds_nor_the_choice(t
             (source,) = set(fold.fold.test_domains) - {"sketch"}
             assert held_out(right, fold.key, source) == held_out(other, fold_too.key, source)
             told_apart.append(held_out(right, fold.key, "sketch") != held_out(other, fold_too.key, "sketch"))
-            results = [store.fold(key).read_result() for store, key in ((right, fold.key), (other, fold_too.key))]
+            results = [store.folds.fold(key).read_result() for store, key in ((right, fold.key), (other, fold_too.key))]
             assert results[0] is not None
             assert results[1] is not None
             assert results[0]["source_validation"] == results[1]["source_validation"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.store.failures import FoldAttempts
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from tests.chaos.nodes import TwoNodes
 from tests.support.stub_worker import starts
 from trainables.storage.json_files import write_json
@@ -74,9 +74,9 @@ def wait_for_starts(out: Path, count: int, process: subprocess.Popen[bytes]) -> 
 
 def attempts(out: Path) -> list[FoldAttempts]:
     """Of the folds in which something went wrong."""
-    store = Store(out)
-    keys = {planned.key for group in store.groups() for planned in store.planned_folds(group.name)}
-    return [found for found in map(store.attempts, keys) if found.attempts]
+    store = open_store(out)
+    keys = {planned.key for group in store.groups() for planned in store.records.planned_folds(group.name)}
+    return [found for found in map(store.folds.attempts, keys) if found.attempts]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import ProgressEvent
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import train_one
 from tests.orchestrator.execution.test_nested import one_fold
 from tests.scenarios.test_lost_nodes import FIELDS, environment
@@ -29,11 +29,11 @@ def test_a_sweep_goes_on_with_half_the_batch_at_a_time(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.stub_sweep", str(out), json.dumps(FIELDS), arguments]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    store, pieces = Store(out), {}
+    store, pieces = open_store(out), {}
     for group in store.groups():
-        for planned in store.planned_folds(group.name):
-            pieces[planned.fold.test_domain] = (store.fold(planned.key).read_result() or {})["batch_pieces"]
-            tried = store.attempts(planned.key)
+        for planned in store.records.planned_folds(group.name):
+            pieces[planned.fold.test_domain] = (store.folds.fold(planned.key).read_result() or {})["batch_pieces"]
+            tried = store.folds.attempts(planned.key)
             if planned.fold.test_domain == "line":
                 assert [attempt.kind for attempt in tried.attempts] == ["out_of_memory"]
                 assert (tried.spent, tried.doublings, tried.failed) == (0, 1, False)

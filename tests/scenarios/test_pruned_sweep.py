@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.report.pruning_audit import audit
 from orchestrator.search.pruning import read_decisions
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from search_spaces.hyperparameters import Resources
 from tests.support.stub_sweep import run_stub, stub_sweep
 from tests.support.stub_worker import starts
@@ -42,10 +42,10 @@ def test_stopped_folds_leave_room_for_the_others(
     outcome, events = run_stub(tmp_path, sweep, resources=Resources(workers=workers))
     assert outcome.exit_code == 0
     assert outcome.counts.waiting == outcome.counts.running == outcome.counts.failed == 0
-    store = Store(tmp_path)
+    store = open_store(tmp_path)
     pruned = [one for group in store.groups() for one in read_decisions(store, group.name) if one.verdict == "prune"]
     # The workers of a nested trainer run on until it is ended, and a stub may come to its result before that.
-    given_up = {key for one in pruned for key in one.folds if not store.fold(key).is_done}
+    given_up = {key for one in pruned for key in one.folds if not store.folds.fold(key).is_done}
     assert len(given_up) == outcome.counts.pruned > 0
     told = {event.fold.key: event.fold for event in events if event.kind == "fold_pruned" and event.fold}
     stopped = {one.key for one in pruned if one.rule != "overtake"}

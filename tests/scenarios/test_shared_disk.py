@@ -16,11 +16,11 @@ import pytest
 from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.execution.preflight import check_shared, sees
 from orchestrator.execution.worker_deaths import living_nodes
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
-from tests.orchestrator.scheduler.test_control import eventually
 from tests.support.stub_sweep import run_stub, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
 
 OTHER_ROOT = ("unshare", "--user", "--map-root-user", "--mount")
@@ -59,7 +59,7 @@ def test_a_fold_that_leaves_no_result_fails_and_the_others_go_on(tmp_path: Path)
     (failure,) = outcome.failures
     assert failure.error.startswith(f"the worker ended, and this machine sees no result in {tmp_path}")
     assert "on a disk that all machines share" in failure.error
-    assert [attempt.kind for attempt in Store(tmp_path).attempts(failure.key).attempts] == ["crash", "crash"]
+    assert [attempt.kind for attempt in open_store(tmp_path).folds.attempts(failure.key).attempts] == ["crash", "crash"]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.report.report import build_report
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from tests.support.stub_sweep import command
 from tests.support.stub_worker import starts
 from trainables.storage.json_files import write_json
@@ -32,15 +32,18 @@ def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen[bytes])
 
 
 def decisions(out: Path) -> dict[str, Any]:
-    store = Store(out)
+    store = open_store(out)
     return {
-        group.name: ([trial.point for trial in store.trials(group.name)], store.confirmation(group.name))
+        group.name: (
+            [trial.point for trial in store.records.trials(group.name)],
+            store.records.confirmation(group.name),
+        )
         for group in store.groups()
     }
 
 
 def tables(out: Path) -> Any:
-    return asdict(build_report(Store(out)))["tables"]
+    return asdict(build_report(open_store(out)))["tables"]
 
 
 @pytest.mark.slow
@@ -61,7 +64,10 @@ def test_two_sweeps_on_one_store_one_of_them_killed(tmp_path: Path) -> None:
     counted = Counter(start["key"] for start in starts(shared))
     results = {path.parent.name for path in shared.glob("folds/*/result.json")}
     planned = {
-        fold.key for out in outs for group in Store(out).groups() for fold in Store(out).planned_folds(group.name)
+        fold.key
+        for out in outs
+        for group in open_store(out).groups()
+        for fold in open_store(out).records.planned_folds(group.name)
     }
     assert set(counted) == results == planned
     assert {key for key, number in counted.items() if number > 1} <= {held}

@@ -22,10 +22,10 @@ from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.execution.executors import DRIVER_RESOURCE, WorkerFunctions, nested_trainable
 from search_spaces.folds import Fold
 from tests.orchestrator.execution.test_nested import one_fold
-from tests.orchestrator.scheduler.test_control import eventually
 from tests.support import stub_worker
 from tests.support.stub_sweep import command
 from tests.support.stub_worker import starts
+from tests.support.waiting import eventually
 from trainables.jobs import job_from_mapping
 
 # Ray warns of its own settings when a trainer is built in this process.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from search_spaces.hyperparameters import fold_spec_from_mapping
 from tests.support.killed_command import killed_at
 from tests.support.teacher_process import NAME, TOKEN, served
@@ -65,8 +65,8 @@ def sweep_arguments(root: Path, out: Path, *more: str, teacher: str = NAME) -> l
 def accuracies(out: Path) -> dict[str, Any]:
     """Every finished fold's numbers, by method and fold; keys differ where the teacher has another fingerprint."""
     found = {}
-    for result in (json.loads(path.read_text()) for path in Store(out).shared.glob("folds/*/result.json")):
-        test = json.loads((Store(out).fold(result["key"]).test).read_text())
+    for result in (json.loads(path.read_text()) for path in open_store(out).shared.glob("folds/*/result.json")):
+        test = json.loads((open_store(out).folds.fold(result["key"]).test).read_text())
         name = f"{result['method']} {result['fold']['test_domains'][0]} {result['fold']['seed']}"
         found[name] = (result["source_validation"], test, result["chosen"])
     return found
@@ -163,7 +163,7 @@ def test_a_second_sweep_on_a_warm_store_asks_nothing(
     assert report["tables"][0]["seeds"] == [0, 1]
     assert len(list(store.glob("folds/*/result.json"))) == 4, "seed 0 is shared, seed 1 is new"
     assert not (second / "folds").exists()
-    assert Store(second).shared == store, "--out remembers its store"
+    assert open_store(second).shared == store, "--out remembers its store"
     assert run(["report", "--out", str(second)]) == 0
     assert run(["teacher", "status", "--out", str(second)]) == 0
     assert "192 images and 7 texts" in capsys.readouterr().out

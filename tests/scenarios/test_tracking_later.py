@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.store.records import ConfirmationRecord, PlannedFold
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.tracking.mlflow_tracker import Tracker
 from search_spaces.folds import Fold
 from search_spaces.sweeps import Sweep
@@ -39,18 +39,18 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def larger_store(out: Path) -> tuple[Store, Sweep]:
+def larger_store(out: Path) -> tuple[SweepFolder, Sweep]:
     """Several trials on seed 0, the last one chosen."""
-    sweep, store = small_sweep(), Store(out)
+    sweep, store = small_sweep(), open_store(out)
     store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
     for number in range(FOLDS):
         write_trial(store, number, (_fold(store, sweep, number),))
-    chosen = store.trials(GROUP)[-1]
-    store.write_confirmation(ConfirmationRecord(group=GROUP, number=chosen.number, folds=chosen.folds))
+    chosen = store.records.trials(GROUP)[-1]
+    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=chosen.number, folds=chosen.folds))
     return store, sweep
 
 
-def _fold(store: Store, sweep: Sweep, number: int) -> PlannedFold:
+def _fold(store: SweepFolder, sweep: Sweep, number: int) -> PlannedFold:
     wanted = spec(sweep, seed=0, trainer=f"trainer {number}")
     return write_fold(store, wanted, accuracy=0.5 + 0.01 * number, finished=START + 100 * number)
 
@@ -78,11 +78,11 @@ def points_of(uri: str, run: Run) -> dict[tuple[str, int], float]:
     return dict(points)
 
 
-def expected_points(store: Store, key: str) -> dict[tuple[str, int], float]:
+def expected_points(store: SweepFolder, key: str) -> dict[tuple[str, int], float]:
     """What a fold's files say, worked out without the tracker's code."""
-    stored = store.spec(key)
+    stored = store.folds.spec(key)
     assert stored is not None
-    journals = [store.align(stored.align_key).read_journal(), store.fold(key).read_journal()]
+    journals = [store.folds.align(stored.align_key).read_journal(), store.folds.fold(key).read_journal()]
     lines = [line for journal in journals for line in journal]
     points: dict[tuple[str, int], float] = {}
     losses: dict[str, list[float]] = {}
@@ -98,14 +98,14 @@ def expected_points(store: Store, key: str) -> dict[tuple[str, int], float]:
     return points
 
 
-def assert_equal_to_store(uri: str, store: Store, sweep: Sweep) -> None:
+def assert_equal_to_store(uri: str, store: SweepFolder, sweep: Sweep) -> None:
     """One whole run for the sweep, for every group and for every fold, with the store's numbers and nothing else."""
     runs = runs_of(uri, sweep)
-    planned = [fold.key for about in store.groups() for fold in store.planned_folds(about.name)]
+    planned = [fold.key for about in store.groups() for fold in store.records.planned_folds(about.name)]
     wanted = {("sweep", sweep.key), *(("group", about.name) for about in store.groups())}
     assert set(runs) == wanted | {("trial", key) for key in planned}
     for key in planned:
-        run, result, stored = runs["trial", key], store.fold(key).read_result(), store.spec(key)
+        run, result, stored = runs["trial", key], store.folds.fold(key).read_result(), store.folds.spec(key)
         assert result is not None
         assert stored is not None
         points, expected = points_of(uri, run), expected_points(store, key)
@@ -118,7 +118,7 @@ def assert_equal_to_store(uri: str, store: Store, sweep: Sweep) -> None:
         assert run.info.status == "FINISHED"
         assert run.data.tags["record_version"]
     (top,) = (run for (kind, _), run in runs.items() if kind == "sweep")
-    accuracies = [(store.fold(key).read_result() or {})["source_validation"]["accuracy"] for key in planned]
+    accuracies = [(store.folds.fold(key).read_result() or {})["source_validation"]["accuracy"] for key in planned]
     assert top.data.metrics["source_validation_accuracy"] == max(accuracies)
     assert top.data.metrics["finished_folds"] == len(planned)
 
@@ -136,7 +136,7 @@ def test_a_run_that_the_server_made_twice_is_kept_once(out: Path) -> None:
 
 
 def test_two_trackers_that_remember_different_things_double_nothing(out: Path) -> None:
-    sweep, store = small_sweep(), Store(out)
+    sweep, store = small_sweep(), open_store(out)
     store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
     trackers = [Tracker(store=store, sweep=sweep) for _ in range(2)]
     for number in range(6):
@@ -144,7 +144,9 @@ def test_two_trackers_that_remember_different_things_double_nothing(out: Path) -
         assert trackers[number % 2].sync() == 3
         if number == 3:
             assert trackers[0].sync() == 0, "the other one wrote it"
-    store.write_confirmation(ConfirmationRecord(group=GROUP, number=5, folds=store.trials(GROUP)[5].folds))
+    store.records.write_confirmation(
+        ConfirmationRecord(group=GROUP, number=5, folds=store.records.trials(GROUP)[5].folds)
+    )
     trackers[0].sync()
     trackers[1].sync()
     assert_equal_to_store(trackers[0].uri, store, sweep)
@@ -152,12 +154,12 @@ def test_two_trackers_that_remember_different_things_double_nothing(out: Path) -
 
 def test_a_pruned_fold_is_a_killed_run(out: Path) -> None:
     store, sweep = larger_store(out)
-    key = store.trials(GROUP)[0].folds[0].key
-    store.fold(key).result.unlink()
+    key = store.records.trials(GROUP)[0].folds[0].key
+    store.folds.fold(key).result.unlink()
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
     assert ("trial", key) not in runs_of(tracker.uri, sweep), "it is neither finished nor pruned"
-    write_json(store.fold(key).path / "pruned.json", {"step": 3, "rule": "median", "sweeps": [sweep.key]})
+    write_json(store.folds.fold(key).path / "pruned.json", {"step": 3, "rule": "median", "sweeps": [sweep.key]})
     assert tracker.sync() > 0
     run = runs_of(tracker.uri, sweep)["trial", key]
     assert (run.info.status, run.data.tags["pruned"]) == ("KILLED", "true")
@@ -171,17 +173,17 @@ def test_a_fold_that_was_pruned_before_it_began_is_a_run_too(out: Path) -> None:
     store, sweep = larger_store(out)
     never = Fold(benchmark="icons", test_domains=("line",), seed=0)
     planned = PlannedFold(fold=never, key="f" * 64)
-    record = replace(store.trials(GROUP)[0], number=FOLDS, folds=(planned,), point={"distill.lr": 0.01})
-    store.write_trial(record)
-    store.mark_pruned(planned.key, {"rule": "median"}, sweep.key)
-    store.mark_pruned(store.trials(GROUP)[1].folds[0].key, {"rule": "median"}, "another sweep")
+    record = replace(store.records.trials(GROUP)[0], number=FOLDS, folds=(planned,), point={"distill.lr": 0.01})
+    store.records.write_trial(record)
+    store.folds.mark_pruned(planned.key, {"rule": "median"}, sweep.key)
+    store.folds.mark_pruned(store.records.trials(GROUP)[1].folds[0].key, {"rule": "median"}, "another sweep")
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
     runs = runs_of(tracker.uri, sweep)
     run = runs["trial", planned.key]
     assert (run.info.status, run.data.params["distill.lr"], run.data.params["seed"]) == ("KILLED", "0.01", "0")
     assert [run.info.status for run in runs.values()].count("KILLED") == 1
-    store.mark_pruned(planned.key, {"rule": "median"}, "another sweep")
+    store.folds.mark_pruned(planned.key, {"rule": "median"}, "another sweep")
     assert tracker.sync() == 0
 
 
@@ -192,9 +194,9 @@ def _environment() -> dict[str, str]:
 def _sync_command(out: Path, uri: str) -> subprocess.Popen[str]:
     """`Tracker.sync` as a process; it says `go` when it begins and how many runs it wrote at its end."""
     script = (
-        "import sys; from orchestrator.store.store import Store;"
+        "import sys; from orchestrator.store.store import SweepFolder;"
         "from orchestrator.tracking.mlflow_tracker import Tracker;"
-        "store = Store(sys.argv[1]); tracker = Tracker(store=store, sweep=store.sweep(), uri=sys.argv[2]);"
+        "store = open_store(sys.argv[1]); tracker = Tracker(store=store, sweep=store.sweep(), uri=sys.argv[2]);"
         "tracker.preflight(); print('go', flush=True); print(tracker.sync(), flush=True)"
     )
     process = subprocess.Popen(
@@ -248,8 +250,8 @@ def test_a_server_that_is_down_for_the_whole_sweep_is_filled_in_afterwards(out: 
         server.restart()
         server.wait_until_ready()
         sweep = stub_sweep(**fields)
-        assert Tracker(store=Store(out), sweep=sweep, uri=server.uri).sync() > 0
-        assert_equal_to_store(server.uri, Store(out), sweep)
+        assert Tracker(store=open_store(out), sweep=sweep, uri=server.uri).sync() > 0
+        assert_equal_to_store(server.uri, open_store(out), sweep)
     finally:
         server.kill()
 
@@ -280,7 +282,7 @@ def test_a_sweep_that_is_started_again_while_the_server_is_away_goes_on_and_is_c
         server.wait_until_ready()
         assert again.wait(timeout=240) == 0, log.read_text()
         # A cold server may take longer than the folds: then the sweep ends behind it.
-        Tracker(store=Store(out), sweep=stub_sweep(**fields), uri=server.uri).sync()
-        assert_equal_to_store(server.uri, Store(out), stub_sweep(**fields))
+        Tracker(store=open_store(out), sweep=stub_sweep(**fields), uri=server.uri).sync()
+        assert_equal_to_store(server.uri, open_store(out), stub_sweep(**fields))
     finally:
         server.kill()

@@ -15,7 +15,7 @@ from search_spaces.benchmarks import (
 )
 from search_spaces.errors import UserError
 from search_spaces.folds import leave_one_domain_out, leave_two_domains_out
-from tests.golden import golden_json
+from tests.support.golden import golden_json
 
 
 @pytest.mark.parametrize(

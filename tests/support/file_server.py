@@ -27,6 +27,8 @@ class FileServer:
         """Body bytes sent, by path."""
         self.asked: dict[str, int] = defaultdict(int)
         """GET requests, by path."""
+        self.looked: dict[str, int] = defaultdict(int)
+        """HEAD requests, by path."""
         self.bytes_per_s: float | None = None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -81,6 +83,7 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_HEAD(self) -> None:
+            server.looked[self._path()] += 1
             content = server.files.get(self._path())
             if status := server.lasting_refusal(self._path()):
                 self._refuse(status)

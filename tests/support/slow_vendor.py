@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tests.support.waiting import GENEROUS_S
 from trainables.teacher.http.wire import PROTOCOL, pack, unpack
 
 
@@ -21,8 +22,14 @@ class SlowVendor:
     def __init__(self, *, pause_s: float, last_request: int | None) -> None:
         self.pause_s, self.last_request = pause_s, last_request
         self.paid = self.requests = self.most_at_once = self._at_once = 0
+        self._together, self._gathered = 1, threading.Event()
         self._mutex = threading.Lock()
         self.url = ""
+
+    def gather(self, requests: int) -> None:
+        """Answer no picture before so many requests have been at work at once; then go on as before."""
+        self._gathered.clear()
+        self._together = requests
 
     def answer(self, kind: str, body: bytes) -> tuple[int, bytes]:
         with self._mutex:
@@ -30,6 +37,10 @@ class SlowVendor:
             number = self.requests
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+            if self._at_once >= self._together:
+                self._gathered.set()
+        if kind != "texts":
+            self._gathered.wait(GENEROUS_S)
         # Later requests are answered earlier.
         time.sleep(self.pause_s * (1.2 if number % 2 else 0.8))
         with self._mutex:

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.events import ProgressEvent
 from orchestrator.execution.executors import WorkerFunctions
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import SweepOutcome, run_sweep
 from orchestrator.tracking.mlflow_tracker import Tracker
 from search_spaces.errors import UserError
@@ -41,7 +41,7 @@ def run_stub(out: str | Path, sweep: Sweep | None = None, **arguments: Any) -> t
     events: list[ProgressEvent] = []
     outcome = run_sweep(
         sweep or stub_sweep(),
-        store=Store(out),
+        store=open_store(out),
         progress=events.append,
         functions=STUB,
         **{"address": "local", **arguments},
@@ -75,7 +75,7 @@ def started(log: Path, *words: str) -> subprocess.Popen[bytes]:
 
 def main() -> int:
     out, fields, arguments = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    store = Store(out, shared=sys.argv[4] if len(sys.argv) > 4 else None)
+    store = open_store(out, shared=sys.argv[4] if len(sys.argv) > 4 else None)
     if "tracking" in arguments:
         arguments["tracking"] = Tracker(store=store, sweep=stub_sweep(**fields), uri=arguments["tracking"])
     if "resources" in arguments:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
@@ -47,9 +47,9 @@ def spec(sweep: Sweep, *, seed: int, trainer: str) -> FoldSpec:
     )
 
 
-def write_fold(store: Store, wanted: FoldSpec, *, accuracy: float, finished: float) -> PlannedFold:
+def write_fold(store: SweepFolder, wanted: FoldSpec, *, accuracy: float, finished: float) -> PlannedFold:
     """A finished fold: Align's journal in its own folder, Distill's beside the result."""
-    folder, align = store.fold(wanted.key), store.align(wanted.align_key)
+    folder, align = store.folds.fold(wanted.key), store.folds.align(wanted.align_key)
     write_json(folder.spec, wanted.to_mapping())
     for stage, place in (("align", align), ("distill", folder)):
         lines = []
@@ -90,18 +90,20 @@ def write_fold(store: Store, wanted: FoldSpec, *, accuracy: float, finished: flo
     return PlannedFold(fold=wanted.fold, key=wanted.key)
 
 
-def write_trial(store: Store, number: int, folds: tuple[PlannedFold, ...]) -> None:
-    store.write_trial(TrialRecord(group=GROUP, number=number, point={}, folds=folds, source="paper", created=START))
+def write_trial(store: SweepFolder, number: int, folds: tuple[PlannedFold, ...]) -> None:
+    store.records.write_trial(
+        TrialRecord(group=GROUP, number=number, point={}, folds=folds, source="paper", created=START)
+    )
 
 
-def finished_store(out: Path) -> tuple[Store, Sweep]:
+def finished_store(out: Path) -> tuple[SweepFolder, Sweep]:
     """Two trials, the second the better one and confirmed on seed 1."""
-    sweep, store = small_sweep(), Store(out)
+    sweep, store = small_sweep(), open_store(out)
     store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
     first = write_fold(store, spec(sweep, seed=0, trainer="a"), accuracy=0.5, finished=START + 100)
     second = write_fold(store, spec(sweep, seed=0, trainer="b"), accuracy=0.7, finished=START + 200)
     write_trial(store, 0, (first,))
     write_trial(store, 1, (second,))
     again = write_fold(store, spec(sweep, seed=1, trainer="b"), accuracy=0.6, finished=START + 300)
-    store.write_confirmation(ConfirmationRecord(group=GROUP, number=1, folds=(second, again)))
+    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=1, folds=(second, again)))
     return store, sweep

@@ -31,7 +31,7 @@ from orchestrator.run_options import Limits
 
 if TYPE_CHECKING:
     from orchestrator.scheduler.control import Wish
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
     from orchestrator.sweep import SweepOutcome
 
 NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Leave the request and end at once.")]
@@ -52,9 +52,9 @@ def cancel(out: ExistingOutOption, no_wait: NoWaitOption = False) -> None:
 def _ask(out: str, wish: Wish, *, no_wait: bool) -> None:
     from orchestrator.inspection.status import sweep_status
     from orchestrator.scheduler.control import ask, wait_until_ended
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
-    store = Store(out)
+    store = open_store(out)
     request = ask(store, wish)
     if request.wish != wish:
         typer.echo(f"the sweep in {store.where} is being cancelled already")
@@ -91,7 +91,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Run the failed folds of a sweep again, and these alone, as the sweep last ran them."""
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
     from orchestrator.sweep import failed_folds
 
     check_money(query_budget, price_per_1000)
@@ -104,13 +104,13 @@ def retry(
         price_per_gpu_hour=price_per_gpu_hour,
         seconds_per_fold=seconds_per_fold,
     )
-    store = Store(out)
+    store = open_store(out)
     store.existing_sweep()
     failed = failed_folds(store)
     if not failed:
         typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.where} has failed")
         return
-    before = {key: len(store.attempts(key).attempts) for key in failed}
+    before = {key: len(store.folds.attempts(key).attempts) for key in failed}
     outcome = _run_failed(
         store,
         data_root=data_root,
@@ -122,7 +122,10 @@ def retry(
         address=address,
         track_now=tracking == "now",
     )
-    tried = sum(store.fold(key).is_done or len(store.attempts(key).attempts) > count for key, count in before.items())
+    tried = sum(
+        store.folds.fold(key).is_done or len(store.folds.attempts(key).attempts) > count
+        for key, count in before.items()
+    )
     _show_retried(store, tried, outcome, as_json=as_json)
     say_where_tracking_stands(store, outcome, track_now=tracking == "now")
     if outcome.exit_code:
@@ -130,7 +133,7 @@ def retry(
 
 
 def _run_failed(
-    store: Store,
+    store: SweepFolder,
     *,
     data_root: str | None,
     max_concurrent: int | None,
@@ -172,7 +175,7 @@ def _run_failed(
         )
 
 
-def _show_retried(store: Store, tried: int, outcome: SweepOutcome, *, as_json: bool) -> None:
+def _show_retried(store: SweepFolder, tried: int, outcome: SweepOutcome, *, as_json: bool) -> None:
     from orchestrator.cli.commands.viewing import show_budget
     from orchestrator.inspection.status import sweep_status
 

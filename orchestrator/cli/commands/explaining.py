@@ -37,9 +37,9 @@ def explain(
     """Say why a fold or trial was tried, how it ended (done, failed, pruned), what was chosen, and what it shared."""
     from orchestrator.inspection.explain import explain_fold, explain_trial
     from orchestrator.inspection.fold_names import known_folds
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
-    known = known_folds(Store(out))
+    known = known_folds(open_store(out))
     trial = known.trial(subject)
     explained = explain_trial(known, trial) if trial is not None else explain_fold(known, known.fold(subject))
     if as_json:
@@ -72,13 +72,13 @@ def rerun(
     from orchestrator.cli.progress import print_evaluation, print_report
     from orchestrator.inspection.fold_names import known_folds
     from orchestrator.rerun import compare, rerun_job, run_here, run_on_ray
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
     from orchestrator.train import FoldFailedError
 
     check_money(query_budget, None)
     if local and address is not None:
         raise UserError("--local runs without Ray; leave --address or --local out")
-    known = known_folds(Store(out))
+    known = known_folds(open_store(out))
     found = known.fold(fold)
     job, notes = rerun_job(
         known,
@@ -131,9 +131,10 @@ def export_hparams(
 ) -> None:
     """Write the chosen hyperparameters of each fold group as YAML that --config of sweep and train takes back."""
     from orchestrator.inspection.export import export_groups
-    from orchestrator.store.store import Store, group_slug
+    from orchestrator.store.search_records import group_slug
+    from orchestrator.store.sweep_folder import open_store
 
-    store = Store(out)
+    store = open_store(out)
     exported = export_groups(store, only=group)
     if as_json:
         typer.echo(json.dumps({item.group: item.config for item in exported}, indent=1))

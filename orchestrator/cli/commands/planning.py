@@ -43,7 +43,7 @@ from search_spaces.hyperparameters import Resources
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 
 @app.command()
@@ -80,7 +80,7 @@ def plan(
 ) -> None:
     """Show what a sweep would do and cost: fold groups, trials, stages, teacher queries, and what is shared."""
     from orchestrator.plan.plan import make_plan
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
     check_money(query_budget, price_per_1000)
     request = build_request(
@@ -111,7 +111,7 @@ def plan(
         price_per_gpu_hour=price_per_gpu_hour,
         seconds_per_fold=seconds_per_fold,
     )
-    store = None if out is None else Store(out)
+    store = None if out is None else open_store(out)
     if price_per_1000 is None and store is not None:
         price_per_1000 = store.price_per_1000
     limits.check(request.resources, price_per_1000)
@@ -133,7 +133,7 @@ class ShownBudgets:
     price_per_1000: float | None = None
     limits: Limits = field(default_factory=Limits)
     resources: Resources = field(default_factory=Resources)
-    store: Store | None = None
+    store: SweepFolder | None = None
     """Whose finished folds tell how long one takes."""
 
 

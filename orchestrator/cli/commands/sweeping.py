@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from orchestrator.execution.executors import Executor
     from orchestrator.plan.plan import Plan
     from orchestrator.run_options import Limits
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")]
@@ -106,7 +106,7 @@ def sweep(
     from orchestrator.cli.commands.planning import ShownBudgets, show_plan
     from orchestrator.plan.plan import make_plan
     from orchestrator.run_options import Limits
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
     check_choice("--executor", executor, EXECUTORS)
     check_money(query_budget, price_per_1000)
@@ -141,7 +141,7 @@ def sweep(
         price_per_gpu_hour=price_per_gpu_hour,
         seconds_per_fold=seconds_per_fold,
     )
-    place = Store(out or request.default_out(), shared=store)
+    place = open_store(out or request.default_out(), shared=store)
     plan = make_plan(request.sweep, request.benchmarks)
     shown = ShownBudgets(
         query_budget=query_budget,
@@ -196,7 +196,7 @@ def run_and_report(
     request: Request,
     plan: Plan,
     *,
-    store: Store,
+    store: SweepFolder,
     limits: Limits,
     max_failures: int | None,
     query_budget: int | None,

@@ -13,7 +13,7 @@ from orchestrator.cli.options import DataRootOption, ExistingOutOption, JsonOpti
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
     from orchestrator.sweep import SweepOutcome
 
 
@@ -22,12 +22,12 @@ def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: Json
     """Bring MLflow up to date with a sweep's folder, after it was out of reach; doing it twice adds nothing."""
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.remembered import last_run
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
     from orchestrator.tracking.mlflow_client import TrackingError
     from orchestrator.tracking.mlflow_tracker import Tracker
     from trainables.storage.redaction import redact
 
-    store = Store(out)
+    store = open_store(out)
     sweep, ran = store.existing_sweep(), last_run(store)
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
     plan = make_plan(sweep, benchmarks)
@@ -43,7 +43,7 @@ def sync(out: ExistingOutOption, data_root: DataRootOption = None, as_json: Json
         typer.echo(f"{written} runs written to {redact(tracker.uri)}; the others were up to date")
 
 
-def say_where_tracking_stands(store: Store, outcome: SweepOutcome, *, track_now: bool) -> None:
+def say_where_tracking_stands(store: SweepFolder, outcome: SweepOutcome, *, track_now: bool) -> None:
     """Say on stderr that MLflow lacks something, and what fills it in; nothing where it has everything."""
     command = f"{PROGRAM} sync --out {store.where}"
     if not track_now:

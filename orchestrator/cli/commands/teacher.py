@@ -30,7 +30,7 @@ from search_spaces.errors import UserError
 from trainables.teacher.ledger import BudgetReached
 
 if TYPE_CHECKING:
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
     from trainables.teacher.stored.embedding import EmbeddingJob
 
 teacher = typer.Typer(
@@ -74,11 +74,11 @@ def embed(
         gpus_per_worker=gpus_per_worker, overrides=overrides or (),
     )  # fmt: skip
     place, jobs, resources = _jobs(options, out=out, store=store, query_budget=query_budget)
-    filled = [place.embeddings_folder, place.queries_folder]
+    filled = [place.folds.embeddings_folder, place.folds.queries_folder]
     try:
         with at_work(place, this_process(), sent=filled):
             check_one_machine(place, address=address, workers=tasks)
-            place.mirrors.fetch(place.embeddings_folder)
+            place.mirrors.fetch(place.folds.embeddings_folder)
             _forecast(jobs, price_per_1000)
             with bars(unit="rows") as told:
                 fill_stores(jobs, workers=tasks, resources=resources, address=address, told=told)
@@ -121,9 +121,9 @@ def verify(
         overrides=overrides or (),
     )  # fmt: skip
     place, jobs, _ = _jobs(options, out=out, store=store, query_budget=query_budget)
-    place.mirrors.fetch(place.embeddings_folder)
+    place.mirrors.fetch(place.folds.embeddings_folder)
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
-    place.mirrors.send_now([place.queries_folder])
+    place.mirrors.send_now([place.folds.queries_folder])
     if as_json:
         stores = [{"benchmark": job.benchmark.name, **asdict(embedding_status(job))} for job in jobs]
         typer.echo(json.dumps({"problems": problems, "stores": stores}, indent=1))
@@ -147,8 +147,8 @@ def status(
 
     check_money(None, price_per_1000)
     place = _place(out, store)
-    place.mirrors.fetch(place.embeddings_folder)
-    rows, asked = stored_answers(place), query_counts(place.queries_folder)
+    place.mirrors.fetch(place.folds.embeddings_folder)
+    rows, asked = stored_answers(place), query_counts(place.folds.queries_folder)
     price = place.price_per_1000 if price_per_1000 is None else price_per_1000
     if as_json:
         content: dict[str, Any] = {"stores": rows, "queries": asdict(asked)}
@@ -172,17 +172,17 @@ def status(
     )
 
 
-def _place(out: str | None, store: str | None) -> Store:
-    from orchestrator.store.store import Store
+def _place(out: str | None, store: str | None) -> SweepFolder:
+    from orchestrator.store.sweep_folder import open_store
 
     if out is None and store is None:
         raise UserError("give --out DIR or --store DIR")
-    return Store(out or store or "", shared=store)
+    return open_store(out or store or "", shared=store)
 
 
 def _jobs(
     options: SweepOptions, *, out: str | None, store: str | None, query_budget: int | None
-) -> tuple[Store, list[EmbeddingJob], Any]:
+) -> tuple[SweepFolder, list[EmbeddingJob], Any]:
     """A job for each benchmark."""
     from orchestrator.embed import embedding_job
 
@@ -222,7 +222,7 @@ def _forecast(jobs: list[EmbeddingJob], price_per_1000: float | None) -> None:
         )
 
 
-def _show(place: Store, jobs: list[EmbeddingJob], *, price_per_1000: float | None, as_json: bool) -> None:
+def _show(place: SweepFolder, jobs: list[EmbeddingJob], *, price_per_1000: float | None, as_json: bool) -> None:
     """How far the stores are, whatever ended the filling."""
     from dataclasses import asdict
 
@@ -231,7 +231,7 @@ def _show(place: Store, jobs: list[EmbeddingJob], *, price_per_1000: float | Non
 
     found = [embedding_status(job) for job in jobs]
 
-    asked = query_counts(place.queries_folder)
+    asked = query_counts(place.folds.queries_folder)
     if as_json:
         rows = [
             {

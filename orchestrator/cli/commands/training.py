@@ -89,12 +89,12 @@ def train(
 
     from orchestrator.cli.progress import print_evaluation
     from orchestrator.store.failures import MAX_FAILURES
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
     from orchestrator.store.sync import at_work
     from orchestrator.train import FoldFailedError, prepare_fold, train_one
     from trainables.storage.leases import this_process
 
-    place = Store(out or RUNS / "train", shared=store)
+    place = open_store(out or RUNS / "train", shared=store)
     job = prepare_fold(
         fold,
         method=request.sweep.methods[0],
@@ -105,7 +105,7 @@ def train(
         benchmark=chosen,
         query_budget=query_budget,
     )
-    was_done = place.fold(job.spec.key).is_done
+    was_done = place.folds.fold(job.spec.key).is_done
     try:
         with at_work(place, this_process()):
             result = train_one(

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from orchestrator.inspection.status import SweepStatus
     from orchestrator.report.cells import ErrorBar
     from orchestrator.report.measurements import Selection
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 
 @app.command()
 def status(out: ExistingOutOption, price_per_1000: PriceOption = None, as_json: JsonOption = False) -> None:
     """Say how far a sweep is: folds done, running, failed and waiting by fold group, and what the teacher was asked."""
     from orchestrator.inspection.status import sweep_status
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
     check_money(None, price_per_1000)
-    store = Store(out)
+    store = open_store(out)
     found, price_per_1000 = sweep_status(store), store.price_per_1000 if price_per_1000 is None else price_per_1000
     if as_json:
         content = found.to_mapping()
@@ -68,7 +68,7 @@ def status_table(found: SweepStatus) -> Table:
     return table
 
 
-def show_budget(store: Store, refusals: Sequence[str], *, price_per_1000: float | None) -> None:
+def show_budget(store: SweepFolder, refusals: Sequence[str], *, price_per_1000: float | None) -> None:
     """Say on stderr that a budget was reached, what is done and what waits."""
     from orchestrator.inspection.status import sweep_status
 
@@ -101,14 +101,14 @@ def report(
 ) -> None:
     """Print the tables, and write them as Markdown, CSV, LaTeX and JSON into OUT/report."""
     from orchestrator.report.measurements import Selection
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
     check_error(error)
     if selection is not None:
         check_choice("--selection", selection, get_args(Selection))
     check_money(None, price_per_1000)
     show_report(
-        Store(out),
+        open_store(out),
         error=error,
         selection=selection,
         allow_mixed=allow_mixed,
@@ -118,7 +118,7 @@ def report(
 
 
 def show_report(
-    store: Store,
+    store: SweepFolder,
     *,
     error: str = "domainbed",
     selection: str | None = None,
@@ -172,7 +172,7 @@ def ui(
     port: Annotated[int, typer.Option("--port", metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
 ) -> None:
     """Serve MLflow on loopback and print the address that compares the sweep's runs; Ctrl-C ends it."""
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
     from orchestrator.tracking.mlflow_ui import serve
 
-    serve(Store(out), port=port, announce=typer.echo)
+    serve(open_store(out), port=port, announce=typer.echo)

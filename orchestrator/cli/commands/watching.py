@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.inspection.logs import FoldLog
     from orchestrator.inspection.status import SweepStatus
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import SweepFolder
 
 FoldArgument = Annotated[
     str,
@@ -42,11 +42,11 @@ def watch(
 
     Reads files only, so it works from any machine that sees the folder, or the address.
     """
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
     if not 0 < interval < inf:
         raise UserError(f"--interval is a number of seconds above 0, got {interval}")
-    store = Store(out)
+    store = open_store(out)
     try:
         with store.mirrors.kept_fresh():
             if as_json or not sys.stdout.isatty():
@@ -57,7 +57,7 @@ def watch(
         print("the sweep goes on", file=sys.stderr)
 
 
-def _watch_table(store: Store, interval: float) -> None:
+def _watch_table(store: SweepFolder, interval: float) -> None:
     from rich.live import Live
 
     from orchestrator.inspection.status import sweep_status
@@ -72,7 +72,7 @@ def _watch_table(store: Store, interval: float) -> None:
             _pause(interval, began)
 
 
-def _watch_lines(store: Store, interval: float, *, as_json: bool) -> None:
+def _watch_lines(store: SweepFolder, interval: float, *, as_json: bool) -> None:
     """A line whenever a fold changed its state; with JSON one whole status per line."""
     from orchestrator.inspection.status import sweep_status
 
@@ -116,11 +116,11 @@ def logs(
     from orchestrator.inspection.fold_names import known_folds
     from orchestrator.inspection.logs import OVER, fold_log
     from orchestrator.inspection.logs import follow as follow_log
-    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_folder import open_store
 
     if follow and as_json:
         raise UserError("--follow tells line by line; leave --json or --follow out")
-    store = Store(out)
+    store = open_store(out)
     known = known_folds(store).fold(fold)
     if follow:
         typer.echo(known.label)

@@ -154,9 +154,12 @@ def test_a_budget_below_one_groups_search_tries_as_many_configurations_as_fit(
     assert spending.asked == sum(done) * PER_FOLD
     assert spending.agenda.is_out_of_budget
     for group in spending.bench.groups:
-        trials, chosen = spending.bench.store.trials(group.name), spending.bench.store.confirmation(group.name)
+        trials, chosen = (
+            spending.bench.store.records.trials(group.name),
+            spending.bench.store.records.confirmation(group.name),
+        )
         assert (chosen is None) == (not trials)
-        assert chosen is None or all(spending.bench.store.fold(planned.key).is_done for planned in chosen.folds)
+        assert chosen is None or all(spending.bench.store.folds.fold(planned.key).is_done for planned in chosen.folds)
 
 
 def test_killed_at_any_fold_a_budget_below_one_groups_search_buys_the_same(tmp_path: Path) -> None:
@@ -254,7 +257,7 @@ def test_a_begun_folds_steps_behind_its_checkpoint_are_never_needed_again(tmp_pa
     align, distill = stage_steps(BENCHMARKS["icons"], hyperparameters, "vl2v_adip")
     per_step, texts = 3 * hyperparameters.batch_size_per_domain, 13
     assert need(group).queries == (align + distill) * per_step + texts
-    folder, shared = bench.store.fold(ticket.planned.key), bench.store.align(ticket.spec.align_key)
+    folder, shared = bench.store.folds.fold(ticket.planned.key), bench.store.folds.align(ticket.spec.align_key)
     state = {"stage": "align", "next_step": 3, "ended_early": False}
     save_checkpoint(shared.checkpoint, state)
     assert need(group).queries == (align - 3 + distill) * per_step + texts

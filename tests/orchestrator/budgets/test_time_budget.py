@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from search_spaces.sweeps import Sweep
 from tests.orchestrator.scheduler.test_fold_queue import CRASH, Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
+from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
 
 
@@ -84,7 +85,7 @@ class Timed:
             self.agenda.failed(ticket, CRASH)
             return
         run_job(self.bench.jobs.job(ticket.spec).to_mapping())
-        folder = self.bench.store.fold(ticket.planned.key)
+        folder = self.bench.store.folds.fold(ticket.planned.key)
         seconds = self.takes(self.agenda.counts().done) * self.slowness.get(ticket.spec.method, 1.0)
         write_json(folder.result, {**(folder.read_result() or {}), "seconds": seconds})
         self.clock.pass_time(seconds)
@@ -102,8 +103,8 @@ class Timed:
     def is_whole(self, method: str) -> bool:
         """Whether every test domain has its choice, done on all seeds."""
         store = self.bench.store
-        chosen = [store.confirmation(group.group.name) for group in self.row(method)]
-        return all(one and all(store.fold(planned.key).is_done for planned in one.folds) for one in chosen)
+        chosen = [store.records.confirmation(group.group.name) for group in self.row(method)]
+        return all(one and all(store.folds.fold(planned.key).is_done for planned in one.folds) for one in chosen)
 
 
 SWEEP = stub_sweep(trials=3, seeds=2)
@@ -248,7 +249,10 @@ def test_a_choice_made_anew_is_paid_for(tmp_path: Path) -> None:
     assert one_more.done == [3, 3, 3, 3]
     two_more = Timed(tmp_path, Limits(wall_hours=hours(14)), takes=always(100.0), sweep=SWEEP)
     two_more.run_all()
-    assert len([group for group in two_more.bench.groups if len(two_more.bench.store.trials(group.name)) == 3]) >= 1
+    assert (
+        len([group for group in two_more.bench.groups if len(two_more.bench.store.records.trials(group.name)) == 3])
+        >= 1
+    )
     assert two_more.is_whole("erm")
     assert two_more.clock.total.wall_seconds <= 1400
 
@@ -275,7 +279,10 @@ def test_a_search_that_takes_longer_than_forecast_ends_early_with_whole_rows_and
     timed.run_all()
     assert timed.is_whole("erm")
     for group in timed.agenda.groups:
-        trials, chosen = timed.bench.store.trials(group.group.name), timed.bench.store.confirmation(group.group.name)
+        trials, chosen = (
+            timed.bench.store.records.trials(group.group.name),
+            timed.bench.store.records.confirmation(group.group.name),
+        )
         assert 1 <= len(trials) < 5, "no new configuration began"
         assert chosen is not None
         assert chosen.trials == len(trials)
@@ -299,8 +306,8 @@ def test_killed_between_the_early_choice_and_the_later_one_it_chooses_among_all(
     store = killed.bench.store
 
     def is_at_its_last_trial(name: str) -> bool:
-        chosen = store.confirmation(name)
-        return chosen is not None and chosen.trials < len(store.trials(name)) == 5
+        chosen = store.records.confirmation(name)
+        return chosen is not None and chosen.trials < len(store.records.trials(name)) == 5
 
     while not any(is_at_its_last_trial(group.name) for group in killed.bench.groups):
         ticket = killed.agenda.next()
@@ -393,26 +400,37 @@ def test_budgets_that_would_limit_nothing_are_refused_in_one_line() -> None:
     assert Limits(gpu_hours=2.0).over(Limits(gpu_hours=1.0, money=3.0)) == Limits(gpu_hours=2.0, money=3.0)
 
 
-def test_usage_adds_up_over_processes_and_a_kill_forgets_seconds(tmp_path: Path, monkeypatch: Any) -> None:
+def test_usage_adds_up_over_processes_and_a_kill_forgets_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("orchestrator.store.usage.time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr("orchestrator.store.usage.LOOK_S", 0.02)
-    monkeypatch.setattr("orchestrator.store.usage.WRITE_S", 0.05)
     write_json(tmp_path / "first.json", {"wall_seconds": 100.0, "fold_seconds": 150.0, "gpu_seconds": 300.0})
-    running = {"a", "b"}
-    meter = UsageMeter(tmp_path, "second", gpus_per_fold=0.5, running=lambda: running)
-    assert meter.total.wall_seconds == 100
+    running, looks = {"a", "b"}, []
+
+    def look() -> set[str]:
+        looks.append(clock.now)
+        return running
+
+    meter = UsageMeter(tmp_path, "second", gpus_per_fold=0.5, running=look)
+    clock.now += 50.0
+    assert meter.total.wall_seconds == 100, "nothing is counted before the work begins"
     with meter:
-        time.sleep(0.5)
-        written = read_usage(tmp_path)
-        assert written.wall_seconds > 100.1, "a kill now would have forgotten less than that"
-        assert 0 < meter.elapsed("a") <= 0.6
-        assert meter.elapsed("c") == 0
+        assert meter.total.wall_seconds == 100
+        clock.now += 4.0
+        assert meter.total == Usage(wall_seconds=104.0, fold_seconds=158.0, gpu_seconds=304.0, folds_at_once=2)
+        assert (meter.elapsed("a"), meter.elapsed("c")) == (4.0, 0.0)
+        seen = len(looks)
+        assert eventually(lambda: len(looks) > seen + 2)
+        assert read_usage(tmp_path).wall_seconds == 100, "less than five seconds are not worth a file"
+        clock.now += 2.0
+        assert eventually(lambda: read_usage(tmp_path).wall_seconds == 106.0, 60.0), "a kill would forget more"
         running.clear()
-    own = read_usage(tmp_path)
-    wall = own.wall_seconds - 100
-    assert 0.5 <= wall < 5
-    assert own.fold_seconds - 150 == pytest.approx(2 * wall, abs=0.2)
-    assert own.gpu_seconds - 300 == pytest.approx(wall, abs=0.2)
-    assert own.folds_at_once == 2
+        assert meter.total.wall_seconds == 106
+        clock.now += 1.0
+    clock.now += 50.0
+    assert read_usage(tmp_path) == Usage(wall_seconds=107.0, fold_seconds=162.0, gpu_seconds=306.0, folds_at_once=2)
     assert read_usage(tmp_path / "nowhere") == Usage()
 
 
@@ -435,7 +453,7 @@ def test_the_report_says_from_how_many_configurations_a_search_that_was_ended_ch
     timed = Timed(tmp_path, Limits(wall_hours=700 / 3600), takes=slower, assumed=50.0, sweep=sweep)
     timed.run_all()
     store = timed.bench.store
-    tried = {group.test_domains[0]: len(store.trials(group.name)) for group in timed.bench.groups}
+    tried = {group.test_domains[0]: len(store.records.trials(group.name)) for group in timed.bench.groups}
     notes = [
         f"erm on {domain}: chosen from {count} of 5 configurations, for a budget ended the search"
         for domain, count in tried.items()

@@ -19,7 +19,7 @@ from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.events import Counts, FoldEvent, ProgressEvent
 from orchestrator.plan.fold_groups import FoldGroup
 from orchestrator.store.records import TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.search_records import SearchRecords
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.support.repository import REPOSITORY
@@ -83,17 +83,17 @@ def test_a_disk_that_fails_in_the_middle_of_the_work_is_one_line(
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_sweep_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, written = Store.write_trial, 0
+    write, written = SearchRecords.write_trial, 0
 
-    def fills_up(store: Store, record: TrialRecord) -> None:
+    def fills_up(records: SearchRecords, record: TrialRecord) -> None:
         nonlocal written
         written += 1
         if written == 3:
-            raise OSError(errno.ENOSPC, "No space left on device", str(store.out))
-        write(store, record)
+            raise OSError(errno.ENOSPC, "No space left on device", "trials")
+        write(records, record)
 
     with monkeypatch.context() as full:
-        full.setattr(Store, "write_trial", fills_up)
+        full.setattr(SearchRecords, "write_trial", fills_up)
         with pytest.raises(OSError, match="No space left"):
             run_stub(tmp_path)
     assert run_stub(tmp_path)[0].exit_code == 0

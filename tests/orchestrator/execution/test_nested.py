@@ -18,7 +18,7 @@ from orchestrator.execution.executors import (
     nested_trainable,
     stoppable_trainer,
 )
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import FoldFailedError, prepare_fold, train_one
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -39,7 +39,7 @@ def one_fold(out: Path, resources: Resources | None = None) -> FoldJob:
         Fold(benchmark="icons", test_domains=("line",), seed=0),
         method="erm",
         hyperparameters=HYPERPARAMETERS,
-        store=Store(out),
+        store=open_store(out),
         resources=resources,
     )
 
@@ -167,7 +167,7 @@ def test_a_fold_of_a_domain_there_is_not(tmp_path: Path) -> None:
             Fold(benchmark="icons", test_domains=("lime",), seed=0),
             method="erm",
             hyperparameters=HYPERPARAMETERS,
-            store=Store(tmp_path),
+            store=open_store(tmp_path),
         )
 
 

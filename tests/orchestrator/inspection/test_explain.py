@@ -86,7 +86,7 @@ def test_the_choice_names_every_number_that_it_went_by(bench: Bench) -> None:
     (line,) = [line for line in explained.lines if "chose trial" in line]
     assert line.startswith(f"icons/vl2v_adip/line chose trial {chosen.number}: the best source validation accuracy")
     for trial in trials:
-        result = bench.store.fold(trial.folds[0].key).read_result()
+        result = bench.store.folds.fold(trial.folds[0].key).read_result()
         assert result is not None
         assert f"{trial.number}: {result['source_validation']['accuracy']:.2%}" in line
         known_accuracies = explained.facts["choices"]["icons/vl2v_adip/line"]["source_validation"]
@@ -98,7 +98,7 @@ def test_folds_that_share_an_align_stage_name_each_other(tmp_path: Path) -> None
     made.run_all()
     known = known_folds(made.store)
     of_line = [fold for fold in known.folds if fold.fold.test_domain == "line"]
-    keys = {fold.key: made.store.spec(fold.key).align_key for fold in of_line}  # type: ignore[union-attr]
+    keys = {fold.key: made.store.folds.spec(fold.key).align_key for fold in of_line}  # type: ignore[union-attr]
     for fold in of_line:
         sharing = explain_fold(known, fold).facts["align"]["shared_with"]
         expected = {other for other in keys if other != fold.key and keys[other] == keys[fold.key]}
@@ -178,7 +178,7 @@ def test_two_trials_with_equal_points_share_a_fold(tmp_path: Path) -> None:
     made = Bench(tmp_path)
     ticket = made.agenda.next()
     assert ticket is not None
-    (first,) = made.store.trials("icons/erm/clipart")
+    (first,) = made.store.records.trials("icons/erm/clipart")
     twin = {"group": first.group, "number": 1, "source": "sampler", "point": first.point, "created": 0.0}
     folds = json.loads((tmp_path / "trials" / "icons--erm--clipart" / "0.json").read_text())["folds"]
     write_json(tmp_path / "trials" / "icons--erm--clipart" / "1.json", {**twin, "folds": folds, "history": {}})
@@ -203,7 +203,7 @@ def test_exported_hyperparameters_make_the_confirmed_folds_again(bench: Bench, t
         (record,) = [record for record in again.groups if record.name == group]
         assert record.trials == 1
         specs = FoldSpecs(sweep=request.sweep, benchmarks=request.benchmarks, manifests=again.store.manifests())
-        confirmed = bench.store.confirmation(group)
+        confirmed = bench.store.records.confirmation(group)
         assert confirmed is not None
         assert specs.planned(record, {}, range(record.seeds)) == confirmed.folds
 

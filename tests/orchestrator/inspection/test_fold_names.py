@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.inspection.fold_names import Known, known_folds
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import stub_sweep
@@ -73,12 +73,12 @@ def test_folds_of_train_are_found_without_a_sweep(tmp_path: Path) -> None:
     ticket = bench.agenda.next()
     assert ticket is not None
     run_job(bench.jobs.job(ticket.spec).to_mapping())
-    alone = Store(tmp_path / "alone")
+    alone = open_store(tmp_path / "alone")
     alone.fold("").path.parent.mkdir()
-    bench.store.fold("").path.rename(alone.fold("").path)
+    bench.store.folds.fold("").path.rename(alone.fold("").path)
     assert known_folds(alone).fold(str(ticket.planned.fold)).key == ticket.planned.key
 
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no fold yet"):
-        known_folds(Store(tmp_path)).fold("icons/line/seed0")
+        known_folds(open_store(tmp_path)).fold("icons/line/seed0")

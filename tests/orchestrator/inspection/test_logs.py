@@ -33,8 +33,8 @@ def test_a_log_holds_evaluations_losses_failures_and_files(tmp_path: Path, capsy
     assert ticket is not None
     key = ticket.planned.key
     run_job(bench.jobs.job(ticket.spec).to_mapping())
-    bench.store.align(ticket.spec.align_key).append_journal([step("align", number) for number in range(9)])
-    bench.store.fold(key).append_journal([step("align", 0), step("distill", 0)])
+    bench.store.folds.align(ticket.spec.align_key).append_journal([step("align", number) for number in range(9)])
+    bench.store.folds.fold(key).append_journal([step("align", 0), step("distill", 0)])
     bench.agenda.failed(ticket, CRASH)
     log = fold_log(bench.store, known_folds(bench.store).fold(key))
     evaluations = [(entry["stage"], entry["step"]) for entry in log.evaluations]
@@ -42,8 +42,8 @@ def test_a_log_holds_evaluations_losses_failures_and_files(tmp_path: Path, capsy
     losses = [(entry["stage"], entry["step"]) for entry in log.last_losses]
     assert losses == [*(("align", number) for number in range(9 - LAST_LOSSES, 9)), ("distill", 0)]
     assert [attempt.details for attempt in log.attempts] == [CRASH.details]
-    assert str(bench.store.fold(key).journal) in log.files
-    assert str(bench.store.align(ticket.spec.align_key).journal) in log.files
+    assert str(bench.store.folds.fold(key).journal) in log.files
+    assert str(bench.store.folds.align(ticket.spec.align_key).journal) in log.files
     assert run(["logs", key[:7], "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "RuntimeError: no" in said
@@ -59,13 +59,13 @@ def test_following_tells_every_evaluation_once_and_ends_with_the_fold(tmp_path: 
     key = ticket.planned.key
     lease = Lease(bench.store.lease_file, this_process())
     lease.take()
-    bench.store.mark_running(key, lease.owner.identity)
+    bench.store.folds.mark_running(key, lease.owner.identity)
     known = known_folds(bench.store).fold(key)
 
     def work() -> None:
         for number in range(3):
             entry = {"kind": "evaluation", "stage": "distill", "step": number, "accuracy": 0.25, "cross_entropy": 1.0}
-            bench.store.fold(key).append_journal([step("distill", number), entry])
+            bench.store.folds.fold(key).append_journal([step("distill", number), entry])
             time.sleep(0.6)
         bench.run(ticket)
 

@@ -13,7 +13,7 @@ from orchestrator.run_options import LastRun
 from orchestrator.search.choices import choice
 from orchestrator.store.failures import Attempt
 from orchestrator.store.remembered import remember_run
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
 from tests.orchestrator.scheduler.test_fold_queue import Bench
@@ -23,7 +23,7 @@ from trainables.storage.leases import Lease, this_process
 
 def test_a_folder_without_a_sweep_is_a_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep in"):
-        sweep_status(Store(tmp_path))
+        sweep_status(open_store(tmp_path))
 
 
 def test_counts_follow_the_folder(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_counts_follow_the_folder(tmp_path: Path) -> None:
     assert running is not None
     lease = Lease(bench.store.lease_file, this_process())
     lease.take()
-    bench.store.mark_running(running.planned.key, lease.owner.identity)
+    bench.store.folds.mark_running(running.planned.key, lease.owner.identity)
     status = sweep_status(bench.store)
     assert status.counts == Counts(done=5, running=1, failed=1, waiting=9)
     assert status.at_work
@@ -59,9 +59,9 @@ def test_rows_name_the_best_trial_and_what_was_chosen(tmp_path: Path) -> None:
     status = sweep_status(bench.store)
     assert status.counts == Counts(done=16)
     for row in status.groups:
-        chosen = bench.store.confirmation(row.name)
+        chosen = bench.store.records.confirmation(row.name)
         assert chosen is not None
-        result = bench.store.fold(chosen.folds[0].key).read_result()
+        result = bench.store.folds.fold(chosen.folds[0].key).read_result()
         assert result is not None
         assert (row.best, row.accuracy) == (chosen.number, result["source_validation"]["accuracy"])
 
@@ -152,6 +152,6 @@ def test_saved_align_stages_are_in_the_mapping(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo"))
     bench.run_all()
     content = sweep_status(bench.store).to_mapping()
-    specs = [bench.store.spec(path.name) for path in bench.store.fold("").path.iterdir()]
+    specs = [bench.store.folds.spec(path.name) for path in bench.store.folds.fold("").path.iterdir()]
     stages = {spec.align_key for spec in specs if spec is not None}
     assert content["aligns_saved"] == len(specs) - len(stages) > 0

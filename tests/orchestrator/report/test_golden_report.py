@@ -15,8 +15,8 @@ from orchestrator.report.report import build_report
 from orchestrator.search.selection import mean
 from orchestrator.store.records import TrialRecord
 from search_spaces.benchmarks import BENCHMARKS
-from tests.golden import golden_json, golden_lines
 from tests.orchestrator.report.test_report import Written, sweep
+from tests.support.golden import golden_json, golden_lines
 from trainables.fitting.evaluation import replaces_best
 from trainables.storage.json_files import write_json
 
@@ -45,10 +45,10 @@ def written(out: Path, algorithm: str, trial_seed: int) -> Written:
             "out_accuracy": {domain: last[f"env{test}_out_acc"]},
         }
         planned = made.finish(group, domain, 0, best[f"env{test}_in_acc"], trial=number, last_step=last_step)
-        folder = made.store.fold(planned.key)
+        folder = made.store.folds.fold(planned.key)
         result = folder.read_result() or {}
         write_json(folder.result, result | {"source_validation": {"accuracy": validation(best, test)}})
-        made.store.write_trial(
+        made.store.records.write_trial(
             TrialRecord(group=group, number=number, point={}, folds=(planned,), source="sampler", created=0.0)
         )
     return made

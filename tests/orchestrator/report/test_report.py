@@ -18,7 +18,7 @@ from orchestrator.report.formats import csv_text, latex, markdown, to_mapping, w
 from orchestrator.report.measurements import measure
 from orchestrator.report.report import build_report
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters
@@ -41,7 +41,7 @@ class Written:
     """A store filled by hand: `ood` of a fold is what the test says it is."""
 
     def __init__(self, out: Path, sweep: Sweep) -> None:
-        self.store, self.sweep = Store(out), sweep
+        self.store, self.sweep = open_store(out), sweep
         self.plan = make_plan(sweep, KNOWN)
         groups = [
             GroupRecord(
@@ -91,7 +91,7 @@ class Written:
                 **changes,
             },
         )
-        folder = self.store.fold(planned.key)
+        folder = self.store.folds.fold(planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
         rule = "zero_shot" if method == "zero_shot" else "swad"
         write_json(folder.spec, spec.to_mapping())
@@ -113,7 +113,7 @@ class Written:
         return planned
 
     def confirm(self, group: str, folds: list[PlannedFold], number: int = 0) -> None:
-        self.store.write_confirmation(ConfirmationRecord(group=group, number=number, folds=tuple(folds)))
+        self.store.records.write_confirmation(ConfirmationRecord(group=group, number=number, folds=tuple(folds)))
 
     def fill(self, accuracies: dict[str, list[float]], **changes: Any) -> None:
         """Confirm every group with one accuracy per seed, by method; domains differ by 0.1."""
@@ -195,7 +195,7 @@ def test_a_missing_seed_is_x_and_so_is_every_average_over_it(tmp_path: Path) -> 
     written = Written(tmp_path, sweep(benchmarks=("PACS", "VLCS")))
     written.fill(ACCURACIES)
     gone = written.planned("PACS/erm/sketch", "sketch", 2, 0)
-    written.store.fold(gone.key).result.unlink()
+    written.store.folds.fold(gone.key).result.unlink()
     report = build_report(written.store)
     row = report.table("PACS").rows[2]
     assert row.ood["sketch"].text("domainbed") == row.average_ood.text("domainbed") == "X"
@@ -270,7 +270,7 @@ def test_oracle_takes_the_last_step_of_one_configuration_on_every_seed(tmp_path:
     chosen = written.finish(group, "photo", 0, 0.7, trial=0)
     other = written.finish(group, "photo", 0, 0.2, trial=1, last_step=last)
     for number, planned in enumerate((chosen, other)):
-        written.store.write_trial(
+        written.store.records.write_trial(
             TrialRecord(group=group, number=number, point={}, folds=(planned,), source="paper", created=0.0)
         )
     written.confirm(group, [chosen, written.finish(group, "photo", 1, 0.6, trial=0)])
@@ -294,8 +294,8 @@ def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, s
     bench = Bench(tmp_path, stub_sweep(trials=4, seeds=3, scope=scope, stop_level=0.0))
     while (ticket := bench.agenda.next()) is not None:
         bench.run(ticket)
-        folder, domain = bench.store.fold(ticket.planned.key), ticket.planned.fold.test_domain
-        result = bench.store.fold(ticket.planned.key).read_result()
+        folder, domain = bench.store.folds.fold(ticket.planned.key), ticket.planned.fold.test_domain
+        result = bench.store.folds.fold(ticket.planned.key).read_result()
         assert result is not None
         numbers = {name: {domain: 1.0 - result["source_validation"]["accuracy"]} for name in TEST_NUMBERS}
         write_json(folder.test, numbers | {"last_step": numbers})
@@ -305,7 +305,7 @@ def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, s
     by_group = {missing.group: missing.seeds for missing in found.missing}
     for item in found.measurements:
         assert (item.trial, Fold(benchmark="icons", test_domains=(item.test_domain,), seed=2)) in by_group[item.group]
-        confirmed = bench.store.confirmation(item.group)
+        confirmed = bench.store.records.confirmation(item.group)
         assert confirmed is not None
         assert confirmed.number != item.trial
     report = build_report(bench.store, selection="oracle")
@@ -490,4 +490,4 @@ def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_sweep_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep in"):
-        build_report(Store(tmp_path))
+        build_report(open_store(tmp_path))

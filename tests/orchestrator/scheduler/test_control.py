@@ -16,23 +16,13 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.scheduler.control import ask, listening, read_request, wait_until_ended
 from orchestrator.scheduler.stopping import StopRequest
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from tests.orchestrator.scheduler.test_fold_queue import Bench
 from tests.support.stub_sweep import command, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.waiting import eventually
 from trainables.storage.json_files import write_json
 from trainables.storage.leases import Lease, this_process
-
-
-def eventually(true: object, seconds: float = 5.0) -> bool:
-    """Whether a function becomes true in time."""
-    assert callable(true)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if true():
-            return True
-        time.sleep(0.05)
-    return bool(true())
 
 
 @pytest.mark.parametrize("verb", ["stop", "cancel"])
@@ -44,7 +34,7 @@ def test_without_a_sweep_at_work_one_line_says_so(
     Bench(tmp_path)
     assert run([verb, "--out", str(tmp_path)]) == 2
     assert f"no sweep is at work in {tmp_path}: there is nothing to {verb}" in capsys.readouterr().err
-    assert not Store(tmp_path).request_file.exists()
+    assert not open_store(tmp_path).request_file.exists()
 
 
 def test_a_request_reaches_the_owner_that_it_names(tmp_path: Path) -> None:
@@ -88,7 +78,7 @@ def test_a_request_for_a_dead_sweep_never_stops_the_next_one(tmp_path: Path) -> 
     living.release()
 
 
-def read_request_or_none(store: Store) -> object:
+def read_request_or_none(store: SweepFolder) -> object:
     try:
         return read_request(store)
     except ValueError:
@@ -130,7 +120,7 @@ def test_a_running_sweep_stops_and_the_same_command_finishes_it(
     assert run([verb, "--out", str(out)]) == 0
     assert running.wait(60) == 130
     begun = {start["key"] for start in starts(out)}
-    done = {key for key in begun if Store(out).fold(key).is_done}
+    done = {key for key in begun if open_store(out).folds.fold(key).is_done}
     assert done == (begun if verb == "stop" else set())
     assert len(begun) <= 4, "folds were started after the request"
     assert f"{len(done)} done, 0 running" in capsys.readouterr().out

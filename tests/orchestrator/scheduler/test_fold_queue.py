@@ -19,7 +19,7 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt, give_up, record_attempt
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.records import TrialRecord
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.sweep import failed_folds, fold_group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
@@ -36,7 +36,7 @@ class Bench:
     """A sweep's parts, with workers that are function calls."""
 
     def __init__(self, out: Path, sweep: Sweep | None = None, *, shared: Path | None = None, **options: Any) -> None:
-        self.store, self.sweep = Store(out, shared=shared), sweep or stub_sweep()
+        self.store, self.sweep = open_store(out, shared=shared), sweep or stub_sweep()
         self.leases = FoldLeases(this_process())
         benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
         manifests = dict.fromkeys(benchmarks, "0" * 64)
@@ -69,10 +69,10 @@ class Bench:
         return ended
 
     def points(self) -> dict[str, list[dict[str, Any]]]:
-        return {group.name: [trial.point for trial in self.store.trials(group.name)] for group in self.groups}
+        return {group.name: [trial.point for trial in self.store.records.trials(group.name)] for group in self.groups}
 
     def choices(self) -> dict[str, Any]:
-        return {group.name: self.store.confirmation(group.name) for group in self.groups}
+        return {group.name: self.store.records.confirmation(group.name) for group in self.groups}
 
 
 @pytest.mark.parametrize("slots", [1, 2, 7])
@@ -92,12 +92,12 @@ def test_the_first_trial_is_the_papers_point_and_the_best_one_is_confirmed_on_al
     bench = Bench(tmp_path, stub_sweep(trials=6, seeds=3))
     bench.run_all()
     for group in bench.groups:
-        trials, chosen = bench.store.trials(group.name), bench.store.confirmation(group.name)
+        trials, chosen = bench.store.records.trials(group.name), bench.store.records.confirmation(group.name)
         assert [trial.number for trial in trials] == list(range(6))
         assert [trial.source for trial in trials] == ["paper", *["sampler"] * 5]
         assert trials[0].point["distill.lr"] == bench.sweep.hyperparameters_for("icons").distill.lr
         objectives = [
-            bench.store.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
+            bench.store.folds.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
             for trial in trials
         ]
         assert chosen is not None
@@ -167,7 +167,7 @@ def test_sweeps_that_share_a_store_run_every_fold_once(tmp_path: Path, seed: int
             owner.run(ticket)
     assert not running
     first, second = benches
-    keys = {planned.key for group in first.groups for planned in first.store.planned_folds(group.name)}
+    keys = {planned.key for group in first.groups for planned in first.store.records.planned_folds(group.name)}
     assert Counter(start["key"] for start in starts(tmp_path / "store")) == dict.fromkeys(keys, 1)
     assert sorted(handed_out) == sorted(keys)
     assert (first.points(), first.choices()) == (second.points(), second.choices())
@@ -230,7 +230,7 @@ def test_suggestions_follow_from_what_the_record_says_was_known(tmp_path: Path) 
     bench = Bench(tmp_path, stub_sweep(trials=4))
     bench.run_all(slots=5, seed=3)
     for group in bench.groups:
-        for trial in bench.store.trials(group.name):
+        for trial in bench.store.records.trials(group.name):
             known = sorted(number for numbers in trial.history.values() for number in numbers)
             assert known == list(range(trial.number))
 
@@ -250,7 +250,7 @@ def test_a_crash_is_tried_once_more_and_then_given_up(tmp_path: Path) -> None:
     bench.run_all()
     assert [planned.key for _, planned in bench.agenda.failures()] == [first.planned.key]
     assert bench.agenda.counts().failed == 1
-    chosen = bench.store.confirmation(first.group)
+    chosen = bench.store.records.confirmation(first.group)
     assert chosen is not None
     assert chosen.number == 1, "a failed trial cannot be chosen"
 
@@ -269,8 +269,8 @@ def test_a_trial_without_a_finite_objective_fails(tmp_path: Path) -> None:
     bench.run_all()
     assert {planned.fold.test_domain for _, planned in bench.agenda.failures()} == {"line"}
     assert bench.agenda.counts().failed == 2
-    assert bench.store.confirmation("icons/erm/line") is None
-    assert "nan" in bench.store.attempts(next(bench.agenda.failures())[1].key).error
+    assert bench.store.records.confirmation("icons/erm/line") is None
+    assert "nan" in bench.store.folds.attempts(next(bench.agenda.failures())[1].key).error
 
 
 @pytest.mark.parametrize("fields", [{}, {"sampler": "random"}, {"scope": "benchmark", "stop_level": 0.0}], ids=str)
@@ -279,7 +279,7 @@ def test_a_trial_that_is_retried_after_the_choice_is_chosen_from_too(tmp_path: P
     undisturbed = Bench(tmp_path / "undisturbed", sweep)
     undisturbed.run_all()
     name, best = next(iter(undisturbed.choices().items()))
-    lost = undisturbed.store.trials(name)[best.number].folds[0].key
+    lost = undisturbed.store.records.trials(name)[best.number].folds[0].key
     bench = Bench(tmp_path / "lost", sweep)
     while not bench.agenda.is_finished:
         ticket = bench.agenda.next()
@@ -300,7 +300,9 @@ def test_a_trial_that_is_retried_after_the_choice_is_chosen_from_too(tmp_path: P
     retried.run(ticket)
     retried.die()
     assert build_report(bench.store).missing, "the choice is to be made anew"
-    assert sweep_status(bench.store).counts.waiting == len(best.folds) - len(undisturbed.store.trials(name)[0].folds)
+    assert sweep_status(bench.store).counts.waiting == len(best.folds) - len(
+        undisturbed.store.records.trials(name)[0].folds
+    )
     again = Bench(tmp_path / "lost", sweep)
     again.run_all()
     assert again.choices() == undisturbed.choices()
@@ -310,7 +312,7 @@ def test_a_trial_that_is_retried_after_the_choice_is_chosen_from_too(tmp_path: P
 
 def fail(bench: Bench, key: str) -> None:
     """As a worker that crashed until the fold was given up left it."""
-    folder = bench.store.fold(key)
+    folder = bench.store.folds.fold(key)
     record_attempt(folder, CRASH)
     give_up(folder)
 
@@ -357,21 +359,21 @@ def test_a_retry_leaves_pair_folds_alone_that_nobody_chooses_by(tmp_path: Path) 
     by_pairs = Bench(tmp_path, stub_sweep(trials=2, selection="leave_one_domain_out"))
     by_pairs.run_all()
     by_pairs.die()
-    key = by_pairs.store.pairs(by_pairs.groups[0].name)[0].folds[0].key
-    by_pairs.store.fold(key).result.unlink()
+    key = by_pairs.store.records.pairs(by_pairs.groups[0].name)[0].folds[0].key
+    by_pairs.store.folds.fold(key).result.unlink()
     fail(by_pairs, key)
     assert set(failed_folds(by_pairs.store)) == {key}
     by_accuracy = Bench(tmp_path, stub_sweep(trials=2))
     by_accuracy.run_all()
     assert not failed_folds(by_accuracy.store)
-    assert by_accuracy.store.attempts(key).failed, "nothing was forgiven"
+    assert by_accuracy.store.folds.attempts(key).failed, "nothing was forgiven"
 
 
 def test_what_a_killed_worker_left_beside_a_result_is_taken_away(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(trials=1, space="paper", seeds=1))
     ticket = bench.agenda.next()
     assert ticket is not None
-    checkpoint = bench.store.fold(ticket.planned.key).checkpoint
+    checkpoint = bench.store.folds.fold(ticket.planned.key).checkpoint
     run_job(bench.jobs.job(ticket.spec).to_mapping())
     checkpoint.write_bytes(b"as far as it was")
     assert bench.agenda.finished(ticket)
@@ -399,10 +401,10 @@ def test_folds_that_share_an_align_stage_stand_back_while_it_runs(tmp_path: Path
     tickets = [bench.agenda.next() for _ in range(5)]
     assert tickets[4] is None
     assert all(tickets[:4])
-    assert [len(bench.store.trials(group.name)) for group in bench.groups] == [2, 2, 2, 2]
+    assert [len(bench.store.records.trials(group.name)) for group in bench.groups] == [2, 2, 2, 2]
     first = tickets[0]
     assert first is not None
-    write_json(bench.store.align(first.spec.align_key).result, {})
+    write_json(bench.store.folds.align(first.spec.align_key).result, {})
     later = bench.agenda.next()
     assert later is not None
     assert (later.group, later.number) == (first.group, 1)
@@ -413,8 +415,8 @@ def test_a_point_that_was_tried_already_is_not_run_again(tmp_path: Path) -> None
     ticket = bench.agenda.next()
     assert ticket is not None
     bench.run(ticket)
-    old = bench.store.trials(ticket.group)[0]
-    bench.store.write_trial(
+    old = bench.store.records.trials(ticket.group)[0]
+    bench.store.records.write_trial(
         TrialRecord(
             group=old.group, number=1, point=old.point, folds=old.folds, source="sampler", created=0.0, history={}
         )
@@ -431,7 +433,7 @@ def test_the_mark_of_a_fold_that_ended_with_its_driver_is_tidied_up_and_no_other
     assert ended is not None
     assert elsewhere is not None
     for ticket in (ended, elsewhere):
-        bench.store.mark_running(ticket.planned.key, "some owner")
+        bench.store.folds.mark_running(ticket.planned.key, "some owner")
     run_job(bench.jobs.job(ended.spec).to_mapping())  # and the driver is killed before it tidies up
     Bench(tmp_path).agenda.counts()
     left = [path.parent.name for path in tmp_path.rglob("running.json")]

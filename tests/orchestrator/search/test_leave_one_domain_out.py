@@ -24,7 +24,7 @@ from orchestrator.search.pair_folds import held_out_accuracy, held_out_validatio
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from orchestrator.store.records import PlannedFold
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.tracking.run_records import sweep_records
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
@@ -79,21 +79,21 @@ def test_the_choice_is_the_mean_over_the_other_domains(tmp_path: Path) -> None:
     bench.run_all()
     for group in bench.groups:
         (target,) = group.test_domains
-        chosen = bench.store.confirmation(group.name, "leave_one_domain_out")
+        chosen = bench.store.records.confirmation(group.name, "leave_one_domain_out")
         assert chosen is not None
-        assert bench.store.confirmation(group.name) is None
+        assert bench.store.records.confirmation(group.name) is None
         scores = {}
-        for record in bench.store.pairs(group.name):
+        for record in bench.store.records.pairs(group.name):
             held_out = []
             for planned in record.folds:
                 (other,) = set(planned.fold.test_domains) - {target}
-                held_out.append(json.loads(bench.store.fold(planned.key).held_out(other).read_text())["accuracy"])
+                held_out.append(json.loads(bench.store.folds.fold(planned.key).held_out(other).read_text())["accuracy"])
             assert len(held_out) == 3
             scores[record.number] = sum(held_out) / 3
         assert chosen.number == max(scores, key=lambda number: (scores[number], number))
         validation = {
-            trial.number: bench.store.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
-            for trial in bench.store.trials(group.name)
+            trial.number: bench.store.folds.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
+            for trial in bench.store.records.trials(group.name)
         }
         assert chosen.number == min(validation, key=lambda number: validation[number])
 
@@ -129,7 +129,7 @@ def test_a_sweep_that_was_run_without_goes_on_with_the_same_trials(tmp_path: Pat
         assert whole.missing == ""
         assert all(cell.is_whole for cell in whole.table("icons").rows[0].ood.values())
     chosen = second.store.chosen("icons/erm/clipart")
-    assert chosen == second.store.confirmation("icons/erm/clipart", "leave_one_domain_out")
+    assert chosen == second.store.records.confirmation("icons/erm/clipart", "leave_one_domain_out")
     assert chosen is not None
     known = known_folds(second.store)
     told = str(explain_trial(known, known.trials[0]))
@@ -146,7 +146,7 @@ def test_cut_off_anywhere_it_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
     cut = Bench(tmp_path / "cut", left_out_sweep())
     assert cut.agenda.is_finished
     for group in cut.groups:
-        assert cut.store.confirmation(group.name, "leave_one_domain_out") == whole.store.confirmation(
+        assert cut.store.records.confirmation(group.name, "leave_one_domain_out") == whole.store.records.confirmation(
             group.name, "leave_one_domain_out"
         )
     assert set(Counter(start["key"] for start in starts(tmp_path / "cut")).values()) == {1}
@@ -160,7 +160,7 @@ def test_a_trial_whose_pair_fold_failed_cannot_be_chosen(tmp_path: Path) -> None
         else:
             bench.run(ticket)
     assert bench.agenda.is_finished
-    chosen = bench.store.confirmation("icons/erm/line", "leave_one_domain_out")
+    chosen = bench.store.records.confirmation("icons/erm/line", "leave_one_domain_out")
     assert chosen is not None
     assert chosen.number == 0
 
@@ -169,8 +169,8 @@ def test_where_every_trial_lacks_a_pair_the_group_ends_without_a_choice(tmp_path
     write_json(tmp_path / "BEHAVIOUR", {"nan": "clipart+line"})
     bench = Bench(tmp_path, left_out_sweep(trials=2, seeds=1))
     bench.run_all()
-    assert bench.store.confirmation("icons/erm/line", "leave_one_domain_out") is None
-    assert bench.store.confirmation("icons/erm/flat", "leave_one_domain_out") is not None
+    assert bench.store.records.confirmation("icons/erm/line", "leave_one_domain_out") is None
+    assert bench.store.records.confirmation("icons/erm/flat", "leave_one_domain_out") is not None
     report = build_report(bench.store)
     assert not report.table("icons").rows[0].ood["line"].is_whole
     assert report.table("icons").rows[0].ood["flat"].is_whole
@@ -180,7 +180,7 @@ def test_the_report_chooses_as_the_sweep_did(tmp_path: Path) -> None:
     bench = Bench(tmp_path, left_out_sweep())
     bench.run_all()
     for group in bench.groups:
-        written = bench.store.confirmation(group.name, "leave_one_domain_out")
+        written = bench.store.records.confirmation(group.name, "leave_one_domain_out")
         assert written is not None
         (tmp_path / "left_out" / f"{group.name.replace('/', '--')}.json").unlink()
         found = choice(bench.store, group, DOMAINS, "leave_one_domain_out")
@@ -197,12 +197,12 @@ HELD_OUT = {
 }  # fmt: skip
 
 
-def write_pairs(store: Store, *, about_target: float) -> dict[int, list[PlannedFold]]:
+def write_pairs(store: SweepFolder, *, about_target: float) -> dict[int, list[PlannedFold]]:
     folds: dict[int, list[PlannedFold]] = {0: [], 1: []}
     for (number, other), accuracy in HELD_OUT.items():
         fold = Fold(benchmark="icons", test_domains=tuple(sorted((other, "line"))), seed=0)
         planned = PlannedFold(fold=fold, key=f"{number}-{other}")
-        folder = store.fold(planned.key)
+        folder = store.folds.fold(planned.key)
         write_json(folder.held_out(other), {"accuracy": accuracy})
         write_json(folder.held_out("line"), {"accuracy": about_target * (number + 1)})
         write_json(folder.result, {})
@@ -211,7 +211,7 @@ def write_pairs(store: Store, *, about_target: float) -> dict[int, list[PlannedF
 
 
 def test_by_hand_and_as_domainbed_selects(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = open_store(tmp_path)
     folds = write_pairs(store, about_target=0.3)
     scores = [held_out_validation(store, number, own, ["line"]) for number, own in folds.items()]
     assert [score and score.accuracy for score in scores] == pytest.approx([0.60, 0.55])
@@ -230,7 +230,7 @@ def test_by_hand_and_as_domainbed_selects(tmp_path: Path) -> None:
 
 
 def test_scope_benchmark_means_over_test_domains_by_hand(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = open_store(tmp_path)
     folds = write_pairs(store, about_target=0.1)
     # Pairs {clipart, line} and {flat, line}; for clipart it counts what they say of line (0.1), and so for flat.
     score = held_out_validation(store, 0, folds[0], ["clipart", "flat", "line"])
@@ -239,14 +239,14 @@ def test_scope_benchmark_means_over_test_domains_by_hand(tmp_path: Path) -> None
 
 
 def test_what_a_pair_fold_says_of_the_target_cannot_be_opened_for_it(tmp_path: Path) -> None:
-    folds = write_pairs(Store(tmp_path / "a"), about_target=0.1)
-    other = Store(tmp_path / "b")
+    folds = write_pairs(open_store(tmp_path / "a"), about_target=0.1)
+    other = open_store(tmp_path / "b")
     write_pairs(other, about_target=0.4)
     for number, own in folds.items():
         for planned in own:
             about_target = other.fold(planned.key).held_out("line")
             about_target.write_text("poison: whoever opens this fails")
-        found = [held_out_validation(store, number, own, ["line"]) for store in (Store(tmp_path / "a"), other)]
+        found = [held_out_validation(store, number, own, ["line"]) for store in (open_store(tmp_path / "a"), other)]
         assert found[0] == found[1] is not None
     with pytest.raises(ValueError, match="unpack"):
         held_out_accuracy(other, folds[0][0], selecting_for="render3d")
@@ -276,7 +276,7 @@ def test_permuted_test_labels_change_no_choice(tmp_path: Path) -> None:
         else:
             permuted.run(ticket)
     assert permuted.points()[group] == plain.points()[group]
-    chosen = [bench.store.confirmation(group, "leave_one_domain_out") for bench in (plain, permuted)]
+    chosen = [bench.store.records.confirmation(group, "leave_one_domain_out") for bench in (plain, permuted)]
     assert chosen[0] == chosen[1] is not None
 
 
@@ -285,7 +285,7 @@ def run_permuted(bench: Bench, ticket: Any, domain: str) -> None:
     from tests.support.stub_worker import run_job
 
     run_job(bench.jobs.job(ticket.spec).to_mapping())
-    folder = bench.store.fold(ticket.planned.key)
+    folder = bench.store.folds.fold(ticket.planned.key)
     if len(ticket.planned.fold.test_domains) == 2:
         accuracy = json.loads(folder.held_out(domain).read_text())["accuracy"]
         write_json(folder.held_out(domain), {"domain": domain, "accuracy": 1.0 - accuracy})
@@ -318,6 +318,9 @@ def test_tracking_gets_every_pair_fold_and_no_held_out_number(tmp_path: Path) ->
     assert all("held_out" not in name for record in own for name in (point.name for point in record.metrics()))
     (group,) = [record for record in records if record.kind == "group" and record.group == "icons/erm/line"]
     best = [point.value for point in group.metrics() if point.name == "source_validation_accuracy"]
-    results = [bench.store.fold(trial.folds[0].key).read_result() for trial in bench.store.trials("icons/erm/line")]
+    results = [
+        bench.store.folds.fold(trial.folds[0].key).read_result()
+        for trial in bench.store.records.trials("icons/erm/line")
+    ]
     assert len(best) == 3 + 1, "pair folds have other source domains and stand beside nothing"
     assert max(best) >= max(result["source_validation"]["accuracy"] for result in results if result)

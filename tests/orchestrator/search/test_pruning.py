@@ -20,7 +20,7 @@ from orchestrator.search.learning_curves import Curves
 from orchestrator.search.pruning import Decision, GroupPruning, read_decisions
 from orchestrator.search.pruning_rules import judge_curve
 from orchestrator.store.fold_states import FoldStates
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 from tests.orchestrator.scheduler.test_fold_queue import Bench
@@ -60,7 +60,7 @@ class Worked(Bench):
 
     def run(self, ticket: Ticket, *, until: int = LAST) -> Decision | None:
         """Run a fold up to an evaluation and tell the agenda what Tune would."""
-        folder, job = self.store.fold(ticket.planned.key), self.jobs.job(ticket.spec)
+        folder, job = self.store.folds.fold(ticket.planned.key), self.jobs.job(ticket.spec)
         write_json(folder.spec, ticket.spec.to_mapping())
         known = {entry["step"] for entry in folder.read_journal()}
         for step in range(until + 1):
@@ -78,7 +78,7 @@ class Worked(Bench):
         return None
 
     def write_result(self, spec: FoldSpec) -> None:
-        folder, accuracy = self.store.fold(spec.key), self.accuracy(self.jobs.job(spec))
+        folder, accuracy = self.store.folds.fold(spec.key), self.accuracy(self.jobs.job(spec))
         if self.test_json is not None:
             folder.test.write_bytes(self.test_json)
         write_json(folder.spec, spec.to_mapping())
@@ -109,9 +109,9 @@ def test_a_pruned_fold_says_why_and_is_never_run_again(tmp_path: Path, pruner: s
     for one in pruned:
         assert one.folds == (one.key,)
         assert one.value < one.threshold
-        assert not bench.store.fold(one.key).is_done
-        assert bench.store.fold_state(one.key, None) == "pruned"
-        found = read_json(bench.store.fold(one.key).path / "pruned.json")
+        assert not bench.store.folds.fold(one.key).is_done
+        assert bench.store.folds.fold_state(one.key, None) == "pruned"
+        found = read_json(bench.store.folds.fold(one.key).path / "pruned.json")
         assert found is not None
         assert (found["rule"], found["stage"], found["step"]) == (pruner, "distill", one.step)
         assert (found["value"], found["threshold"], found["against"]) == (one.value, one.threshold, list(one.against))
@@ -132,22 +132,22 @@ def test_the_papers_point_and_confirmations_are_never_pruned(tmp_path: Path) -> 
     assert any(one.verdict == "prune" for one in bench.decisions())
     assert not [one for one in bench.decisions() if one.number == 0]
     for group in bench.groups:
-        assert bench.store.fold(bench.store.trials(group.name)[0].folds[0].key).is_done
-        chosen = bench.store.confirmation(group.name)
+        assert bench.store.folds.fold(bench.store.records.trials(group.name)[0].folds[0].key).is_done
+        chosen = bench.store.records.confirmation(group.name)
         assert chosen is not None
-        assert all(bench.store.fold(planned.key).is_done for planned in chosen.folds)
+        assert all(bench.store.folds.fold(planned.key).is_done for planned in chosen.folds)
 
 
 def test_the_sampler_is_told_what_a_pruned_trial_reached(tmp_path: Path) -> None:
     bench = Worked(tmp_path)
     bench.run_all()
     for group in bench.agenda.groups:
-        for tried, trial in zip(group.history(values=True), bench.store.trials(group.group.name), strict=True):
+        for tried, trial in zip(group.history(values=True), bench.store.records.trials(group.group.name), strict=True):
             key = trial.folds[0].key
             assert tried.state == ("pruned" if key in bench.pruned_keys() else "complete")
-            curve = {entry["step"]: entry["accuracy"] for entry in bench.store.fold(key).read_journal()}
+            curve = {entry["step"]: entry["accuracy"] for entry in bench.store.folds.fold(key).read_journal()}
             assert tried.values == (curve if tried.state == "pruned" else {})
-    told = [trial.history["pruned"] for group in bench.groups for trial in bench.store.trials(group.name)]
+    told = [trial.history["pruned"] for group in bench.groups for trial in bench.store.records.trials(group.name)]
     assert any(told)
 
 
@@ -192,12 +192,12 @@ class RunningOn(Worked):
 
     def report(self, key: str, steps: Iterable[int]) -> None:
         """Write evaluations into a fold's journal, whoever ran it."""
-        spec = self.store.spec(key)
+        spec = self.store.folds.spec(key)
         assert spec is not None
         entry = {"kind": "evaluation", "stage": "distill", "cross_entropy": 1.0, "domains": {}, "time": 0.0}
         whole = self.accuracy(self.jobs.job(spec))
         lines = [{**entry, "step": step, "accuracy": whole * (step + 1) / (LAST + 1)} for step in steps]
-        self.store.fold(key).append_journal(lines)
+        self.store.folds.fold(key).append_journal(lines)
 
 
 def by_chance(seed: int) -> Callable[[Ticket], int]:
@@ -228,7 +228,7 @@ def test_what_another_sweep_makes_of_a_pruned_fold_meanwhile_decides_nothing(
     other.further = lambda ticket: 0
     other.run_all(most=30)
     for key in other.pruned_keys():
-        reported = {entry["step"] for entry in other.store.fold(key).read_journal()}
+        reported = {entry["step"] for entry in other.store.folds.fold(key).read_journal()}
         other.report(key, [step for step in range(LAST + 1) if step not in reported])
     other.run_all()
     assert other.made() == whole.made()
@@ -244,18 +244,18 @@ def test_late_reports_of_pruned_folds_leave_every_decision_repeatable(tmp_path: 
     for group in bench.groups:
         pruning = GroupPruning(group, sweep=bench.sweep, store=bench.store, states=states, num_steps=LAST + 1)
         for decision in read_decisions(bench.store, group.name):
-            judged = pruning.replay(decision, bench.store.trials(group.name))
+            judged = pruning.replay(decision, bench.store.records.trials(group.name))
             assert judged is not None
             assert (judged.value, judged.threshold) == (decision.value, decision.threshold)
 
 
 def test_an_evaluation_without_a_number_is_passed_over(tmp_path: Path) -> None:
-    folder = Store(tmp_path).fold("k")
+    folder = open_store(tmp_path).folds.fold("k")
     folder.path.mkdir(parents=True)
     entry = {"kind": "evaluation", "stage": "distill", "cross_entropy": 1.0}
     accuracies = [float("nan"), None, 0.5, float("inf")]
     folder.append_journal([{**entry, "step": step, "accuracy": value} for step, value in enumerate(accuracies)])
-    curves = Curves(Store(tmp_path), "distill")
+    curves = Curves(open_store(tmp_path), "distill")
     assert curves.of("k") == {2: 0.5}
     rivals = {"k": curves.of("k"), "l": {0: 0.9, 1: 0.9}, "m": {0: 0.8, 1: 0.8}}
     judged = judge_curve("asha", {0: 0.1, 1: 0.1}, rivals, step=1, num_steps=3)
@@ -273,7 +273,7 @@ def test_every_decision_can_be_made_again_from_the_store(tmp_path: Path, fields:
     for group in bench.groups:
         pruning = GroupPruning(group, sweep=bench.sweep, store=bench.store, states=states, num_steps=LAST + 1)
         for decision in read_decisions(bench.store, group.name):
-            judged = pruning.replay(decision, bench.store.trials(group.name))
+            judged = pruning.replay(decision, bench.store.records.trials(group.name))
             assert judged is not None
             assert (judged.value, judged.threshold) == (decision.value, decision.threshold)
             assert judged.prune == (decision.verdict != "keep")
@@ -295,14 +295,14 @@ def test_another_sweep_on_the_store_goes_on_with_a_pruned_fold_and_its_result_wi
     first = Worked(tmp_path / "first")
     first.run_all()
     key = min(first.pruned_keys())
-    other = Store(tmp_path / "other", shared=tmp_path / "first")
+    other = open_store(tmp_path / "other", shared=tmp_path / "first")
     other.claim(sweep_of(pruner="none"), first.groups, {"icons": "0" * 64})
-    assert first.store.fold_state(key, None) == "pruned"
+    assert first.store.folds.fold_state(key, None) == "pruned"
     assert other.fold_state(key, None) == "waiting"
-    spec = first.store.spec(key)
+    spec = first.store.folds.spec(key)
     assert spec is not None
     first.write_result(spec)
-    assert first.store.fold_state(key, None) == other.fold_state(key, None) == "done"
+    assert first.store.folds.fold_state(key, None) == other.fold_state(key, None) == "done"
     again = Worked(tmp_path / "first", first.sweep)
     before = first.agenda.counts()
     after = again.agenda.counts()
@@ -313,7 +313,7 @@ def test_a_worker_that_came_to_its_result_while_it_was_stopped_counts_at_the_end
     bench = Worked(tmp_path)
     bench.run_all()
     before = bench.agenda.counts()
-    spec = bench.store.spec(min(bench.pruned_keys()))
+    spec = bench.store.folds.spec(min(bench.pruned_keys()))
     assert spec is not None
     bench.write_result(spec)
     bench.agenda.workers_ended()
@@ -323,11 +323,11 @@ def test_a_worker_that_came_to_its_result_while_it_was_stopped_counts_at_the_end
 
 
 def test_two_sweeps_that_give_a_fold_up_are_both_named(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.mark_pruned("k", {"rule": "asha"}, "one")
-    store.mark_pruned("k", {"rule": "median"}, "two")
-    store.mark_pruned("k", {"rule": "asha"}, "one")
-    found = read_json(store.fold("k").path / "pruned.json")
+    store = open_store(tmp_path)
+    store.folds.mark_pruned("k", {"rule": "asha"}, "one")
+    store.folds.mark_pruned("k", {"rule": "median"}, "two")
+    store.folds.mark_pruned("k", {"rule": "asha"}, "one")
+    found = read_json(store.folds.fold("k").path / "pruned.json")
     assert found == {"rule": "median", "sweeps": ["one", "two"]}
 
 
@@ -339,14 +339,14 @@ def test_domains_are_the_rungs_of_a_benchmarks_search(tmp_path: Path) -> None:
     bench = Worked(tmp_path, between())
     ended = bench.run_all()
     (group,) = bench.groups
-    trials = bench.store.trials(group.name)
+    trials = bench.store.records.trials(group.name)
     order = [ticket.planned.key for ticket in ended if ticket.number]
     planned = [fold.key for trial in trials[1:] for fold in trial.folds]
     assert [key for key in planned if key in order] == order, "one trial's folds follow one another"
     stopped = {one.number: one for one in bench.decisions() if one.verdict == "prune"}
     assert stopped
     for trial in trials:
-        done = [bench.store.fold(fold.key).is_done for fold in trial.folds]
+        done = [bench.store.folds.fold(fold.key).is_done for fold in trial.folds]
         if trial.number in stopped:
             one = stopped[trial.number]
             assert 2 <= one.step < 4
@@ -358,7 +358,7 @@ def test_domains_are_the_rungs_of_a_benchmarks_search(tmp_path: Path) -> None:
     counts = bench.agenda.counts()
     assert counts.pruned == sum(4 - one.step for one in stopped.values())
     assert counts.planned == 4 * (10 + 1)
-    chosen = bench.store.confirmation(group.name)
+    chosen = bench.store.records.confirmation(group.name)
     assert chosen is not None
     assert chosen.number not in stopped
 
@@ -395,12 +395,12 @@ def test_an_audited_trial_that_turns_out_best_is_a_false_stop(tmp_path: Path) ->
     bench = Worked(tmp_path, sweep_of(audit_share=1.0))
     bench.run_all()
     one = next(one for one in bench.decisions() if one.verdict == "audit")
-    result = bench.store.fold(one.key).read_result()
+    result = bench.store.folds.fold(one.key).read_result()
     assert result is not None
-    write_json(bench.store.fold(one.key).result, result | {"source_validation": {"accuracy": 2.0}})
+    write_json(bench.store.folds.fold(one.key).result, result | {"source_validation": {"accuracy": 2.0}})
     best = max(
-        bench.store.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
-        for trial in bench.store.trials(one.group)
+        bench.store.folds.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
+        for trial in bench.store.records.trials(one.group)
         if (one.group, trial.number)
         not in {(two.group, two.number) for two in bench.decisions() if two.verdict == "audit"}
     )
@@ -441,10 +441,10 @@ def test_a_decision_torn_by_a_crash_is_made_again(tmp_path: Path) -> None:
     shutil.copytree(tmp_path, tmp_path.with_name("torn"))
     path = next((tmp_path.with_name("torn") / "pruning").iterdir())
     path.write_bytes(path.read_bytes()[:-20])
-    store = Store(tmp_path.with_name("torn"))
-    store.append_decision(path.stem.replace("--", "/"), {"after": "the tear"})
-    lines = store.decisions(path.stem.replace("--", "/"))
-    assert len(lines) == len(bench.store.decisions(path.stem.replace("--", "/")))
+    store = open_store(tmp_path.with_name("torn"))
+    store.records.append_decision(path.stem.replace("--", "/"), {"after": "the tear"})
+    lines = store.records.decisions(path.stem.replace("--", "/"))
+    assert len(lines) == len(bench.store.records.decisions(path.stem.replace("--", "/")))
     assert lines[-1] == {"after": "the tear"}
 
 

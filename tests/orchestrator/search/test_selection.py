@@ -13,7 +13,7 @@ from orchestrator.report.domainbed.selection import SELECTION_METHODS, group_rec
 from orchestrator.report.domainbed.tables import domainbed_cells, domainbed_tables
 from orchestrator.search.selection import SourceValidation, select
 from search_spaces.errors import UserError
-from tests.golden import golden_json, golden_lines
+from tests.support.golden import golden_json, golden_lines
 
 GOLDEN_KEYS = {"iid": "source_validation", "loo": "leave_one_domain_out", "oracle": "oracle"}
 SWEEPS = {"A_pairs": "records_A_pairs.jsonl.gz"}

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from orchestrator.store.failures import Attempt, give_up, record_attempt
 from orchestrator.store.records import ConfirmationRecord, PlannedFold
-from orchestrator.store.store import Store
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.tracking.background import TrackingAwayError
 from orchestrator.tracking.mlflow_client import TrackingError, find_runs
 from orchestrator.tracking.mlflow_tracker import Tracker
@@ -90,7 +90,7 @@ def test_runs_nest_and_carry_tags(out: Path) -> None:
     assert len(runs) == 5
     assert middle.data.tags["mlflow.parentRunId"] == top.info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {middle.info.run_id}
-    assert {run.data.tags["key"] for run in trials} == {planned.key for planned in store.planned_folds(GROUP)}
+    assert {run.data.tags["key"] for run in trials} == {planned.key for planned in store.records.planned_folds(GROUP)}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert sorted(run.info.run_name for run in trials) == [
         "t0.s0 vl2v_adip line",
@@ -171,7 +171,7 @@ def test_a_fold_that_comes_late_doubles_no_step_and_leaves_none_behind(
     out: Path, migrated: Path, tmp_path: Path
 ) -> None:
     """Another machine's clock may be behind, or an older fold of another sweep joins."""
-    sweep, store = small_sweep(), Store(out)
+    sweep, store = small_sweep(), open_store(out)
     store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
     write_trial(store, 0, (write_fold(store, spec(sweep, seed=0, trainer="a"), accuracy=0.5, finished=START + 100),))
     Tracker(store=store, sweep=sweep).sync()
@@ -190,9 +190,9 @@ def test_a_fold_that_comes_late_doubles_no_step_and_leaves_none_behind(
 def test_the_further_seeds_of_a_choice_that_was_made_anew_keep_their_places(out: Path) -> None:
     store, sweep = finished_store(out)
     Tracker(store=store, sweep=sweep).sync()
-    (first,) = store.trials(GROUP)[0].folds
+    (first,) = store.records.trials(GROUP)[0].folds
     other = write_fold(store, spec(sweep, seed=1, trainer="a"), accuracy=0.8, finished=START + 400)
-    store.write_confirmation(ConfirmationRecord(group=GROUP, number=0, folds=(first, other)))
+    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=0, folds=(first, other)))
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
     (top,) = by_kind(runs_of(tracker), "sweep")
@@ -226,7 +226,7 @@ def test_an_interrupted_projection_is_completed_without_doubles(out: Path) -> No
 
 
 def test_a_growing_sweep_is_followed(out: Path) -> None:
-    sweep, store = small_sweep(), Store(out)
+    sweep, store = small_sweep(), open_store(out)
     store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
@@ -236,7 +236,7 @@ def test_a_growing_sweep_is_followed(out: Path) -> None:
     tracker.sync()
     assert len(by_kind(runs_of(tracker), "trial")) == 1
     second = write_fold(store, spec(sweep, seed=1, trainer="a"), accuracy=0.4, finished=START + 200)
-    store.write_confirmation(ConfirmationRecord(group=GROUP, number=0, folds=(first, second)))
+    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=0, folds=(first, second)))
     tracker.sync()
     runs = runs_of(tracker)
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -248,14 +248,14 @@ def test_a_growing_sweep_is_followed(out: Path) -> None:
 def test_a_failed_fold_is_a_failed_run(out: Path) -> None:
     store, sweep = finished_store(out)
     wanted = spec(sweep, seed=0, trainer="c")
-    folder = store.fold(wanted.key)
+    folder = store.folds.fold(wanted.key)
     folder.path.mkdir(parents=True)
     folder.spec.write_text(json.dumps(wanted.to_mapping()))
     for time in (1.0, 2.0):
         record_attempt(folder, Attempt(time=time, kind="crash", error="it broke", details="Traceback"))
     give_up(folder)
     write_trial(store, 2, (PlannedFold(fold=wanted.fold, key=wanted.key),))
-    assert store.attempts(wanted.key).failed
+    assert store.folds.attempts(wanted.key).failed
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
     (run,) = (run for run in runs_of(tracker) if run.data.tags["key"] == wanted.key)
@@ -269,11 +269,11 @@ def test_a_failed_fold_is_a_failed_run(out: Path) -> None:
 
 
 def test_a_sweep_in_which_every_fold_failed_is_over(out: Path) -> None:
-    sweep, store = small_sweep(), Store(out)
+    sweep, store = small_sweep(), open_store(out)
     store.claim(sweep, [group()], {"icons": "manifest-of-icons"})
     for number, trainer in enumerate("ab"):
         wanted = spec(sweep, seed=0, trainer=trainer)
-        folder = store.fold(wanted.key)
+        folder = store.folds.fold(wanted.key)
         write_json(folder.spec, wanted.to_mapping())
         record_attempt(folder, Attempt(time=START, kind="crash", error="it broke"))
         tracker = Tracker(store=store, sweep=sweep)

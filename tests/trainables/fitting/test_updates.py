@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
-from tests.golden import golden_json, golden_path
+from tests.support.golden import golden_json, golden_path
 from trainables.data.loading.batches import Batch
 from trainables.fitting.evaluation import DomainScore
 from trainables.fitting.inputs import StageInputs

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.report.domainbed.records import read_records
 from search_spaces.errors import UserError
-from tests.golden import golden_json, golden_lines, golden_path
+from tests.support.golden import golden_json, golden_lines, golden_path
 
 
 @pytest.mark.parametrize(("form", "options"), [("text", []), ("latex", ["--latex"])])

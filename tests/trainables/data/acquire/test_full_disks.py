@@ -24,8 +24,7 @@ from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from tests.support.archives import downloads, local_sources
 from tests.support.file_server import FileServer
-from trainables.data.acquire import assemble, fetch, receipt
-from trainables.data.acquire import route as arrivals
+from trainables.data.acquire import assemble, fetch, receipt, route
 from trainables.data.acquire.fetch import FetchSettings
 from trainables.data.acquire.sources import BenchmarkSources
 
@@ -117,7 +116,7 @@ def pacs(tmp_path: Path, server: FileServer) -> BenchmarkSources:
     return local_sources("PACS", server, downloads("PACS", tmp_path / "scratch"))
 
 
-@pytest.mark.parametrize("module", [arrivals, assemble, receipt], ids=["files.json", "steps.json", "receipt"])
+@pytest.mark.parametrize("module", [route, assemble, receipt], ids=["files.json", "steps.json", "receipt"])
 def test_a_full_disk_while_a_note_is_written_is_one_line(
     tmp_path: Path, server: FileServer, pacs: BenchmarkSources, monkeypatch: pytest.MonkeyPatch, module: object
 ) -> None:

@@ -17,7 +17,7 @@ from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from tests.support.archives import downloads, local_sources, tarred
 from tests.support.file_server import FileServer
-from trainables.data.acquire import route as arrivals
+from trainables.data.acquire import route
 from trainables.data.acquire.fetch import FetchSettings, fetch
 from trainables.data.acquire.receipt import receipt_notes
 from trainables.data.acquire.sources import BenchmarkSources, Mirror
@@ -251,7 +251,7 @@ def test_an_own_file_that_cannot_be_read_gives_way_to_the_mirror(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     # root may read everything, so the file system's answer is put in its mouth.
-    monkeypatch.setattr(arrivals, "_link_or_copy", refuse)
+    monkeypatch.setattr(route, "_link_or_copy", refuse)
     sources = _unvouched(local_sources("PACS", server, pacs_files), 0)
     gone = _mirrored(sources, Mirror(transport="http", address=f"{server.url}/gone.zip"))
     with pytest.raises(UserError, match=r"own file .*PACS.zip: cannot be read: Permission denied; http .*answered 404"):

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -55,8 +57,6 @@ def bring(file: RemoteFile, mirror: Mirror, folder: Path, *, attempts: int = 2) 
 _KILLED = """
 import sys
 from pathlib import Path
-from trainables.data.acquire.sources import Mirror, RemoteFile
-from trainables.data.acquire.transports import download
 transport, address, endpoint, place, size, sha256 = sys.argv[1:7]
 mirror = Mirror(transport=transport, address=address, endpoint=endpoint)
 download(RemoteFile(name="x.bin", size=int(size), sha256=sha256 or None), mirror, Path(place))
@@ -186,3 +186,21 @@ def test_where_only_an_md5_is_published_a_damaged_copy_is_told_by_it(tmp_path: P
         bring(file, other, tmp_path)
     assert not (tmp_path / "x.bin").exists()
     assert file.has_checksum
+
+
+def test_googles_client_is_told_to_try_for_a_second_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default it tries for a quarter of an hour, inside each of our attempts."""
+    told: list[object] = []
+
+    class Client:
+        def __init__(self, *, retry_time_limit: timedelta, **options: object) -> None:
+            told.append(retry_time_limit)
+
+        def get_file_info(self, path: str) -> NoReturn:
+            raise OSError("curl error [7]: nobody there")
+
+    monkeypatch.setattr("pyarrow.fs.GcsFileSystem", Client)
+    mirror = Mirror(transport="bucket", address="gs://bucket/x.bin", endpoint="127.0.0.1:9")
+    with pytest.raises(MirrorError, match=r"Could not connect to server \(2 attempts\)"):
+        bring(described(b"x"), mirror, tmp_path, attempts=5)
+    assert told == [timedelta(seconds=1)] * 2

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
+from search_spaces.folds import Fold
 from tests.support.folders import tiny_benchmark, write_tiny
+from tests.support.golden import golden_json
+from tests.support.sized_source import SizedSource
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
 from trainables.data.loading.batches import Batch, BatchStream, evaluation_batches, image_id_offsets
+from trainables.data.loading.splits import split_fold
 from trainables.data.loading.view_seeds import live_view_seed, step_choices, stored_view_seed
 from trainables.data.loading.views import EvalView, TrainView
 
@@ -187,3 +192,32 @@ def test_batches_move_between_devices(source: ImageSource) -> None:
     moved = batch.to("cpu")
     assert _equal(batch, moved)
     assert moved.global_size == 10
+
+
+def test_golden_parts_batches_and_epochs() -> None:
+    cases = golden_json("steps_records.json")["steps_per_epoch"]
+    assert {case["dataset"] for case in cases} == {"PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet"}
+    for case in cases:
+        benchmark = BENCHMARKS[case["dataset"]]
+        names = benchmark.domain_names
+        sized = SizedSource(benchmark, case["env_sizes"])
+        fold = Fold(benchmark=benchmark.name, test_domains=(names[case["test_env"]],), seed=0)
+        splits = split_fold(sized, benchmark, fold)
+        assert [names.index(name) for name in splits.source_train] == case["train_envs"]
+        inner, outer = splits.source_train | splits.test_in, splits.source_validation | splits.test_out
+        assert [len(inner[name]) for name in names] == case["in_sizes"]
+        assert [len(outer[name]) for name in names] == case["out_sizes"]
+        stream = BatchStream(
+            sized,
+            benchmark,
+            splits.source_train,
+            batch_size_per_domain=case["batch_size"],
+            image_size=1,
+            seed=0,
+            stage="align",
+            num_steps=1,
+        )
+        shown = stream.named(0).domains.bincount(minlength=len(names)).tolist()
+        assert shown == case["batch_sizes"]
+        epochs = [len(part) / shown[names.index(name)] for name, part in splits.source_train.items()]
+        assert (epochs, min(epochs)) == (case["steps_per_epochs"], case["steps_per_epoch"])

@@ -11,8 +11,8 @@ import pytest
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from tests.golden import golden_json, golden_path
 from tests.support.folders import tiny_benchmark, write_tiny
+from tests.support.golden import golden_json, golden_path
 from trainables.data.formats.open import open_benchmark
 from trainables.data.loading.splits import seed_hash, split_fold, split_indices
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -41,7 +42,6 @@ IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 SERVER = """
 import json, os, sys
 from pathlib import Path
-from trainables.teacher.open import open_teacher
 from trainables.teacher.http.server import Faults, serve
 settings = json.loads(sys.argv[1])
 teacher = open_teacher(settings["name"], image_size=32)
@@ -293,11 +293,14 @@ def test_another_model_at_the_same_address_is_one_line_and_nothing_of_it_is_stor
     assert not list(tmp_path.rglob("*.arrow"))
 
 
-def test_retry_after_in_seconds_and_as_a_date() -> None:
+def test_retry_after_in_seconds_and_as_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
     assert retry_after_s("1.5") == 1.5
     assert retry_after_s("-3") == 0.0
     assert retry_after_s(None) is None
     assert retry_after_s("soon") is None
-    seconds = retry_after_s(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True))
-    assert seconds is not None
-    assert 25 < seconds <= 30
+    now = datetime(2024, 5, 17, 12, 0, 0, 500_000, tzinfo=UTC)
+    monkeypatch.setattr(
+        "trainables.teacher.connection.datetime", SimpleNamespace(now=lambda zone: now.astimezone(zone))
+    )
+    assert retry_after_s(format_datetime(now + timedelta(seconds=30), usegmt=True)) == 29.5
+    assert retry_after_s(format_datetime(now - timedelta(seconds=30), usegmt=True)) == 0.0

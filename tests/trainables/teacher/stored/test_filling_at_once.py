@@ -18,7 +18,7 @@ from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts, 
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.stored.checking import verify
 from trainables.teacher.stored.embedding import EmbeddingJob, embed
-from trainables.teacher.stored.filling import fill, status, stored_pixels
+from trainables.teacher.stored.filling import fill, status
 from trainables.teacher.stored.store import EmbeddingStore
 
 
@@ -29,8 +29,6 @@ def filled(
     remote = RemoteTeacher(vendor.url, patience=Patience(concurrency=at_once))
     teacher = MeteredTeacher(remote, QueryLedger(folder / "ledger", "store", budget=budget))
     store = EmbeddingStore(folder, KEY, Drawn())
-    # The first picture of a process compiles its transforms: the second batch would come after the first answer.
-    stored_pixels(store, store.shards(1)[0], 0)
     fill(store, teacher, num_views=num_views, batch_size=8, at_once=at_once)
     return store
 
@@ -39,7 +37,7 @@ def test_batches_go_side_by_side_and_make_the_same_store(tmp_path: Path) -> None
     with slow_vendor(pause_s=0.02) as vendor:
         one = filled(vendor, tmp_path / "one", at_once=1)
         assert vendor.most_at_once == 1
-        vendor.pause_s = 0.5
+        vendor.gather(4)
         four = filled(vendor, tmp_path / "four", at_once=4)
         assert vendor.most_at_once == 4
         assert vendor.paid == 2 * 2 * SOURCE_ROWS
@@ -76,7 +74,8 @@ def test_the_user_says_how_many_requests_and_how_long(tmp_path: Path) -> None:
         Resources(teacher_requests=0)
     with pytest.raises(UserError, match="teacher_patience_s is a number of seconds above 0, got nan"):
         Resources(teacher_patience_s=float("nan"))
-    with slow_vendor(pause_s=1.0) as vendor:
+    with slow_vendor(pause_s=0.0) as vendor:
+        vendor.gather(3)
         name = f"remote:{vendor.url}"
         job = EmbeddingJob(
             benchmark=BENCHMARKS["icons"], teacher=name, teacher_fingerprint=teacher_fingerprint(name),

@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
 from orchestrator.store.remembered import last_run
-from orchestrator.store.store import Store, group_slug
+from orchestrator.store.search_records import group_slug
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from tests.support.stub_sweep import stub_sweep
@@ -30,8 +31,8 @@ TRIAL = TrialRecord(
 )
 
 
-def claimed(out: Path, **fields: object) -> Store:
-    store = Store(out)
+def claimed(out: Path, **fields: object) -> SweepFolder:
+    store = open_store(out)
     store.claim(stub_sweep(**fields), (GROUP,), {"icons": "m1"})
     return store
 
@@ -41,29 +42,29 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert store.sweep() == stub_sweep()
     assert store.groups() == (GROUP,)
     assert store.manifests() == {"icons": "m1"}
-    store.write_trial(TRIAL)
-    store.write_trial(replace(TRIAL, number=9))
-    assert [trial.number for trial in store.trials(GROUP.name)] == [9, 10]
-    assert store.trials(GROUP.name)[1] == TRIAL
+    store.records.write_trial(TRIAL)
+    store.records.write_trial(replace(TRIAL, number=9))
+    assert [trial.number for trial in store.records.trials(GROUP.name)] == [9, 10]
+    assert store.records.trials(GROUP.name)[1] == TRIAL
     record = ConfirmationRecord(group=GROUP.name, number=10, folds=(PLANNED, replace(PLANNED, key="cd" * 32)))
-    store.write_confirmation(record)
-    assert store.confirmation(GROUP.name) == record
-    assert [planned.key[:2] for planned in store.planned_folds(GROUP.name)] == ["ab", "cd"]
+    store.records.write_confirmation(record)
+    assert store.records.confirmation(GROUP.name) == record
+    assert [planned.key[:2] for planned in store.records.planned_folds(GROUP.name)] == ["ab", "cd"]
 
 
 def test_an_empty_folder_holds_no_sweep(tmp_path: Path) -> None:
-    store = Store(tmp_path / "nothing")
+    store = open_store(tmp_path / "nothing")
     assert store.sweep() is None
     assert store.groups() == ()
-    assert store.trials("a/b/c") == []
+    assert store.records.trials("a/b/c") == []
     assert not store.out.exists(), "reading made a folder"
 
 
 def test_a_trial_number_is_written_once(tmp_path: Path) -> None:
     store = claimed(tmp_path)
-    store.write_trial(TRIAL)
+    store.records.write_trial(TRIAL)
     with pytest.raises(AssertionError, match="already written"):
-        store.write_trial(TRIAL)
+        store.records.write_trial(TRIAL)
 
 
 def test_the_same_sweep_claims_its_folder_again(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_another_sweep_is_refused_in_one_line_that_names_the_difference(tmp_path
         claimed(tmp_path, trials=4)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"sweep\.trials"):
-        Store(tmp_path).check_sweep(stub_sweep(trials=4))
+        open_store(tmp_path).check_sweep(stub_sweep(trials=4))
 
 
 def test_other_images_and_another_trainer_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +95,9 @@ def test_other_images_and_another_trainer_are_refused(tmp_path: Path, monkeypatc
 def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to the output folder"):
-        Store(tmp_path / "file" / "out").check_writable()
+        open_store(tmp_path / "file" / "out").check_writable()
     with pytest.raises(UserError, match="file is a file; --out and --store are folders or addresses"):
-        Store(tmp_path / "file")
+        open_store(tmp_path / "file")
 
 
 DAMAGE = {
@@ -115,23 +116,23 @@ DAMAGE = {
 )
 def test_a_damaged_file_is_named_in_one_line(name: str, damage: str, tmp_path: Path) -> None:
     store, (content, why) = claimed(tmp_path), DAMAGE[damage]
-    store.write_trial(TRIAL)
+    store.records.write_trial(TRIAL)
     is_of_fold = name in ("spec.json", "result.json")
-    path = store.fold(PLANNED.key).path / name if is_of_fold else tmp_path / name
+    path = store.folds.fold(PLANNED.key).path / name if is_of_fold else tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
-    def look(store: Store) -> None:
-        store.trials(GROUP.name)
-        result = store.fold(PLANNED.key).read_result()
+    def look(store: SweepFolder) -> None:
+        store.records.trials(GROUP.name)
+        result = store.folds.fold(PLANNED.key).read_result()
         assert result is None or result["seconds"]
-        store.spec(PLANNED.key)
+        store.folds.spec(PLANNED.key)
         store.existing_sweep()
         last_run(store)
 
     why = "lacks fold, method" if (name, damage) == ("spec.json", "nothing in it") else why
     with pytest.raises(UserError, match=rf"{path.name} is damaged \((.*{why}.*)\): ") as error:
-        look(Store(tmp_path))
+        look(open_store(tmp_path))
     assert "\n" not in str(error.value)
 
 
@@ -139,19 +140,19 @@ def test_a_damaged_file_is_named_in_one_line(name: str, damage: str, tmp_path: P
 def test_a_read_only_folder_is_a_users_mistake(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="Permission denied"):
-        Store(tmp_path / "out").check_writable()
+        open_store(tmp_path / "out").check_writable()
 
 
 def test_a_fold_runs_while_the_one_who_started_it_lives(tmp_path: Path) -> None:
     store, lease = claimed(tmp_path), Lease(tmp_path / "lease.json", this_process())
-    assert store.fold_state(PLANNED.key, store.living_owner()) == "waiting"
+    assert store.folds.fold_state(PLANNED.key, store.living_owner()) == "waiting"
     lease.take()
-    store.mark_running(PLANNED.key, lease.owner.identity)
-    assert store.fold_state(PLANNED.key, store.living_owner()) == "running"
+    store.folds.mark_running(PLANNED.key, lease.owner.identity)
+    assert store.folds.fold_state(PLANNED.key, store.living_owner()) == "running"
     lease.release()
-    assert store.fold_state(PLANNED.key, store.living_owner()) == "waiting"
-    write_json(store.fold(PLANNED.key).result, {})
-    assert store.fold_state(PLANNED.key, None) == "done"
+    assert store.folds.fold_state(PLANNED.key, store.living_owner()) == "waiting"
+    write_json(store.folds.fold(PLANNED.key).result, {})
+    assert store.folds.fold_state(PLANNED.key, None) == "done"
 
 
 def test_group_names_become_file_names() -> None:
