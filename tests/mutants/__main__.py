@@ -58,6 +58,7 @@ def run(mutants: Sequence[Mutant], areas: dict[str, Area], copies: Sequence[Repo
             _tell(f"the tests of {name} fail without any error:\n{clean.output}")
             return 2
         seconds[name] = clean.seconds
+        _tell(f"{'passed':9} {clean.seconds:5.1f} s  the tests of {name}, without any error")
     verdicts: Verdicts = []
     for mutant, found in _each(
         mutants, copies, lambda copy, one: copy.check(areas[one.area], one, seconds_without=seconds[one.area])

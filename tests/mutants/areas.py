@@ -18,16 +18,21 @@ class Area:
     """Cheapest first: a run ends at the first test that fails."""
 
 
-ROOT = "tests/trainables"
-FOLD = f"{ROOT}/test_fold.py"
-VERSION = f"{ROOT}/test_trainer_version.py"
-STAGE = f"{ROOT}/fitting/test_stage.py"
-CHECKPOINT_RULE = f"{ROOT}/fitting/test_checkpoint_rule.py"
-PIECES = f"{ROOT}/fitting/test_pieces.py"
-UPDATES = f"{ROOT}/fitting/test_updates.py"
-ADAM = f"{ROOT}/fitting/test_speed.py::test_two_steps_of_adam_by_hand"
-VIEWS = f"{ROOT}/data/loading/test_views.py"
-STORED = f"{ROOT}/teacher/stored/test_stored_embeddings.py"
+FOLD = "tests/trainables/test_fold.py"
+VERSION = "tests/trainables/test_trainer_version.py"
+STAGE = "tests/trainables/fitting/test_stage.py"
+CHECKPOINT_RULE = "tests/trainables/fitting/test_checkpoint_rule.py"
+PIECES = "tests/trainables/fitting/test_pieces.py"
+UPDATES = "tests/trainables/fitting/test_updates.py"
+EVALUATION = "tests/trainables/fitting/test_evaluation.py"
+SWAD = "tests/trainables/fitting/test_swad.py"
+SPEED = (
+    "tests/trainables/fitting/test_speed.py::test_two_steps_of_adam_by_hand",
+    "tests/trainables/fitting/test_speed.py::test_without_a_compiler_the_check_ends_in_one_line",
+    "tests/trainables/fitting/test_pieces.py::test_faster_arithmetic_agrees_to_rounding",
+)
+VIEWS = "tests/trainables/data/loading/test_views.py"
+STORED = "tests/trainables/teacher/stored/test_stored_embeddings.py"
 KEYS = "tests/search_spaces/test_hyperparameters.py"
 METHODS = "tests/search_spaces/test_methods.py"
 BENCHMARKS = "tests/search_spaces/test_benchmarks.py"
@@ -38,31 +43,31 @@ AREAS: dict[str, Area] = {
     "fold": Area("trainables/fold.py", (VERSION, FOLD)),
     "align": Area("trainables/align.py", (VERSION, FOLD)),
     "fold setup": Area("trainables/fold_setup.py", (VERSION, FOLD, STORED)),
-    "seeds": Area("trainables/seeds.py", (f"{ROOT}/test_seeds.py",)),
+    "seeds": Area("trainables/seeds.py", ("tests/trainables/test_seeds.py",)),
     "stage": Area("trainables/fitting/stage.py", (STAGE, CHECKPOINT_RULE)),
-    "swad": Area("trainables/fitting/swad.py", (f"{ROOT}/fitting/test_swad.py", f"{ROOT}/fitting/test_swad_memory.py")),
+    "swad": Area("trainables/fitting/swad.py", (SWAD, "tests/trainables/fitting/test_swad_memory.py")),
     "update": Area("trainables/fitting/update.py", (PIECES, UPDATES)),
-    "evaluation": Area("trainables/fitting/evaluation.py", (f"{ROOT}/fitting/test_evaluation.py", CHECKPOINT_RULE)),
-    "checkpoint": Area("trainables/fitting/checkpoint.py", (f"{ROOT}/fitting/test_checkpoint.py",)),
-    "workers": Area("trainables/fitting/workers.py", (f"{ROOT}/fitting/test_workers.py",)),
+    "evaluation": Area("trainables/fitting/evaluation.py", (EVALUATION, CHECKPOINT_RULE)),
+    "checkpoint": Area("trainables/fitting/checkpoint.py", ("tests/trainables/fitting/test_checkpoint.py",)),
+    "workers": Area("trainables/fitting/workers.py", ("tests/trainables/fitting/test_workers.py",)),
     "stage inputs": Area("trainables/fitting/inputs.py", (UPDATES, VERSION)),
-    "speed": Area("trainables/fitting/speed.py", (ADAM, UPDATES, PIECES, f"{ROOT}/fitting/test_speed.py")),
-    "losses": Area("trainables/methods/losses.py", (f"{ROOT}/methods/test_losses.py",)),
-    "recipes": Area("trainables/methods/recipes.py", (f"{ROOT}/methods/test_recipes.py",)),
-    "splits": Area("trainables/data/loading/splits.py", (f"{ROOT}/data/loading/test_splits.py",)),
-    "batches": Area("trainables/data/loading/batches.py", (f"{ROOT}/data/loading/test_batches.py",)),
+    "speed": Area("trainables/fitting/speed.py", SPEED),
+    "losses": Area("trainables/methods/losses.py", ("tests/trainables/methods/test_losses.py",)),
+    "recipes": Area("trainables/methods/recipes.py", ("tests/trainables/methods/test_recipes.py",)),
+    "splits": Area("trainables/data/loading/splits.py", ("tests/trainables/data/loading/test_splits.py",)),
+    "batches": Area("trainables/data/loading/batches.py", ("tests/trainables/data/loading/test_batches.py",)),
     "views": Area("trainables/data/loading/views.py", (VIEWS,)),
     "colour jitter": Area(
-        "trainables/data/loading/colour_jitter.py", (VIEWS, f"{ROOT}/data/loading/test_colour_jitter.py")
+        "trainables/data/loading/colour_jitter.py", (VIEWS, "tests/trainables/data/loading/test_colour_jitter.py")
     ),
-    "view seeds": Area("trainables/data/loading/view_seeds.py", (f"{ROOT}/data/loading/test_view_seeds.py",)),
+    "view seeds": Area("trainables/data/loading/view_seeds.py", ("tests/trainables/data/loading/test_view_seeds.py",)),
     "feature batches": Area(
-        "trainables/data/loading/feature_batches.py", (f"{ROOT}/data/loading/test_feature_batches.py",)
+        "trainables/data/loading/feature_batches.py", ("tests/trainables/data/loading/test_feature_batches.py",)
     ),
-    "clip": Area("trainables/teacher/clip.py", (f"{ROOT}/teacher/test_clip.py",)),
-    "embedding": Area("trainables/teacher/stored/embedding.py", (f"{ROOT}/teacher/stored/test_embedding.py",)),
-    "student": Area("trainables/student/model.py", (f"{ROOT}/student/test_model.py", PIECES)),
-    "backbones": Area("trainables/student/backbones.py", (f"{ROOT}/student/test_backbones.py",)),
+    "clip": Area("trainables/teacher/clip.py", ("tests/trainables/teacher/test_clip.py",)),
+    "embedding": Area("trainables/teacher/stored/embedding.py", ("tests/trainables/teacher/stored/test_embedding.py",)),
+    "student": Area("trainables/student/model.py", ("tests/trainables/student/test_model.py", PIECES)),
+    "backbones": Area("trainables/student/backbones.py", ("tests/trainables/student/test_backbones.py",)),
     "hyperparameters": Area("search_spaces/hyperparameters.py", (KEYS,)),
     "benchmarks": Area("search_spaces/benchmarks.py", (BENCHMARKS,)),
     "schedule": Area("search_spaces/schedule.py", ("tests/search_spaces/test_schedule.py",)),

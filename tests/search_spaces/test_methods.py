@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from search_spaces.errors import UserError
-from search_spaces.methods import METHODS, method_facts, parse_methods
+from search_spaces.methods import METHODS, MethodFacts, method_facts, parse_methods
 
 FACTS = {
     "vl2v_adip": "align distill, images texts, weight",
@@ -41,3 +41,9 @@ def test_methods_are_named_in_the_order_given_once_each() -> None:
         parse_methods(" ,")
     with pytest.raises(UserError, match="unknown method 'kdd'; nearest: kd"):
         method_facts("kdd")
+
+
+@pytest.mark.parametrize(("images", "texts"), [(True, False), (False, True), (False, False)])
+def test_a_method_that_asks_for_images_or_texts_asks(images: bool, texts: bool) -> None:
+    facts = MethodFacts(name="n", title="t", stages=(), uses_teacher_images=images, uses_teacher_texts=texts)
+    assert facts.asks is (images or texts)
