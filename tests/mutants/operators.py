@@ -29,7 +29,7 @@ NO_EFFECT = ("strict", "non_blocking", "usedforsecurity")
 """Keywords whose change cannot change a number."""
 SYMMETRIC = ("min", "max", "cosine_similarity", "minimum", "maximum")
 """Calls whose arguments may stand in any order."""
-SILENT = ("logging", "warnings", "print", "TypeVar", "unknown_name", "cast")
+SILENT = ("logging", "warnings", "print", "TypeVar", "unknown_name", "get_close_matches", "cast")
 """Calls that are messages or types."""
 
 
@@ -110,15 +110,16 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
             yield from (arguments, *body)
         case ast.ClassDef(body=body):
             yield from body
-        case ast.keyword(arg=name, value=value) if name in NO_EFFECT or (name == "dim" and _is_last(value)):
+        case ast.keyword() if _has_no_effect(node):
             return
         case _:
             yield from ast.iter_child_nodes(node)
 
 
-def _is_last(value: ast.expr) -> bool:
-    """`dim=-1`: nearly everything here is a matrix, whose last dimension is 1 too."""
-    return ast.unparse(value) == "-1"
+def _has_no_effect(keyword: ast.keyword) -> bool:
+    """Beside `NO_EFFECT`: the last dimension of a matrix is 1 too, and UTF-8 sorts as Python's text does."""
+    same = (("dim", "-1"), ("key", "str.encode"))
+    return keyword.arg in NO_EFFECT or (keyword.arg, ast.unparse(keyword.value)) in same
 
 
 def _is_alias(name: str, value: ast.expr) -> bool:
@@ -249,7 +250,7 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         if _could_be_swapped(first, second):
             yield "order swapped", _with(node, lambda new, at=place: _swap_arguments(new.args, at))
     for place, keyword in enumerate(node.keywords):
-        if keyword.arg is not None and keyword.arg not in NO_EFFECT:
+        if keyword.arg is not None and not _has_no_effect(keyword):
             yield "keyword dropped", _with(node, lambda new, at=place: new.keywords.pop(at))
 
 
