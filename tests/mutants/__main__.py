@@ -11,6 +11,7 @@ killed (a test failed or did not end), 1 where one survived, 2 where the tests f
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ Verdicts = list[tuple[Mutant, TestRun]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the options ask for; returns the exit code."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     mutants = all_mutants(read_sources(REPOSITORY), drawn=options.drawn, seed=options.draw_seed)
     if options.only:
         mutants = [mutant for mutant in mutants if {mutant.name, mutant.area} & set(options.only)]
@@ -92,6 +94,8 @@ def _each(
         finally:
             for future in waiting:
                 future.cancel()
+            for copy in copies:
+                copy.stop()
 
 
 def _verdict(found: TestRun) -> str:

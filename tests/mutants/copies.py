@@ -41,6 +41,7 @@ class RepositoryCopy:
 
     def __init__(self, repository: Path, folder: Path, copied: Sequence[str] = COPIED) -> None:
         self.folder = folder
+        self._process: subprocess.Popen[str] | None = None
         folder.mkdir(parents=True)
         for name in copied:
             if (repository / name).is_dir():
@@ -54,7 +55,7 @@ class RepositoryCopy:
     def run(self, area: Area, *, timeout_s: float = 600.0) -> TestRun:
         """Run the quick tests of an area."""
         started = time.monotonic()
-        process = subprocess.Popen(
+        self._process = process = subprocess.Popen(
             [
                 sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout",
                 "-m", "not slow",
@@ -68,9 +69,14 @@ class RepositoryCopy:
             timed_out = False
         except subprocess.TimeoutExpired:
             timed_out = True
-            os.killpg(process.pid, signal.SIGKILL)
+            self.stop()
             output, _ = process.communicate()
         return TestRun(process.returncode == 0, timed_out, time.monotonic() - started, output)
+
+    def stop(self) -> None:
+        """End the tests that run here now, with all that they have started."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     @contextmanager
     def mutated(self, area: Area, mutant: Mutant) -> Iterator[None]:
