@@ -50,7 +50,7 @@ AREAS: dict[str, Area] = {
     "evaluation": Area("trainables/fitting/evaluation.py", (EVALUATION, CHECKPOINT_RULE)),
     "checkpoint": Area("trainables/fitting/checkpoint.py", ("tests/trainables/fitting/test_checkpoint.py",)),
     "workers": Area("trainables/fitting/workers.py", ("tests/trainables/fitting/test_workers.py",)),
-    "stage inputs": Area("trainables/fitting/inputs.py", (UPDATES, VERSION)),
+    "stage inputs": Area("trainables/fitting/inputs.py", (STAGE, UPDATES, VERSION)),
     "speed": Area("trainables/fitting/speed.py", SPEED),
     "losses": Area("trainables/methods/losses.py", ("tests/trainables/methods/test_losses.py",)),
     "recipes": Area("trainables/methods/recipes.py", ("tests/trainables/methods/test_recipes.py",)),

@@ -19,4 +19,40 @@ class Equivalent:
     reason: str
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+EQUIVALENT: tuple[Equivalent, ...] = (
+    Equivalent(
+        "swad",
+        "comparison",
+        "if surplus < 0:",
+        "if (surplus <= 0):",
+        "of a surplus of 0 the slice below is as empty as the answer after it",
+    ),
+    Equivalent(
+        "stage",
+        "comparison",
+        "if self.next_step < self.inputs.num_steps and not self.ended_early:",
+        "if (self.next_step <= self.inputs.num_steps) and not self.ended_early:",
+        "the batches from `num_steps` on are none",
+    ),
+    Equivalent(
+        "backbones",
+        "constant + 1",
+        "features_1W = backbone(torch.zeros(1, 3, image_size, image_size))",
+        "features_1W = backbone(torch.zeros(2, 3, image_size, image_size))",
+        "the width of a feature does not depend on the number of images",
+    ),
+    Equivalent(
+        "speed",
+        "keyword dropped",
+        "torch.compile(_one_line, dynamic=False)(torch.ones(2, device=device))",
+        "torch.compile(_one_line)(torch.ones(2, device=device))",
+        "one line is compiled for one shape, which says whether there is a compiler",
+    ),
+    Equivalent(
+        "speed",
+        "True / False",
+        "torch.compile(_one_line, dynamic=False)(torch.ones(2, device=device))",
+        "torch.compile(_one_line, dynamic=True)(torch.ones(2, device=device))",
+        "one line is compiled for one shape, which says whether there is a compiler",
+    ),
+)

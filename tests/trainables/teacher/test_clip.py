@@ -372,3 +372,30 @@ def test_weights_of_another_program_and_sizes_that_do_not_fit_are_one_line(tmp_p
         '{"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 7}, "text_cfg": {}}'
     )
     assert "open_clip cannot build other for 32 px" in the_line(f"open_clip:{architecture}:random:0")
+
+
+@pytest.mark.parametrize(("image_size", "forced"), [(32, None), (64, 64)])
+def test_open_clip_builds_in_fp32_on_the_cpu_and_downloads_nothing(
+    monkeypatch: pytest.MonkeyPatch, image_size: int, forced: int | None
+) -> None:
+    create, asked = open_clip.create_model, []
+
+    def noted(architecture: str, **settings: Any) -> Any:
+        asked.append({"architecture": architecture, **settings})
+        return create(architecture, **settings)
+
+    monkeypatch.setattr(open_clip, "create_model", noted)
+    open_teacher(TINY, image_size=image_size)
+    assert asked == [
+        {
+            "architecture": "vl2v-tiny", "pretrained": None, "precision": "fp32", "device": "cpu",
+            "force_image_size": forced, "pretrained_text": False,
+        }
+    ]  # fmt: skip
+
+
+def test_everything_lies_on_the_teachers_device() -> None:
+    """Torch's `meta` device has shapes and no numbers: it stands for a GPU here."""
+    teacher = open_teacher(TINY, image_size=32, device=torch.device("meta"))
+    for embeddings in (teacher.embed_images(IMAGES), teacher.embed_texts(["a", "b"]), teacher.embed_texts([])):
+        assert embeddings.device.type == "meta"
