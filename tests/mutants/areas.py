@@ -28,8 +28,10 @@ EVALUATION = "tests/trainables/fitting/test_evaluation.py"
 SWAD = "tests/trainables/fitting/test_swad.py"
 SPEED = (
     "tests/trainables/fitting/test_speed.py::test_two_steps_of_adam_by_hand",
+    "tests/trainables/fitting/test_speed.py::test_images_and_convolutions_are_arranged_and_nothing_else",
+    "tests/trainables/fitting/test_speed.py::test_the_check_compiles_for_the_device_it_is_asked_for",
     "tests/trainables/fitting/test_speed.py::test_without_a_compiler_the_check_ends_in_one_line",
-    "tests/trainables/fitting/test_pieces.py::test_faster_arithmetic_agrees_to_rounding",
+    PIECES,
 )
 VIEWS = "tests/trainables/data/loading/test_views.py"
 STORED = "tests/trainables/teacher/stored/test_stored_embeddings.py"
@@ -50,7 +52,7 @@ AREAS: dict[str, Area] = {
     "evaluation": Area("trainables/fitting/evaluation.py", (EVALUATION, CHECKPOINT_RULE)),
     "checkpoint": Area("trainables/fitting/checkpoint.py", ("tests/trainables/fitting/test_checkpoint.py",)),
     "workers": Area("trainables/fitting/workers.py", ("tests/trainables/fitting/test_workers.py",)),
-    "stage inputs": Area("trainables/fitting/inputs.py", (STAGE, UPDATES, VERSION)),
+    "stage inputs": Area("trainables/fitting/inputs.py", (STAGE, PIECES)),
     "speed": Area("trainables/fitting/speed.py", SPEED),
     "losses": Area("trainables/methods/losses.py", ("tests/trainables/methods/test_losses.py",)),
     "recipes": Area("trainables/methods/recipes.py", ("tests/trainables/methods/test_recipes.py",)),

@@ -45,6 +45,18 @@ def _batch(step: int) -> Batch:
     )
 
 
+def _inputs(student: Student, **changes: Any) -> StageInputs:
+    """What a stage works on, without a teacher that can be asked or images to evaluate."""
+    values: dict[str, Any] = {
+        "student": student, "ask": lambda batch: F.normalize(batch.images.flatten(1)[:, :DIM], dim=-1),
+        "logit_scale": 10.0, "texts": F.normalize(_random(9, CLASSES, DIM), dim=-1),
+        "hyperparameters": Hyperparameters(), "batches": lambda first_step: (),
+        "validate": lambda: {"d": DomainScore(accuracy=0.0, balanced_accuracy=0.0, cross_entropy=0.0, num_images=1)},
+        "report": lambda metrics: None, "workers": Workers(), "seed": 0, "num_steps": 3, "evaluate_every": 2,
+    }  # fmt: skip
+    return StageInputs(**(values | changes))
+
+
 def _updates(
     method: str, pieces: int, *, stage: Stage | None = None, dropout: float = 0.0, **inputs: Any
 ) -> tuple[list[float], dict[str, Tensor], list[int]]:
@@ -60,14 +72,9 @@ def _updates(
         return F.normalize(batch.images.flatten(1)[:, :DIM], dim=-1)
 
     settings = StageHyperparameters(lr=1e-2)
-    values: dict[str, Any] = {
-        "student": student, "ask": ask, "logit_scale": 10.0, "texts": F.normalize(_random(9, CLASSES, DIM), dim=-1),
-        "hyperparameters": Hyperparameters(align=settings, distill=settings), "batches": lambda first_step: (),
-        "validate": lambda: {"d": DomainScore(accuracy=0.0, balanced_accuracy=0.0, cross_entropy=0.0, num_images=1)},
-        "report": lambda metrics: None, "workers": Workers(), "seed": 0, "num_steps": 3, "evaluate_every": 2,
-    }  # fmt: skip
+    values = {"ask": ask, "hyperparameters": Hyperparameters(align=settings, distill=settings), "batch_pieces": pieces}
     weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
-    update = Update(stage, StageInputs(**(values | inputs), batch_pieces=pieces), weights)
+    update = Update(stage, _inputs(student, **(values | inputs)), weights)
     losses = [float(update(step, _batch(step))) for step in range(3)]
     return losses, student.state_dict(), asked
 
@@ -179,21 +186,15 @@ def _masks(steps: int, *, seed: int = 0, rank: int = 0, stage: str = "distill") 
     student = Student(backbone=nn.Flatten(), head=nn.Linear(192, CLASSES), head_name="classifier", dropout=0.5).train()
     seen: list[Tensor] = []
     student.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach() > 0))
-    values: dict[str, Any] = {
-        "student": student, "ask": None, "logit_scale": 1.0, "texts": torch.empty(CLASSES, 0),
-        "hyperparameters": Hyperparameters(), "batches": lambda first_step: (), "validate": dict,
-        "report": lambda metrics: None, "workers": Workers(rank=rank), "seed": seed, "num_steps": 3,
-        "evaluate_every": 2,
-    }  # fmt: skip
-    weights = dict(student.named_parameters())
-    update = Update(replace(METHODS["erm"].stages[0], name=stage), StageInputs(**values), weights)
+    inputs = _inputs(student, workers=Workers(rank=rank), seed=seed)
+    update = Update(replace(METHODS["erm"].stages[0], name=stage), inputs, dict(student.named_parameters()))
     for step in range(steps):
         torch.rand(7)  # another state of the global generator must not matter
         update(step, replace(_batch(step), images=torch.ones(BATCH, 3, 8, 8)))
     return seen
 
 
-def test_dropout_is_drawn_anew_for_every_step_worker_stage_and_seed() -> None:
+def test_dropout_differs_in_every_step_worker_stage_and_seed() -> None:
     masks = [*_masks(3), *_masks(1, seed=1), *_masks(1, rank=1), *_masks(1, stage="align")]
     assert len({mask.numpy().tobytes() for mask in masks}) == 6
     assert all(0.4 < mask.float().mean() < 0.6 for mask in masks)
@@ -215,14 +216,9 @@ def test_uneven_shares_add_up_to_the_whole_batch() -> None:
         student = _student("erm", 0.0)
         student.set_trainable(["classifier"])
         student.train()
-        values: dict[str, Any] = {
-            "student": student, "ask": None, "logit_scale": 1.0, "texts": torch.empty(CLASSES, 0),
-            "hyperparameters": Hyperparameters(), "batches": lambda first_step: (), "validate": dict,
-            "report": lambda metrics: None, "workers": workers, "seed": 0, "num_steps": 1, "evaluate_every": 1,
-        }  # fmt: skip
         stage = replace(METHODS["erm"].stages[0], trains=("classifier",))
         weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
-        loss = Update(stage, StageInputs(**values), weights)(0, batch)
+        loss = Update(stage, _inputs(student, workers=workers), weights)(0, batch)
         assert isinstance(student.head, nn.Linear)
         assert student.head.weight.grad is not None
         return float(loss), student.head.weight.grad.clone()
@@ -244,3 +240,21 @@ def test_an_images_digest_is_splitmix64() -> None:
     assert int(image_digest(torch.tensor([1]))) % 2**64 == second
     assert int(image_digest(torch.tensor([1, 0, 1]))) % 2**64 == (first + 2 * second) % 2**64
     assert int(image_digest(torch.tensor([2**40 + 3]))) % 2**64 != int(image_digest(torch.tensor([3]))) % 2**64
+
+
+@pytest.mark.parametrize(("number", "lr", "weight_decay"), [(0, 0.3, 0.02), (1, 0.004, 0.5)])
+def test_each_stage_has_its_own_optimiser(number: int, lr: float, weight_decay: float) -> None:
+    """The first step of Adam moves every weight by the learning rate, whatever the gradient."""
+    own = Hyperparameters(
+        align=StageHyperparameters(lr=0.3, weight_decay=0.02), distill=StageHyperparameters(lr=0.004, weight_decay=0.5)
+    )
+    stage, student = METHODS["vl2v_adip"].stages[number], _student("vl2v_adip", 0.0)
+    student.set_trainable(stage.trains)
+    weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
+    update = Update(stage, replace(_inputs(student), hyperparameters=own), weights)
+    assert update.optimizer.defaults.items() >= {"lr": lr, "weight_decay": weight_decay}.items()
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    update(0, _batch(0))
+    for name, weight in weights.items():
+        moved = (weight.detach() - before[name]).abs()
+        assert moved.median() == pytest.approx(lr, rel=1e-3), name

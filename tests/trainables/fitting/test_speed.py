@@ -19,7 +19,7 @@ from search_spaces.hyperparameters import Hyperparameters, Resources, Speed, Sta
 from tests.trainables.fitting.test_pieces import _updates
 from tests.trainables.test_fold import Interrupted, _assert_same_weights, _losses, _run
 from trainables.fitting import speed as speed_module
-from trainables.fitting.speed import adam, check_compiler
+from trainables.fitting.speed import adam, arranged, check_compiler
 from trainables.jobs import FoldJob
 from trainables.worker import preflight, run_job
 
@@ -41,6 +41,26 @@ def test_two_steps_of_adam_by_hand() -> None:
         assert weight.item() == pytest.approx(value, rel=1e-12)
     assert optimizer.defaults["fused"] is None, "which form is left to torch in exact mode"
     assert adam([weight], StageHyperparameters(), Speed(fused_adam=True)).defaults["fused"] is True
+
+
+def test_images_and_convolutions_are_arranged_and_nothing_else() -> None:
+    images, features = torch.rand(2, 3, 4, 5), torch.rand(2, 3)
+    assert arranged(images).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(arranged(images), images)
+    assert arranged(features) is features
+    convolution = arranged(nn.Conv2d(3, 2, 3))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_check_compiles_for_the_device_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(
+        speed_module.torch, "compile", lambda function, **settings: lambda numbers: devices.append(numbers.device.type)
+    )
+    check_compiler.cache_clear()
+    check_compiler(torch.device("meta"))
+    check_compiler.cache_clear()
+    assert devices == ["meta"]
 
 
 @pytest.mark.parametrize("option", ["compile", "channels_last", "fused_adam"])
