@@ -47,7 +47,7 @@ def test_the_image_term_and_the_text_of_the_true_class_by_hand(method: str) -> N
     step = StepTensors(
         outputs=torch.tensor([[3.0, 4.0], [0.0, 2.0]]),
         labels=torch.tensor([2, 0]),
-        texts=torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, 1.0]]),
+        texts=torch.tensor([[0.6, 0.8], [0.8, -0.6], [0.0, 1.0]]),
         teacher_images=torch.tensor([[1.0, 0.0], [0.0, -1.0]]),
         logit_scale=7.0,
     )
