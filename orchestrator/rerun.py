@@ -16,6 +16,7 @@ from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
 from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import FoldSpecs, fold_spec
 from orchestrator.store.remembered import last_run
+from orchestrator.store.results import fold_result
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.train import check_budget, train_one
 from search_spaces.errors import UserError
@@ -25,8 +26,8 @@ from trainables.storage.fold_folder import FoldFolder
 
 Match = Literal["identical", "different", "nothing to compare"]
 
-COMPARED = ("source_validation", "chosen")
-"""Entries of `result.json` that have to agree; the others are times and what was asked."""
+COMPARED = ("accuracy", "cross_entropy", "domain_accuracies", "selected")
+"""Fields of a result that have to agree; the others are times and what was asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +77,9 @@ def rerun_job(
     ran = replace(ran, data_root=absolute_data_root(data_root) or ran.data_root)
     benchmark = ran.benchmark(fold.fold.benchmark)
     spec = store.folds.spec(fold.key) or _planned_spec(known, fold)
-    pieces = (store.folds.fold(fold.key).read_result() or {}).get("batch_pieces", ran.resources.batch_pieces)
-    resources = replace(ran.resources, workers=1 if local else ran.resources.workers, batch_pieces=int(pieces))
+    done = store.folds.result(fold.key)
+    pieces = ran.resources.batch_pieces if done is None else done.batch_pieces
+    resources = replace(ran.resources, workers=1 if local else ran.resources.workers, batch_pieces=pieces)
     folder = _fresh_folder(store, fold, into)
     store.mirrors.fetch(store.folds.fold(fold.key).path)
     job = FoldJob(
@@ -161,7 +163,8 @@ def _fresh_folder(store: SweepFolder, fold: KnownFold, into: Path | None) -> Pat
 
 
 def _weights(first: FoldFolder, second: FoldFolder) -> Match:
-    stored = (first.read_result() or {}).get("student_sha256", "")
+    done = fold_result(first)
+    stored = "" if done is None else done.student_sha256
     before = sha256(first.student.read_bytes()).hexdigest() if first.student.exists() else stored
     if not before or not second.student.exists():
         return "nothing to compare"
@@ -178,10 +181,11 @@ def _differences(first: FoldFolder, second: FoldFolder) -> Iterator[str]:
             yield f"{' '.join(map(str, place))}: stored {mine}, now {other or 'nothing'}"
     for place in again:
         yield f"{' '.join(map(str, place))}: stored nothing, now {_numbers(again[place])}"
-    stored, now = first.read_result() or {}, second.read_result() or {}
+    stored, now = fold_result(first), fold_result(second)
     for name in COMPARED:
-        if stored.get(name) != now.get(name):
-            yield f"{name}: stored {stored.get(name)}, now {now.get(name)}"
+        before, after = getattr(stored, name, None), getattr(now, name, None)
+        if before != after:
+            yield f"{name}: stored {before}, now {after}"
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:

@@ -32,7 +32,7 @@ from orchestrator.run_options import LastRun, Limits, absolute_data_root
 from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.fold_queue import Agenda, build_agenda
 from orchestrator.scheduler.stopping import StopRequest
-from orchestrator.search.choices import still_planned
+from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import MAX_FAILURES, check_max_failures
 from orchestrator.store.leases import FoldLeases, alone_in
@@ -240,7 +240,8 @@ def run_sweep(
 def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:
     """Folds that the sweep still plans and that gave up, or whose retry was cut short, by key."""
     selection = store.existing_sweep().selection
-    planned = (planned for group in store.groups() for planned in still_planned(store, group, selection))
+    views = (read_group_view(store, group, selection=selection) for group in store.groups())
+    planned = (planned for view in views for _, planned in view.planned())
 
     def went_wrong(key: str) -> bool:
         attempts = store.folds.attempts(key)
@@ -345,7 +346,8 @@ def _tune(
         settings.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
-            sharing.look(jobs.store.folds.fold(event.fold.key).read_result() or {})
+            result = jobs.store.folds.result(event.fold.key)
+            sharing.look(None if result is None else result.gpu_memory)
 
     with scratch_folder(jobs.store.ray_folder) as scratch:
         search = FoldSearch(

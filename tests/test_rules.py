@@ -71,7 +71,7 @@ LIGHT_TRAINABLES = (
 
 TEST_NUMBERS = {
     "read_test": ("orchestrator/report/",),
-    "read_held_out": ("orchestrator/search/pair_folds.py",),
+    "read_held_out": ("orchestrator/search/leave_one_domain_out.py",),
 }
 """Who may call what reads numbers of a test domain, or of a pair fold's domains."""
 
@@ -84,7 +84,6 @@ CROWDED_FOLDERS = set[str]()
 LARGE_CLASSES = {
     "orchestrator/execution/tune_searcher.py:FoldSearch",
     "orchestrator/scheduler/fold_queue.py:Agenda",
-    "orchestrator/search/group_search.py:GroupAgenda",
     "orchestrator/store/remote/mirrors.py:StoreMirrors",
     "trainables/storage/mirror.py:Mirror",
     "trainables/fold_setup.py:FoldParts",
@@ -100,7 +99,6 @@ LONG_SIGNATURES = {
     "trainables/teacher/http/server.py:serve",
 }
 DOUBLE_NAMES = {
-    "Choice",
     "Known",
     "Lease",
     "Mirror",

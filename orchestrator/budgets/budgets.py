@@ -9,6 +9,7 @@ from orchestrator.budgets.budget import Admission
 from orchestrator.budgets.promises import Promises
 from orchestrator.plan.query_bounds import Need
 from orchestrator.run_options import Limits, gpus_per_fold
+from orchestrator.search.folds_to_come import running_keys
 from orchestrator.store.usage import UsageMeter
 from search_spaces.hyperparameters import Resources
 from trainables.teacher.ledger import reserved_queries
@@ -79,4 +80,4 @@ class Budgets:
         return self._keys_running()
 
     def _failed_folds(self, group: GroupAgenda) -> int:
-        return sum(planned.key in (self._only or ()) for _, planned in group.waiting()) + len(group.running_keys())
+        return sum(planned.key in (self._only or ()) for _, planned in group.waiting()) + len(running_keys(group))

@@ -87,9 +87,9 @@ def took(store: SweepFolder) -> dict[Kind, list[float]]:
     found: dict[Kind, list[float]] = {}
     for group in store.groups():
         for planned in store.records.planned_folds(group.name):
-            result = store.folds.fold(planned.key).read_result()
+            result = store.folds.result(planned.key)
             if result is not None:
-                found.setdefault((group.benchmark, group.method), []).append(float(result["seconds"]))
+                found.setdefault((group.benchmark, group.method), []).append(result.seconds)
     return found
 
 

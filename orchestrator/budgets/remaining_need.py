@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.plan.query_bounds import Need, largest, own_need, preflight_need, total
 from orchestrator.plan.selection_costs import points_agree
+from orchestrator.search.folds_to_come import first_specs, num_unwritten, unsettled_specs, unwritten_pairs
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
@@ -44,12 +45,12 @@ class RemainingNeed:
         record = group.group
         if group.is_finished or not method_facts(record.method).asks:
             return Need()
-        unwritten = group.num_unwritten(further)
-        needs = [self.of_written(spec) for spec in group.unsettled_specs()]
+        unwritten = num_unwritten(group, further)
+        needs = [self.of_written(spec) for spec in unsettled_specs(group)]
         if unwritten:
             benchmark = self._specs.benchmarks[record.benchmark]
             at_most = largest(self._specs.sweep, benchmark, record.method)
-            for spec in group.first_specs():
+            for spec in first_specs(group):
                 needs.append(self.of_fold(spec, batch_size_per_domain=at_most.batch_size_per_domain).times(unwritten))
         needs += self._pairs(group)
         if (record.benchmark, record.method) in self.unchecked:
@@ -63,7 +64,7 @@ class RemainingNeed:
         """Pair folds that will be written; one that several groups try alike counts once."""
         record, sweep = group.group, self._specs.sweep
         agreeing = record.trials if points_agree(sweep) else 1
-        for spec, is_settled in group.unwritten_pairs():
+        for spec, is_settled in unwritten_pairs(group):
             at_most = largest(sweep, self._specs.benchmarks[record.benchmark], record.method)
             need = self.of_fold(spec, batch_size_per_domain=at_most.batch_size_per_domain)
             alike = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.budgets.limits import Account
 from orchestrator.budgets.table_rows import row_of, together
+from orchestrator.search.folds_to_come import folds_left
 from search_spaces.methods import method_facts
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class TimeAdmission:
         if not self._accounts or not group.is_started:
             return True
         others = [*self._open(), *self._reserved.values()]
-        load = [(other, other.num_promised) for other in others if other is not group]
-        return self._cover([*load, (group, group.num_with_another_trial)])
+        load = [(other, folds_left(other).first) for other in others if other is not group]
+        return self._cover([*load, (group, folds_left(group).with_another_trial)])
 
     def refusals(self, groups: Iterable[GroupAgenda]) -> Iterator[str]:
         """Which accounts do not cover what is left of these groups."""
@@ -82,7 +83,7 @@ class TimeAdmission:
             return ()
         self._reserved.clear()
         for groups in together(group, self._groups, self._begun, _costs):
-            if self._fits(groups, lambda one: one.num_promised):
+            if self._fits(groups, lambda one: folds_left(one).first):
                 if self._is_measured(group):
                     return groups
                 self._reserved = {other.group.name: other for other in groups if other is not group}
@@ -97,7 +98,7 @@ class TimeAdmission:
                 if other not in groups:
                     load.append((other, folds(other)))
             else:
-                load.append((other, other.num_promised if other.is_at_rest else self._left(other)))
+                load.append((other, folds_left(other).first if other.is_at_rest else self._left(other)))
         return self._cover(load)
 
     def _cover(self, load: Sequence[tuple[GroupAgenda, int]]) -> bool:
@@ -113,7 +114,7 @@ class TimeAdmission:
         return self._forecast is None or self._forecast.is_measured(group)
 
     def _left(self, group: GroupAgenda) -> int:
-        return group.num_left if self._folds is None else self._folds(group)
+        return folds_left(group).whole if self._folds is None else self._folds(group)
 
     def _open(self) -> list[GroupAgenda]:
         return [group for group in self._begun.values() if not group.is_finished]

@@ -9,6 +9,7 @@ from orchestrator.budgets.limits import Account, Load
 from orchestrator.plan.durations import FoldDuration, FoldDurations, Kind, assumed_seconds
 from orchestrator.plan.query_bounds import Need
 from orchestrator.run_options import Limits
+from orchestrator.search.folds_to_come import folds_left, running_keys, seconds_taken
 from orchestrator.store.usage import Usage, UsageMeter
 from search_spaces.benchmarks import Benchmark
 from search_spaces.sweeps import Sweep
@@ -44,7 +45,7 @@ class TimeForecast:
         if self._durations is None:
             took: dict[Kind, list[float]] = {}
             for other in self.groups:
-                took.setdefault((other.group.benchmark, other.group.method), []).extend(other.took())
+                took.setdefault((other.group.benchmark, other.group.method), []).extend(seconds_taken(other))
             self._durations = FoldDurations(self._assumed, took)
         return self._durations.of((group.group.benchmark, group.group.method))
 
@@ -72,7 +73,7 @@ class TimeForecast:
     def _seconds(self, load: Load) -> Iterator[float]:
         for group, folds in load:
             each = self.of(group).seconds
-            done = sum(min(self._meter.elapsed(key), each) for key in group.running_keys())
+            done = sum(min(self._meter.elapsed(key), each) for key in running_keys(group))
             yield max(0.0, folds * each - done)
 
     def _assumed(self, kind: Kind) -> float:
@@ -102,7 +103,7 @@ class QueryPrice:
         """Of these folds; a part of a group's folds is taken for that part of its queries."""
         if self._per_1000 == 0:
             return 0.0
-        parts = ((self._need(group), folds / max(1, group.num_left)) for group, folds in load if folds)
+        parts = ((self._need(group), folds / max(1, folds_left(group).whole)) for group, folds in load if folds)
         return sum(need.price(self._per_1000) * min(1.0, part) for need, part in parts)
 
 

@@ -11,6 +11,7 @@ from orchestrator.execution.cluster import Cluster, call_on_every_machine
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.scheduler.fold_queue import Agenda
+from orchestrator.search.folds_to_come import first_specs
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.sweep_folder import SweepFolder
@@ -76,7 +77,7 @@ def check_methods(agenda: Agenda, jobs: FoldJobs, call: Caller) -> None:
     """
     new = unchecked(agenda.groups)
     first = {(item.group.benchmark, item.group.method): item for item in reversed(list(agenda.to_check()))}
-    call([jobs.job(next(item.first_specs())).to_mapping() for pair, item in first.items() if pair in new])
+    call([jobs.job(next(first_specs(item))).to_mapping() for pair, item in first.items() if pair in new])
 
 
 def check_budget_can_be_kept(query_budget: int | None, mirrors: StoreMirrors, cluster: Cluster) -> None:

@@ -261,9 +261,9 @@ class FoldSearch(Searcher):
             self._tell("fold_failed", ticket, error=self._store.folds.attempts(ticket.planned.key).error)
             return
         self._crashes.went_well()
-        result = self._store.folds.fold(ticket.planned.key).read_result() or {}
-        accuracy = float(result["source_validation"]["accuracy"])
-        self._tell("fold_done", ticket, accuracy=accuracy, seconds=time.time() - running.started)
+        result = self._store.folds.result(ticket.planned.key)
+        assert result is not None, "a fold that is finished has a result"
+        self._tell("fold_done", ticket, accuracy=result.accuracy, seconds=time.time() - running.started)
 
     def _fail(self, ticket: Ticket, attempt: Attempt) -> None:
         again = self._agenda.failed(ticket, attempt)

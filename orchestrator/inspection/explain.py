@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.inspection.fold_names import Known, KnownFold, Use, trial_name
 from orchestrator.plan.remaining_time import duration
-from orchestrator.search.pair_folds import held_out_scores
+from orchestrator.search.group_view import read_group_view
+from orchestrator.search.leave_one_domain_out import held_out_scores
 from orchestrator.search.pruning import Decision, decision_from_mapping, read_decisions
+from orchestrator.store.fold_states import StoredStates
 from orchestrator.store.fold_store import FoldState
-from orchestrator.store.records import TrialRecord
+from orchestrator.store.records import GroupRecord, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.methods import method_facts
 from search_spaces.samplers import learning
@@ -117,18 +119,18 @@ def explain_trial(known: Known, trial: TrialRecord) -> Explanation:
     return Explanation(subject=trial_name(trial.group, trial.number), lines=(*lines, line), facts=facts)
 
 
-def trial_outcomes(store: SweepFolder, trials: Sequence[TrialRecord]) -> list[TrialOutcome]:
-    """How trials stand, by number."""
-    owner, outcomes = store.living_owner(), []
-    for trial in trials:
-        keys = [planned.key for planned in trial.folds]
-        states = tuple(store.folds.fold_state(key, owner) for key in keys)
-        accuracy = None
-        if all(state == "done" for state in states):
-            results = [store.folds.fold(key).read_result() or {} for key in keys]
-            accuracy = sum(float(result["source_validation"]["accuracy"]) for result in results) / len(results)
-        outcomes.append(TrialOutcome(number=trial.number, states=states, accuracy=accuracy))
-    return outcomes
+def trial_outcomes(store: SweepFolder, group: GroupRecord) -> list[TrialOutcome]:
+    """How a group's trials stand, by number."""
+    states = StoredStates(store.folds, living_owner=store.living_owner())
+    view = read_group_view(store, group, states=states)
+    return [
+        TrialOutcome(
+            number=trial.number,
+            states=tuple(states.state(planned.key) for planned in trial.folds),
+            accuracy=view.objective(trial),
+        )
+        for trial in view.trials
+    ]
 
 
 def _purpose(known: Known, use: Use, trial: TrialRecord) -> str:
@@ -205,7 +207,7 @@ def _point_line(trial: TrialRecord) -> str:
 
 def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
     state = store.folds.fold_state(key, store.living_owner())
-    attempts, result = store.folds.attempts(key), store.folds.fold(key).read_result()
+    attempts, result = store.folds.attempts(key), store.folds.result(key)
     facts: dict[str, Any] = {
         "state": state,
         "pruned": store.folds.pruned(key),
@@ -213,10 +215,9 @@ def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
     }
     lines = []
     if result is not None:
-        accuracy = result["source_validation"]["accuracy"]
-        facts |= {"source_validation_accuracy": accuracy, "checkpoint": result.get("chosen")}
-        rule = ", ".join(f"{name} {_short(value)}" for name, value in (result.get("chosen") or {}).items())
-        lines.append(f"done in {duration(float(result['seconds']))}: source validation {_percent(accuracy)} ({rule})")
+        facts |= {"source_validation_accuracy": result.accuracy, "checkpoint": result.selected}
+        rule = ", ".join(f"{name} {_short(value)}" for name, value in result.selected.items())
+        lines.append(f"done in {duration(result.seconds)}: source validation {_percent(result.accuracy)} ({rule})")
     if attempts.attempts:
         last = attempts.attempts[-1]
         facts |= {"error": last.error, "kind": last.kind}
@@ -229,8 +230,7 @@ def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
 
 def _choice(known: Known, group: str) -> tuple[str, dict[str, Any]]:
     """What was chosen in a group, among what."""
-    trials = [trial for trial in known.trials if trial.group == group]
-    outcomes = trial_outcomes(known.store, trials)
+    outcomes = trial_outcomes(known.store, known.groups[group])
     chosen = known.confirmations.get(group)
     facts: dict[str, Any] = {
         "chosen": None if chosen is None else chosen.number,
@@ -265,8 +265,8 @@ def _align(known: Known, fold: KnownFold) -> tuple[list[str], dict[str, Any] | N
     if not method_facts(fold.method).aligns or spec is None:
         return [], None
     sharing = [other.label for other in known.folds if other.key != fold.key and _same_align(store, other, spec)]
-    result = store.folds.fold(fold.key).read_result() or {}
-    reused = next((stage["reused"] for stage in result.get("stages", ()) if stage["name"] == "align"), None)
+    result = store.folds.result(fold.key)
+    reused = None if result is None else result.align_reused
     facts = {"key": spec.align_key, "reused": reused, "shared_with": sharing}
     did = {True: "took over", False: "ran", None: "uses"}[reused]
     more = f" and {len(sharing) - LISTED} more" if len(sharing) > LISTED else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.inspection.explain import trial_outcomes
+from orchestrator.search.group_view import read_group_view
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.remembered import last_run
 from orchestrator.store.sweep_folder import SweepFolder
@@ -70,7 +70,7 @@ def _chosen(store: SweepFolder, sweep: Sweep, groups: list[GroupRecord]) -> Iter
         yield ExportedGroup(
             group=group.name,
             trial=trial.number,
-            accuracy=trial_outcomes(store, [trial])[0].accuracy,
+            accuracy=read_group_view(store, group).objective(trial),
             config={
                 "sweep": {
                     "name": f"{sweep.name}-chosen",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.events import Counts
@@ -11,14 +10,13 @@ from orchestrator.inspection.failure_summary import Trouble, troubles
 from orchestrator.inspection.teacher_usage import ledger_line, sweep_queries
 from orchestrator.plan.gpu_share import GpuShare, gpu_share
 from orchestrator.plan.remaining_time import GroupWork, duration, time_left
-from orchestrator.search.choices import is_hopeless, standing
-from orchestrator.search.pair_folds import pair_folds_expected, planned_domains
-from orchestrator.store.records import GroupRecord
+from orchestrator.search.group_view import GroupView, read_group_view
+from orchestrator.store.fold_states import StoredStates
 from orchestrator.store.remembered import last_run
+from orchestrator.store.results import FoldResult
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import Usage, read_usage
 from search_spaces.methods import method_facts
-from search_spaces.sweeps import SweepSelection
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 
@@ -130,17 +128,16 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
     sweep = store.existing_sweep()
     owner = store.living_owner()
     groups, work, results = [], [], {}
-    planned = store.groups()
-    for group in planned:
-        row, finished, running = _group_status(
-            store, group, owner, planned_domains(planned, group.benchmark), sweep.selection
-        )
+    states = StoredStates(store.folds, living_owner=owner)
+    for group in store.groups():
+        view = read_group_view(store, group, selection=sweep.selection, states=states)
+        row, finished, running = _group_status(view, states)
         groups.append(row)
         results.update(finished)
         work.append(_group_work(store, row, finished, running))
     with_align = [key for key, (method, _) in results.items() if method_facts(method).aligns]
     specs = [store.folds.spec(key) for key in with_align]
-    seconds = sum(float(result["seconds"]) for _, result in results.values())
+    seconds = sum(result.seconds for _, result in results.values())
     resources = last_run(store).resources
     return SweepStatus(
         name=sweep.name,
@@ -149,7 +146,7 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
         seconds=seconds,
         gpu_seconds=seconds * resources.workers * resources.gpus_per_worker,
         eta_seconds=time_left(work) if owner is not None else None,
-        teacher_queries=sum(int(result["teacher_queries"]["images"]) for _, result in results.values()),
+        teacher_queries=sum(result.queries.images for _, result in results.values()),
         aligns=len({spec.align_key for spec in specs if spec is not None}),
         folds_with_align=len(with_align),
         at_work=owner is not None,
@@ -157,14 +154,11 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
         store_queries=query_counts(store.folds.queries_folder),
         troubles=troubles(store),
         used=read_usage(store.usage_folder),
-        gpu_share=gpu_share(result for _, result in results.values()),
+        gpu_share=gpu_share(result.gpu_memory for _, result in results.values()),
     )
 
 
-STATES = tuple(field.name for field in fields(Counts) if field.name != "waiting")
-"""States of a fold that its folder says of it; all others wait."""
-
-Finished = dict[str, tuple[str, Mapping[str, Any]]]
+Finished = dict[str, tuple[str, FoldResult]]
 """Method and result of finished folds, by key: a fold that two trials share counts once."""
 
 
@@ -172,62 +166,28 @@ def _group_work(store: SweepFolder, row: GroupStatus, finished: Finished, runnin
     since = [store.folds.running_since(key) for key in running]
     return GroupWork(
         kind=(row.benchmark, row.method),
-        took=tuple(float(result["seconds"]) for _, result in finished.values()),
+        took=tuple(result.seconds for _, result in finished.values()),
         running_since=tuple(started for started in since if started is not None),
         waiting=row.counts.waiting,
     )
 
 
-def _group_status(
-    store: SweepFolder, group: GroupRecord, owner: str | None, domains: Sequence[str], selection: SweepSelection
-) -> tuple[GroupStatus, Finished, list[str]]:
+def _group_status(view: GroupView, states: StoredStates) -> tuple[GroupStatus, Finished, list[str]]:
     """The row, the finished folds, and the keys of those that run."""
-    trials, confirmation = store.records.trials(group.name), standing(store, group.name, "source_validation")
-    slots = [planned.key for trial in trials for planned in trial.folds]
-    if confirmation is not None:
-        own = {planned.key for planned in trials[confirmation.number].folds}
-        slots += [planned.key for planned in confirmation.folds if planned.key not in own]
-    further = dict.fromkeys(planned.key for _, planned in store.records.left_out_folds(group.name))
-    known = set(slots)
-    slots += [key for key in further if key not in known]
-    states = {key: store.folds.fold_state(key, owner) for key in set(slots)}
-    number = {state: sum(states[key] == state for key in slots) for state in STATES}
-    finished: Finished = {}
-    for key in (key for key, state in states.items() if state == "done"):
-        result = store.folds.fold(key).read_result()
-        if result is not None:
-            finished[key] = (group.method, result)
-    objectives = {}
-    for trial in trials:
-        if all(planned.key in finished for planned in trial.folds):
-            values = [_accuracy(finished[planned.key][1]) for planned in trial.folds]
-            objectives[trial.number] = sum(values) / len(values)
-    confirmation = standing(store, group.name, selection) or confirmation
-    best = max(objectives, key=lambda key: (objectives[key], key), default=None)
-    if confirmation is not None and confirmation.number in objectives:
-        best = confirmation.number
-    may_be = confirmation is None and not number["running"] and number["failed"] + number["pruned"] > 0
-    hopeless = may_be and is_hopeless(store, group, selection)
-    expected = group.num_folds + pair_folds_expected(store, group, domains, selection)
-    planned = len(slots) if hopeless else max(expected, len(slots))
-    counts = Counts(**number, waiting=planned - sum(number.values()))
-    return (
-        GroupStatus(
-            name=group.name,
-            benchmark=group.benchmark,
-            method=group.method,
-            counts=counts,
-            best=best,
-            accuracy=None if best is None else objectives[best],
-            teacher_images=sum(int(result["teacher_queries"]["images"]) for _, result in finished.values()),
-        ),
-        finished,
-        [key for key, state in states.items() if state == "running"],
+    group, best = view.group, view.best
+    keys = list(dict.fromkeys(planned.key for _, planned in view.planned()))
+    results = {key: states.result(key) for key in keys}
+    finished = {key: (group.method, result) for key, result in results.items() if result is not None}
+    row = GroupStatus(
+        name=group.name,
+        benchmark=group.benchmark,
+        method=group.method,
+        counts=view.counts(),
+        best=best,
+        accuracy=None if best is None else view.objectives[best],
+        teacher_images=sum(result.queries.images for _, result in finished.values()),
     )
-
-
-def _accuracy(result: Mapping[str, Any]) -> float:
-    return float(result["source_validation"]["accuracy"])
+    return row, finished, [key for key in keys if states.is_running(key)]
 
 
 def _short(count: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 GIB = 2**30
 CONTEXT_BYTES = GIB
@@ -38,9 +37,9 @@ class GpuShare:
         return f"{held}: {self.folds} fit on one (--gpus-per-worker {math.floor(1000 / self.folds) / 1000:g})"
 
 
-def gpu_share(results: Iterable[Mapping[str, Any]]) -> GpuShare | None:
-    """From the results of finished folds; None where none of them had a GPU."""
-    measured = [memory for result in results if (memory := result.get("gpu_memory"))]
+def gpu_share(memories: Iterable[Mapping[str, int] | None]) -> GpuShare | None:
+    """From what finished folds held of their GPUs; None where none of them had one."""
+    measured = [memory for memory in memories if memory]
     if not measured:
         return None
     return GpuShare(
@@ -54,13 +53,13 @@ class ShareTeller:
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say = say
-        self._measured: list[Mapping[str, Any]] = []
+        self._measured: list[Mapping[str, int]] = []
         self._told: int | None = None
 
-    def look(self, result: Mapping[str, Any]) -> None:
-        """Look at the result of a fold that is finished."""
-        if result.get("gpu_memory"):
-            self._measured.append(result)
+    def look(self, memory: Mapping[str, int] | None) -> None:
+        """Look at what a finished fold held of its GPU; None without one."""
+        if memory:
+            self._measured.append(memory)
         share = gpu_share(self._measured)
         if share is not None and (self._told is None or share.folds < self._told):
             self._told = share.folds

@@ -1,21 +1,23 @@
 """What the store's finished folds measured, on the source side and on the test domain: the report's raw material.
 
 Only the report reads this, for only the report opens `test.json`. Selection `oracle` looks at test-domain numbers; it
-is computed only when asked for and labelled wherever it is printed. The other two choose
-in `orchestrator.search.choices`.
+is computed only when asked for and labelled wherever it is printed. The other two are
+in `orchestrator.search.selection_outcome`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from orchestrator.plan.fold_groups import chooses
-from orchestrator.search.choices import Choice, Missing, choice, chosen_on_all_seeds
-from orchestrator.search.pair_folds import planned_domains
+from orchestrator.search.group_view import States, read_group_view
+from orchestrator.search.selection_outcome import MissingFolds, SelectionOutcome, outcome_of_trial, selection_outcome
+from orchestrator.store.fold_states import StoredStates
 from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.results import parse_test
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
@@ -67,7 +69,7 @@ class Measured(NamedTuple):
 
     measurements: list[Measurement]
     """By benchmark, method, test domain and seed."""
-    missing: list[Missing]
+    missing: list[MissingFolds]
     """By fold group, where folds are missing."""
     shortened: list[tuple[GroupRecord, int]]
     """Fold groups whose search a budget ended, with the number of the trials that were tried."""
@@ -76,12 +78,14 @@ class Measured(NamedTuple):
 def measure(store: SweepFolder, selection: Selection) -> Measured:
     """Every finished fold that the selection chose, and the folds that it needs and that are not there."""
     measurements: list[Measurement] = []
-    missing: list[Missing] = []
+    missing: list[MissingFolds] = []
     shortened: list[tuple[GroupRecord, int]] = []
-    groups = store.groups()
-    for group in groups:
-        domains = planned_domains(groups, group.benchmark)
-        known = _oracle(store, group, domains) if selection == "oracle" else choice(store, group, domains, selection)
+    states = StoredStates(store.folds)
+    for group in store.groups():
+        if selection == "oracle":
+            known = _oracle(store, group, states)
+        else:
+            known = selection_outcome(read_group_view(store, group, selection=selection, states=states))
         if known.number is not None:
             found = [_measurement(store, group, known.number, planned, selection) for planned in known.folds]
             measurements += [item for item in found if item is not None]
@@ -97,29 +101,31 @@ def run_for(store: SweepFolder, group: GroupRecord) -> SweepSelection:
     return next(run, "source_validation")
 
 
-def _oracle(store: SweepFolder, group: GroupRecord, domains: Sequence[str]) -> Choice:
+def _oracle(store: SweepFolder, group: GroupRecord, states: States) -> SelectionOutcome:
     """The configuration that is best on the test domains' own 20% parts, on every seed.
 
     It is chosen on the seed that was searched, where all of them ran: an error bar over seeds is about one
     configuration, unless every seed was searched anew.
     """
-    known = choice(store, group, domains, run_for(store, group))
+    known = selection_outcome(read_group_view(store, group, selection=run_for(store, group), states=states))
     if known.number is None or not chooses(group.method, group.trials):
         return known
     scores = {trial.number: _oracle_score(store, trial.folds) for trial in store.records.trials(group.name)}
     whole = [number for number, score in scores.items() if not math.isnan(score)]
     if not whole:
-        return Choice(missing=Missing(group=group.name))
+        return SelectionOutcome(missing=MissingFolds(group=group.name))
     best = max(whole, key=lambda number: (scores[number], number))
-    return replace(chosen_on_all_seeds(store, group, best), trials=known.trials)
+    return replace(outcome_of_trial(store, group, best), trials=known.trials)
 
 
 def _oracle_score(store: SweepFolder, folds: Iterable[PlannedFold]) -> float:
     """Mean accuracy of the last step on the test domains' 20% parts; NaN where a fold is not done."""
     scores = []
     for planned in folds:
-        test = store.folds.fold(planned.key).read_test() if store.folds.fold(planned.key).is_done else None
-        scores.append(float(test["last_step"]["out_accuracy"][planned.fold.test_domain]) if test else math.nan)
+        folder, domain = store.folds.fold(planned.key), planned.fold.test_domain
+        test = folder.read_test() if folder.is_done else None
+        score = parse_test(test, domain, last_step=True).out_accuracy if test else None
+        scores.append(math.nan if score is None else score)
     return sum(scores) / len(scores)
 
 
@@ -127,12 +133,11 @@ def _measurement(
     store: SweepFolder, group: GroupRecord, trial: int, planned: PlannedFold, selection: Selection
 ) -> Measurement | None:
     folder = store.folds.fold(planned.key)
-    result, test, spec = folder.read_result(), folder.read_test(), store.folds.spec(planned.key)
-    if result is None or test is None or spec is None:
+    result, content, spec = store.folds.result(planned.key), folder.read_test(), store.folds.spec(planned.key)
+    if result is None or content is None or spec is None:
         return None
-    part = test["last_step"] if selection == "oracle" else test
-    domain = planned.fold.test_domain
-    balanced = part.get("balanced_accuracy", {}).get(domain)
+    domain, by_oracle = planned.fold.test_domain, selection == "oracle"
+    test = parse_test(content, domain, last_step=by_oracle)
     return Measurement(
         group=group.name,
         benchmark=group.benchmark,
@@ -143,12 +148,12 @@ def _measurement(
         key=planned.key,
         spec=spec,
         selection=selection,
-        rule="last" if selection == "oracle" and result["chosen"]["rule"] != "zero_shot" else result["chosen"]["rule"],
-        ood=float(part["accuracy"][domain]),
-        balanced=None if balanced is None else float(balanced),
-        in_domain=None if selection == "oracle" else float(result["source_validation"]["accuracy"]),
-        test_images=test.get("num_images", {}).get(domain),
-        teacher_images=int(result.get("teacher_queries", {}).get("images", 0)),
-        teacher_texts=int(result.get("teacher_queries", {}).get("texts", 0)),
-        teacher_unconfirmed=int(result.get("teacher_queries", {}).get("unconfirmed", 0)),
+        rule="last" if by_oracle and result.rule != "zero_shot" else result.rule,
+        ood=test.accuracy,
+        balanced=test.balanced_accuracy,
+        in_domain=None if by_oracle else result.accuracy,
+        test_images=test.num_images,
+        teacher_images=result.queries.images,
+        teacher_texts=result.queries.texts,
+        teacher_unconfirmed=result.queries.unconfirmed,
     )

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from orchestrator.search.group_view import read_group_view
 from orchestrator.search.pruning import Decision, read_decisions
-from orchestrator.store.records import GroupRecord, TrialRecord
+from orchestrator.store.records import GroupRecord
 from orchestrator.store.sweep_folder import SweepFolder
 
 
@@ -83,9 +84,9 @@ def _group_audit(store: SweepFolder, group: GroupRecord) -> PruningAudit:
     audited = {decision.number for decision in decisions if decision.verdict == "audit"}
     if not pruned and not audited:
         return PruningAudit()
-    objectives = {trial.number: _objective(store, trial) for trial in store.records.trials(group.name)}
-    others = [value for number, value in objectives.items() if value is not None and number not in audited]
-    ended = [value for number in sorted(audited) if (value := objectives[number]) is not None]
+    objectives = read_group_view(store, group).objectives
+    others = [value for number, value in objectives.items() if number not in audited]
+    ended = [objectives[number] for number in sorted(audited) if number in objectives]
     spared = [(decision, key) for decision in pruned for key in decision.folds if not store.folds.fold(key).is_done]
     stopped = [decision for decision, key in spared if _was_running(decision, key)]
     return PruningAudit(
@@ -100,14 +101,3 @@ def _group_audit(store: SweepFolder, group: GroupRecord) -> PruningAudit:
 
 def _was_running(decision: Decision, key: str) -> bool:
     return decision.rule != "overtake" and key == decision.key
-
-
-def _objective(store: SweepFolder, trial: TrialRecord) -> float | None:
-    """Mean source validation accuracy of a trial whose folds are all done; None for any other."""
-    accuracies = []
-    for planned in trial.folds:
-        result = None if store.folds.attempts(planned.key).failed else store.folds.fold(planned.key).read_result()
-        if result is None:
-            return None
-        accuracies.append(float(result["source_validation"]["accuracy"]))
-    return fmean(accuracies)

@@ -15,9 +15,9 @@ from orchestrator.report.cells import Cell, average
 from orchestrator.report.claims import LedgerEntry, ledger
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
 from orchestrator.report.measurements import Measurement, Selection, measure
+from orchestrator.report.missing_folds import missing_line
 from orchestrator.report.pruning_audit import PruningAudit, audit
-from orchestrator.search.choices import missing_line
-from orchestrator.search.pair_folds import planned_domains
+from orchestrator.search.group_view import planned_domains
 from orchestrator.store.records import GroupRecord
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import BENCHMARKS

@@ -154,8 +154,8 @@ class Agenda:
     def failures(self) -> Iterator[tuple[str, PlannedFold]]:
         """Failed folds with their group's name."""
         for group in self.groups:
-            for planned in group.failures():
-                yield group.group.name, planned
+            failed = {one.key: one for _, one in group.view.planned() if self._states.failed(one.key)}
+            yield from ((group.group.name, planned) for planned in failed.values())
 
     def elsewhere(self) -> dict[str, Owner]:
         """Waiting folds that other sweeps on the store are at work on, with their owners."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from orchestrator.store.failures import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
+from orchestrator.store.fold_store import FoldState, FoldStore
 from orchestrator.store.leases import FoldLeases
+from orchestrator.store.results import FoldResult
 from orchestrator.store.sweep_folder import SweepFolder
 from trainables.storage.leases import Owner, this_process
 
@@ -61,6 +62,9 @@ class FoldStates:
     def waiting(self, key: str) -> bool:
         return key not in self.running and not self.settled(key)
 
+    def is_running(self, key: str) -> bool:
+        return key in self.running
+
     def elsewhere(self, key: str) -> Owner | None:
         """Who else was at work on a waiting fold when it was last tried."""
         return self.leases.elsewhere(self._store.folds.fold(key)) if self.waiting(key) else None
@@ -105,12 +109,11 @@ class FoldStates:
         if read_attempts(folder).failed:
             self._failed.add(key)
             return
-        result = folder.read_result()
+        result = self._store.folds.result(key)
         if result is None:
             return
         self._store.folds.tidy_done(key)
-        self._seconds[key] = float(result["seconds"])
-        accuracy = _accuracy(result)
+        self._seconds[key], accuracy = result.seconds, result.accuracy
         if math.isfinite(accuracy):
             self._accuracy[key] = accuracy
         else:
@@ -120,6 +123,43 @@ class FoldStates:
             self._failed.add(key)
 
 
-def _accuracy(result: Mapping[str, Any]) -> float:
-    value = result["source_validation"]["accuracy"]
-    return float("nan") if value is None else float(value)
+class StoredStates:
+    """The same as the store shows it at one moment, each looked up once."""
+
+    def __init__(self, folds: FoldStore, *, living_owner: str | None = None) -> None:
+        """Remember what to read.
+
+        Args:
+            living_owner: identity of the process at work on the sweep; without one, its folds wait.
+        """
+        self._folds, self._owner = folds, living_owner
+        self._states: dict[str, FoldState] = {}
+        self._results: dict[str, FoldResult | None] = {}
+
+    def state(self, key: str) -> FoldState:
+        if key not in self._states:
+            self._states[key] = self._folds.fold_state(key, self._owner)
+        return self._states[key]
+
+    def result(self, key: str) -> FoldResult | None:
+        """What a finished fold came to; None for any other."""
+        if key not in self._results:
+            self._results[key] = self._folds.result(key) if self.state(key) == "done" else None
+        return self._results[key]
+
+    def objective(self, key: str) -> float | None:
+        """Mean source validation accuracy of a finished fold; None while it is not finished, or failed."""
+        result = self.result(key)
+        return None if result is None or not math.isfinite(result.accuracy) else result.accuracy
+
+    def failed(self, key: str) -> bool:
+        return self.state(key) == "failed"
+
+    def pruned(self, key: str) -> bool:
+        return self.state(key) == "pruned"
+
+    def settled(self, key: str) -> bool:
+        return self.state(key) in ("done", "failed", "pruned")
+
+    def is_running(self, key: str) -> bool:
+        return self.state(key) == "running"

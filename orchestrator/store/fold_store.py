@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from orchestrator.store.failures import FoldAttempts, read_attempts
 from orchestrator.store.remote.mirrors import StoreMirrors
+from orchestrator.store.results import FoldResult, fold_result
 from search_spaces.hyperparameters import FoldSpec
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import read_json, write_json
@@ -49,6 +50,10 @@ class FoldStore:
     def spec(self, key: str) -> FoldSpec | None:
         """What a fold was asked to compute; None before it first started."""
         return self.fold(key).read_spec()
+
+    def result(self, key: str) -> FoldResult | None:
+        """Source-side numbers of a finished fold; None while it is not finished."""
+        return fold_result(self.fold(key))
 
     def attempts(self, key: str) -> FoldAttempts:
         """The fold's failed attempts."""

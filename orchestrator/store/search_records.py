@@ -39,7 +39,7 @@ class SearchRecords:
 
     def trials(self, group: str) -> list[TrialRecord]:
         """The group's trials by number."""
-        numbers = sorted(int(path.stem) for path in self._trials_folder(group).glob("[0-9]*.json"))
+        numbers = sorted(int(path.stem) for path in self._folder("trials", group).glob("[0-9]*.json"))
         records = (self._trial(group, number) for number in numbers)
         return [record for record in records if record is not None]
 
@@ -60,13 +60,13 @@ class SearchRecords:
 
     def pairs(self, group: str) -> list[PairRecord]:
         """The pair folds of the group's trials, by the trial's number."""
-        numbers = sorted(int(path.stem) for path in self._pairs_folder(group).glob("[0-9]*.json"))
-        records = (read_record(PairRecord, self._pairs_folder(group) / f"{number}.json") for number in numbers)
+        numbers = sorted(int(path.stem) for path in self._folder("pairs", group).glob("[0-9]*.json"))
+        records = (read_record(PairRecord, self._folder("pairs", group) / f"{number}.json") for number in numbers)
         return [record for record in records if record is not None]
 
     def write_pairs(self, record: PairRecord) -> None:
         """Write a trial's pair folds ahead of their run."""
-        self._write(self._pairs_folder(record.group) / f"{record.number}.json", asdict(record))
+        self._write(self._folder("pairs", record.group) / f"{record.number}.json", asdict(record))
 
     def left_out_folds(self, group: str) -> Iterator[tuple[int, PlannedFold]]:
         """Folds (with their trial's number) that leave-one-domain-out selection added: pair folds, further seeds."""
@@ -115,14 +115,11 @@ class SearchRecords:
             self._read_trials[group, number] = record
         return self._read_trials[group, number]
 
-    def _trials_folder(self, group: str) -> Path:
-        return self._out / "trials" / group_slug(group)
+    def _folder(self, kind: str, group: str) -> Path:
+        return self._out / kind / group_slug(group)
 
     def _trial_file(self, group: str, number: int) -> Path:
-        return self._trials_folder(group) / f"{number}.json"
-
-    def _pairs_folder(self, group: str) -> Path:
-        return self._out / "pairs" / group_slug(group)
+        return self._folder("trials", group) / f"{number}.json"
 
     def _confirmation_file(self, group: str, selection: SweepSelection) -> Path:
         folder = "confirmations" if selection == "source_validation" else "left_out"

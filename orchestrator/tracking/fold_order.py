@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
+from orchestrator.store.results import FoldResult
 from orchestrator.store.sweep_folder import SweepFolder
 
-Result = Mapping[str, Any]
 
-
-def in_order_of_arrival(store: SweepFolder, found: Mapping[str, Mapping[str, Result]]) -> list[tuple[str, str]]:
+def in_order_of_arrival(store: SweepFolder, found: Mapping[str, Mapping[str, FoldResult]]) -> list[tuple[str, str]]:
     """Every finished fold that was ever seen, as (group, key); those that are seen for the first time are noted.
 
     Args:
@@ -24,7 +22,7 @@ def in_order_of_arrival(store: SweepFolder, found: Mapping[str, Mapping[str, Res
     known = store.records.arrivals()
     seen = set(known)
     new = [
-        (float(result["finished"]), group, key)
+        (result.finished, group, key)
         for group, results in found.items()
         for key, result in results.items()
         if (group, key) not in seen

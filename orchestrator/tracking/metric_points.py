@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from orchestrator.store.results import FoldResult
 from trainables.storage.fold_folder import FoldFolder
 
 SUMMARY = "source_validation_accuracy"
@@ -29,7 +30,7 @@ class MetricPoint:
     """Milliseconds since 1970, taken from the journal so that a replay writes the same."""
 
 
-def running_best(results: Iterable[Mapping[str, Any] | None]) -> list[MetricPoint]:
+def running_best(results: Iterable[FoldResult | None]) -> list[MetricPoint]:
     """The best source validation accuracy, and the teacher queries, after each finished fold.
 
     Args:
@@ -41,10 +42,10 @@ def running_best(results: Iterable[Mapping[str, Any] | None]) -> list[MetricPoin
     for step, result in enumerate(results):
         if result is None:
             continue
-        time = milliseconds(result["finished"])
+        time = milliseconds(result.finished)
         # A pair fold has fewer source domains: its accuracy stands beside no other's.
-        if len(result.get("fold", {}).get("test_domains", ())) < 2:
-            best = max(best, float(result["source_validation"]["accuracy"]))
+        if len(result.test_domains) < 2:
+            best = max(best, result.accuracy)
             points.append(MetricPoint(name=SUMMARY, value=best, step=step, timestamp=time))
         points.append(MetricPoint(name="finished_folds", value=float(step + 1), step=step, timestamp=time))
         own = query_metrics(result)
@@ -54,17 +55,19 @@ def running_best(results: Iterable[Mapping[str, Any] | None]) -> list[MetricPoin
     return points
 
 
-def query_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+def query_metrics(result: FoldResult) -> dict[str, float]:
     """What a finished fold asked the teacher; queries whose answers were lost stand beside it."""
-    asked = result.get("teacher_queries", {})
-    images, texts = float(asked.get("images", 0)), float(asked.get("texts", 0))
-    values = {"teacher/image_queries": images, "teacher/text_queries": texts}
-    for name in ("unique_images", "bytes", "unconfirmed"):
-        values[f"teacher/{name}"] = float(asked.get(name, 0))
-    return values
+    asked = result.queries
+    return {
+        "teacher/image_queries": float(asked.images),
+        "teacher/text_queries": float(asked.texts),
+        "teacher/unique_images": float(asked.unique_images),
+        "teacher/bytes": float(asked.bytes),
+        "teacher/unconfirmed": float(asked.unconfirmed),
+    }
 
 
-def price_tag(results: Iterable[Mapping[str, Any]], price_per_1000: float | None) -> dict[str, str]:
+def price_tag(results: Iterable[FoldResult], price_per_1000: float | None) -> dict[str, str]:
     """What folds paid the teacher, as a tag: a metric's points stay, and the price may be given anew."""
     if price_per_1000 is None:
         return {}
@@ -73,17 +76,15 @@ def price_tag(results: Iterable[Mapping[str, Any]], price_per_1000: float | None
     return {"teacher_price": f"{queries / 1000.0 * price_per_1000:.10g}"}
 
 
-def result_metrics(result: Mapping[str, Any]) -> Iterator[MetricPoint]:
+def result_metrics(result: FoldResult) -> Iterator[MetricPoint]:
     """The numbers of a finished fold, at the step that was chosen."""
-    step = int(result.get("chosen", {}).get("step", 0))
-    time = milliseconds(result["finished"])
-    validation = result["source_validation"]
-    values = {SUMMARY: validation["accuracy"], "source_validation_cross_entropy": validation["cross_entropy"]}
-    values |= {f"source_validation/{name}": value for name, value in validation.get("domains", {}).items()}
-    values["seconds"] = result["seconds"]
+    time = milliseconds(result.finished)
+    values = {SUMMARY: result.accuracy, "source_validation_cross_entropy": result.cross_entropy}
+    values |= {f"source_validation/{name}": value for name, value in result.domain_accuracies.items()}
+    values["seconds"] = result.seconds
     values |= query_metrics(result)
     for name, value in values.items():
-        yield MetricPoint(name=metric_name(name), value=float(value), step=step, timestamp=time)
+        yield MetricPoint(name=metric_name(name), value=value, step=result.step, timestamp=time)
 
 
 def journal_metrics(folder: FoldFolder, align: FoldFolder | None) -> Iterator[MetricPoint]:

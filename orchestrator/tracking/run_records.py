@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.search.choices import is_hopeless
+from orchestrator.search.group_view import read_group_view
+from orchestrator.store.results import FoldResult, fold_result
 from orchestrator.tracking.fold_order import in_order_of_arrival
 from orchestrator.tracking.metric_points import (
     MetricPoint,
@@ -176,7 +177,7 @@ def _parent_record(
     key: str,
     name: str,
     parameters: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any] | None],
+    results: Sequence[FoldResult | None],
     documents: Mapping[str, Any],
     over: bool,
     price_per_1000: float | None,
@@ -189,28 +190,28 @@ def _parent_record(
         group=group,
         key=key,
         name=name,
-        version=digest([len(points), over, price_per_1000, [str(result["key"]) for result in there]]),
+        version=digest([len(points), over, price_per_1000, [result.key for result in there]]),
         parameters=parameters,
         tags=price_tag(there, price_per_1000),
         metrics=lambda: points,
         documents=documents,
         status="FINISHED" if over else "RUNNING",
-        start_time=min((milliseconds(result["started"]) for result in there), default=None),
+        start_time=min((milliseconds(result.started) for result in there), default=None),
         end_time=max(times) if times and over else None,
     )
 
 
-def _results(folds: Iterable[TrackedFold]) -> dict[str, dict[str, Any]]:
+def _results(folds: Iterable[TrackedFold]) -> dict[str, FoldResult]:
     """What finished folds came to, by key."""
-    found = ((fold.key, fold.folder.read_result()) for fold in folds)
+    found = ((fold.key, fold_result(fold.folder)) for fold in folds)
     return {key: result for key, result in found if result is not None}
 
 
 def _result(
-    store: SweepFolder, results: Mapping[str, Mapping[str, Mapping[str, Any]]], group: str, key: str
-) -> Mapping[str, Any] | None:
+    store: SweepFolder, results: Mapping[str, Mapping[str, FoldResult]], group: str, key: str
+) -> FoldResult | None:
     """What a fold came to, also of one that is planned no more."""
-    return results.get(group, {}).get(key) or store.folds.fold(key).read_result()
+    return results.get(group, {}).get(key) or store.folds.result(key)
 
 
 def _is_over(store: SweepFolder, group: GroupRecord, folds: Iterable[TrackedFold], selection: SweepSelection) -> bool:
@@ -218,7 +219,7 @@ def _is_over(store: SweepFolder, group: GroupRecord, folds: Iterable[TrackedFold
     if not all(fold.failed or fold.folder.is_done or fold.pruned is not None for fold in folds):
         return False
     chosen = store.records.confirmation(group.name) or store.records.confirmation(group.name, "leave_one_domain_out")
-    return chosen is not None or is_hopeless(store, group, selection)
+    return chosen is not None or read_group_view(store, group, selection=selection).is_hopeless
 
 
 def _manifests(store: SweepFolder, folds: Mapping[str, Sequence[TrackedFold]]) -> dict[str, str]:
@@ -233,7 +234,7 @@ def _manifests(store: SweepFolder, folds: Mapping[str, Sequence[TrackedFold]]) -
 
 def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunRecord | None:
     """The run of one finished, pruned or failed fold; None while it is none of these."""
-    result, spec = fold.folder.read_result(), read_json(fold.folder.spec)
+    result, spec = fold_result(fold.folder), read_json(fold.folder.spec)
     if result is None or spec is None:
         return _unfinished_record(fold, spec)
     return RunRecord(
@@ -241,15 +242,15 @@ def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunR
         group=fold.group,
         key=fold.key,
         name=_name(fold),
-        version=f"{digest(result)}:{fold.chosen}:{price_per_1000}",
+        version=f"{digest(result.content)}:{fold.chosen}:{price_per_1000}",
         parameters=spec_parameters(spec),
         tags=_tags(fold, spec) | price_tag([result], price_per_1000),
         metrics=lambda: (*journal_metrics(fold.folder, fold.align), *result_metrics(result)),
-        documents={"spec.json": spec, "result.json": result},
+        documents={"spec.json": spec, "result.json": result.content},
         files=(fold.folder.student,) if fold.chosen and fold.folder.student.exists() else (),
         status="FINISHED",
-        start_time=milliseconds(result["started"]),
-        end_time=milliseconds(result["finished"]),
+        start_time=milliseconds(result.started),
+        end_time=milliseconds(result.finished),
     )
 
 

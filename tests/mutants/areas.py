@@ -19,6 +19,7 @@ class Area:
 
 
 FOLD = "tests/trainables/test_fold.py"
+WHOLE = "tests/trainables/test_asymmetric_fold.py"
 VERSION = "tests/trainables/test_trainer_version.py"
 STAGE = "tests/trainables/fitting/test_stage.py"
 CHECKPOINT_RULE = "tests/trainables/fitting/test_checkpoint_rule.py"
@@ -35,6 +36,7 @@ SPEED = (
 )
 VIEWS = "tests/trainables/data/loading/test_views.py"
 STORED = "tests/trainables/teacher/stored/test_stored_embeddings.py"
+PUBLISHED = "tests/search_spaces/test_published_defaults.py"
 KEYS = "tests/search_spaces/test_hyperparameters.py"
 METHODS = "tests/search_spaces/test_methods.py"
 BENCHMARKS = "tests/search_spaces/test_benchmarks.py"
@@ -42,9 +44,9 @@ SPACES = "tests/search_spaces/test_spaces.py"
 SAMPLERS = "tests/search_spaces/test_samplers.py"
 
 AREAS: dict[str, Area] = {
-    "fold": Area("trainables/fold.py", (VERSION, FOLD)),
-    "align": Area("trainables/align.py", (VERSION, FOLD)),
-    "fold setup": Area("trainables/fold_setup.py", (VERSION, FOLD, STORED)),
+    "fold": Area("trainables/fold.py", (WHOLE, FOLD)),
+    "align": Area("trainables/align.py", (WHOLE, FOLD)),
+    "fold setup": Area("trainables/fold_setup.py", (WHOLE, STORED)),
     "seeds": Area("trainables/seeds.py", ("tests/trainables/test_seeds.py",)),
     "stage": Area("trainables/fitting/stage.py", (STAGE, CHECKPOINT_RULE)),
     "swad": Area("trainables/fitting/swad.py", (SWAD, "tests/trainables/fitting/test_swad_memory.py")),
@@ -70,11 +72,11 @@ AREAS: dict[str, Area] = {
     "embedding": Area("trainables/teacher/stored/embedding.py", ("tests/trainables/teacher/stored/test_embedding.py",)),
     "student": Area("trainables/student/model.py", ("tests/trainables/student/test_model.py", PIECES)),
     "backbones": Area("trainables/student/backbones.py", ("tests/trainables/student/test_backbones.py",)),
-    "hyperparameters": Area("search_spaces/hyperparameters.py", (KEYS,)),
-    "benchmarks": Area("search_spaces/benchmarks.py", (BENCHMARKS,)),
+    "hyperparameters": Area("search_spaces/hyperparameters.py", (KEYS, PUBLISHED)),
+    "benchmarks": Area("search_spaces/benchmarks.py", (BENCHMARKS, PUBLISHED)),
     "schedule": Area("search_spaces/schedule.py", ("tests/search_spaces/test_schedule.py",)),
     "methods": Area("search_spaces/methods.py", (METHODS,)),
-    "spaces": Area("search_spaces/spaces.py", (SPACES,)),
+    "spaces": Area("search_spaces/spaces.py", (SPACES, PUBLISHED)),
     "samplers": Area("search_spaces/samplers.py", (SAMPLERS,)),
     "folds": Area("search_spaces/folds.py", ("tests/search_spaces/test_folds.py",)),
 }

@@ -194,7 +194,7 @@ def _environment() -> dict[str, str]:
 def _sync_command(out: Path, uri: str) -> subprocess.Popen[str]:
     """`Tracker.sync` as a process; it says `go` when it begins and how many runs it wrote at its end."""
     script = (
-        "import sys; from orchestrator.store.store import SweepFolder;"
+        "import sys; from orchestrator.store.sweep_folder import open_store;"
         "from orchestrator.tracking.mlflow_tracker import Tracker;"
         "store = open_store(sys.argv[1]); tracker = Tracker(store=store, sweep=store.sweep(), uri=sys.argv[2]);"
         "tracker.preflight(); print('go', flush=True); print(tracker.sync(), flush=True)"

@@ -98,25 +98,28 @@ class FoldFolder:
                 yield entry
 
     @property
-    def _advice(self) -> str:
+    def advice(self) -> str:
+        """What to do about a damaged file of it."""
         return f"remove the folder {self.path}, and it is computed again"
 
     def read_spec(self) -> FoldSpec | None:
         """What was asked for; None before the fold first started."""
-        content = read_json(self.spec, advice=self._advice)
+        content = read_json(self.spec, advice=self.advice)
         try:
             return None if content is None else fold_spec_from_mapping(content)
         except UserError as error:
-            raise damaged(self.spec, str(error), self._advice) from None
+            raise damaged(self.spec, str(error), self.advice) from None
 
     def read_result(self) -> dict[str, Any] | None:
         """Source-side numbers of a finished fold; None while it is not finished."""
-        return read_json(self.result, advice=self._advice)
+        return read_json(self.result, advice=self.advice)
 
     def read_test(self) -> dict[str, Any] | None:
         """Test-domain numbers. Only the report (and oracle selection, when asked for) calls this."""
-        return read_json(self.test, advice=self._advice)
+        return read_json(self.test, advice=self.advice)
 
     def read_held_out(self, domain: str) -> dict[str, Any] | None:
-        """A pair fold's numbers on one of its two test domains. Only `orchestrator.search.pair_folds` calls this."""
-        return read_json(self.held_out(domain), advice=self._advice)
+        """A pair fold's numbers on one of its two test domains. Only
+        `orchestrator.search.leave_one_domain_out` calls this.
+        """
+        return read_json(self.held_out(domain), advice=self.advice)

@@ -17,6 +17,7 @@ from orchestrator.plan.fold_groups import fold_groups
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import Need, largest, planned_need, total
 from orchestrator.scheduler.fold_queue import Agenda, GroupAgenda, build_agenda
+from orchestrator.search.folds_to_come import num_unwritten, unsettled_specs
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.train import check_budget
 from search_spaces.benchmarks import BENCHMARKS
@@ -60,7 +61,7 @@ class Spending:
     def need(self, group: GroupAgenda, further: int | None = None) -> Need:
         if not method_facts(group.group.method).asks:
             return Need()
-        left = len(list(group.unsettled_specs())) + group.num_unwritten(further) * len(group.group.test_domains)
+        left = len(list(unsettled_specs(group))) + num_unwritten(group, further) * len(group.group.test_domains)
         return Need(images=PER_FOLD * left)
 
     def run_all(self, slots: int = 1, *, most: int = 10_000) -> None:

@@ -19,6 +19,7 @@ from orchestrator.report.measurements import Selection
 from orchestrator.report.report import build_report
 from orchestrator.run_options import Limits
 from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
+from orchestrator.search.folds_to_come import folds_left
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.usage import Usage, UsageMeter, read_usage
@@ -330,7 +331,9 @@ def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
         again = Timed(tmp_path, Limits(wall_hours=hours), takes=always(100.0), sweep=sweep)
         failed = failed_folds(again.bench.store)
         assert len(failed) == 1
-        admission = Admission(accounts=again.accounts, forecast=again.forecast, folds=lambda group: group.num_left)
+        admission = Admission(
+            accounts=again.accounts, forecast=again.forecast, folds=lambda group: folds_left(group).whole
+        )
         specs = again.agenda.groups[0]._specs
         agenda = build_agenda(
             again.bench.groups,

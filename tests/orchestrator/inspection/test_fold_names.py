@@ -74,8 +74,8 @@ def test_folds_of_train_are_found_without_a_sweep(tmp_path: Path) -> None:
     assert ticket is not None
     run_job(bench.jobs.job(ticket.spec).to_mapping())
     alone = open_store(tmp_path / "alone")
-    alone.fold("").path.parent.mkdir()
-    bench.store.folds.fold("").path.rename(alone.fold("").path)
+    alone.folds.fold("").path.parent.mkdir()
+    bench.store.folds.fold("").path.rename(alone.folds.fold("").path)
     assert known_folds(alone).fold(str(ticket.planned.fold)).key == ticket.planned.key
 
 

@@ -15,16 +15,16 @@ from trainables.storage.json_files import write_json
 
 
 def held(peak: float, total: float = 80) -> dict[str, Any]:
-    return {"gpu_memory": {"peak_bytes": int(peak * GIB), "total_bytes": int(total * GIB)}}
+    return {"peak_bytes": int(peak * GIB), "total_bytes": int(total * GIB)}
 
 
 def test_folds_on_a_cpu_say_nothing_of_a_gpu() -> None:
     assert gpu_memory(torch.device("cpu")) is None
-    assert gpu_share([{"gpu_memory": None}, {}]) is None
+    assert gpu_share([None, None]) is None
 
 
 def test_the_largest_fold_and_the_smallest_gpu_decide() -> None:
-    share = gpu_share([held(7.5), held(11, 40), {"gpu_memory": None}])
+    share = gpu_share([held(7.5), held(11, 40), None])
     assert share == GpuShare(peak_bytes=11 * GIB, total_bytes=40 * GIB)
     assert share.folds == 3
     assert share.line == "a fold held up to 11.0 of 40.0 GiB of its GPU: 3 fit on one (--gpus-per-worker 0.333)"
@@ -43,8 +43,8 @@ def test_a_tenth_of_the_gpu_is_left_and_each_process_has_its_context(peak: float
 def test_a_share_is_told_once_and_again_only_where_fewer_fit() -> None:
     told: list[str] = []
     teller = ShareTeller(told.append)
-    for result in ({"gpu_memory": None}, held(7.5), held(7.4), held(7.6), held(35), held(7.5), held(35)):
-        teller.look(result)
+    for memory in (None, held(7.5), held(7.4), held(7.6), held(35), held(7.5), held(35)):
+        teller.look(memory)
     assert [line.rpartition(": ")[2] for line in told] == [
         "8 fit on one (--gpus-per-worker 0.125)",
         "2 fit on one (--gpus-per-worker 0.5)",

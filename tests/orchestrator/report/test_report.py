@@ -108,6 +108,9 @@ class Written:
                 "source_validation": {"accuracy": ood + 0.2, "cross_entropy": 1.0, "domains": {}},
                 "chosen": {"rule": rule, "step": 4},
                 "teacher_queries": {"images": 100, "texts": 7, **queries},
+                "seconds": 1.0,
+                "started": 0.0,
+                "finished": 1.0,
             },
         )
         return planned

@@ -14,7 +14,8 @@ from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.inspection.status import sweep_status
 from orchestrator.report.report import build_report
 from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
-from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.folds_to_come import running_keys
+from orchestrator.search.group_view import GroupView
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt, give_up, record_attempt
 from orchestrator.store.leases import FoldLeases
@@ -461,8 +462,11 @@ def test_what_is_counted_is_what_a_fresh_look_at_the_store_counts(tmp_path: Path
         fresh = Bench(tmp_path, bench.sweep).agenda
         seen, anew = bench.agenda.counts(), fresh.counts()
         assert (seen.done, seen.failed, seen.planned) == (anew.done, anew.failed, anew.planned)
-        assert seen.running == sum(len(group.running_keys()) for group in bench.agenda.groups) >= len(running)
+        assert seen.running == sum(len(running_keys(group)) for group in bench.agenda.groups) >= len(running)
         assert [group.is_finished for group in bench.agenda.groups] == [group.is_finished for group in fresh.groups]
+        rows = sweep_status(bench.store).groups
+        assert [row.counts for row in rows] == [group.counts() for group in bench.agenda.groups]
+        assert [(row.best, row.accuracy) for row in rows] == [_best(group.view) for group in bench.agenda.groups]
         if not running:
             break
         ticket = running.pop(chance.randrange(len(running)))
@@ -479,10 +483,8 @@ def test_what_is_counted_is_what_a_fresh_look_at_the_store_counts(tmp_path: Path
 def test_an_event_costs_no_more_with_more_fold_groups_at_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     bench = Bench(tmp_path, stub_sweep(methods=["erm", "vl2v_adip", "vl2v_sd", "kd"], trials=2))
-    original = GroupAgenda._count
-    monkeypatch.setattr(
-        GroupAgenda, "_count", lambda group, finished: looked.append(group.group.name) or original(group, finished)
-    )
+    original = GroupView.counts
+    monkeypatch.setattr(GroupView, "counts", lambda view: looked.append(view.group.name) or original(view))
     bench.agenda.counts()
     assert len(looked) == 16
     ticket = bench.agenda.next()
@@ -504,3 +506,7 @@ def test_distill_only_trials_share_one_align_stage_per_fold_and_seed(
     ran = [start["key"] for start in starts(tmp_path, "ALIGNS")]
     assert len(ran) == len(set(ran)) == 4 * 3, "folds of one configuration x seeds, whatever the number of trials"
     assert len(starts(tmp_path)) == 4 * (6 + 2)
+
+
+def _best(view: GroupView) -> tuple[int | None, float | None]:
+    return view.best, None if view.best is None else view.objectives[view.best]

@@ -19,8 +19,9 @@ from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import total
 from orchestrator.report.domainbed.selection import SELECTION_METHODS
 from orchestrator.report.report import build_report
-from orchestrator.search.choices import choice
-from orchestrator.search.pair_folds import held_out_accuracy, held_out_validation
+from orchestrator.search.group_view import read_group_view
+from orchestrator.search.leave_one_domain_out import held_out_accuracy, held_out_validation
+from orchestrator.search.selection_outcome import selection_outcome
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from orchestrator.store.records import PlannedFold
@@ -183,9 +184,9 @@ def test_the_report_chooses_as_the_sweep_did(tmp_path: Path) -> None:
         written = bench.store.records.confirmation(group.name, "leave_one_domain_out")
         assert written is not None
         (tmp_path / "left_out" / f"{group.name.replace('/', '--')}.json").unlink()
-        found = choice(bench.store, group, DOMAINS, "leave_one_domain_out")
+        found = selection_outcome(read_group_view(bench.store, group, selection="leave_one_domain_out"))
         assert (found.number, found.folds) == (written.number, written.folds)
-        plain = choice(bench.store, group, DOMAINS, "source_validation")
+        plain = selection_outcome(read_group_view(bench.store, group, selection="source_validation"))
         assert plain.number != found.number
         assert [fold.seed for _, fold in plain.missing.seeds] == [1]
 
@@ -244,7 +245,7 @@ def test_what_a_pair_fold_says_of_the_target_cannot_be_opened_for_it(tmp_path: P
     write_pairs(other, about_target=0.4)
     for number, own in folds.items():
         for planned in own:
-            about_target = other.fold(planned.key).held_out("line")
+            about_target = other.folds.fold(planned.key).held_out("line")
             about_target.write_text("poison: whoever opens this fails")
         found = [held_out_validation(store, number, own, ["line"]) for store in (open_store(tmp_path / "a"), other)]
         assert found[0] == found[1] is not None
@@ -263,7 +264,11 @@ def test_one_function_opens_held_out_files() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Attribute) and node.attr in ("held_out", "read_held_out")
     }
-    assert users == {"orchestrator/search/pair_folds.py", "trainables/fold.py", "trainables/storage/fold_folder.py"}
+    assert users == {
+        "orchestrator/search/leave_one_domain_out.py",
+        "trainables/fold.py",
+        "trainables/storage/fold_folder.py",
+    }
 
 
 def test_permuted_test_labels_change_no_choice(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ class Worked(Bench):
         if self.test_json is not None:
             folder.test.write_bytes(self.test_json)
         write_json(folder.spec, spec.to_mapping())
-        write_json(folder.result, {"key": spec.key, "source_validation": {"accuracy": accuracy}, "seconds": 1.0})
+        times = {"seconds": 1.0, "started": 0.0, "finished": 1.0}
+        write_json(folder.result, {"key": spec.key, "source_validation": {"accuracy": accuracy}, **times})
 
     def decisions(self) -> list[Decision]:
         return [decision for group in self.groups for decision in read_decisions(self.store, group.name)]
@@ -298,11 +299,11 @@ def test_another_sweep_on_the_store_goes_on_with_a_pruned_fold_and_its_result_wi
     other = open_store(tmp_path / "other", shared=tmp_path / "first")
     other.claim(sweep_of(pruner="none"), first.groups, {"icons": "0" * 64})
     assert first.store.folds.fold_state(key, None) == "pruned"
-    assert other.fold_state(key, None) == "waiting"
+    assert other.folds.fold_state(key, None) == "waiting"
     spec = first.store.folds.spec(key)
     assert spec is not None
     first.write_result(spec)
-    assert first.store.folds.fold_state(key, None) == other.fold_state(key, None) == "done"
+    assert first.store.folds.fold_state(key, None) == other.folds.fold_state(key, None) == "done"
     again = Worked(tmp_path / "first", first.sweep)
     before = first.agenda.counts()
     after = again.agenda.counts()

@@ -87,7 +87,7 @@ def test_other_images_and_another_trainer_are_refused(tmp_path: Path, monkeypatc
     store = claimed(tmp_path)
     with pytest.raises(UserError, match="other images of icons"):
         store.claim(stub_sweep(), (GROUP,), {"icons": "m2"})
-    monkeypatch.setattr("orchestrator.store.store.TRAINER_VERSION", "99")
+    monkeypatch.setattr("orchestrator.store.sweep_folder.TRAINER_VERSION", "99")
     with pytest.raises(UserError, match="by trainer version 1, this is 99"):
         claimed(tmp_path)
 

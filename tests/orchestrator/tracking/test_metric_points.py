@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from orchestrator.store.results import FoldResult, parse_result
 from orchestrator.tracking.metric_points import price_tag, query_metrics, running_best
 
 ASKED = {"images": 90, "texts": 10, "unique_images": 40, "bytes": 1_000, "unconfirmed": 4}
 
 
-def _result(finished: float, queries: dict[str, int]) -> dict[str, Any]:
-    return {"finished": finished, "source_validation": {"accuracy": 0.5}, "teacher_queries": queries}
+def _result(finished: float, queries: dict[str, int]) -> FoldResult:
+    return parse_result(
+        {
+            "key": "k",
+            "source_validation": {"accuracy": 0.5},
+            "teacher_queries": queries,
+            "seconds": 1.0,
+            "started": finished - 1.0,
+            "finished": finished,
+        }
+    )
 
 
 def test_every_count_of_a_fold_has_a_metric() -> None:
-    assert query_metrics({"teacher_queries": ASKED}) == {
+    assert query_metrics(_result(1.0, ASKED)) == {
         "teacher/image_queries": 90.0,
         "teacher/text_queries": 10.0,
         "teacher/unique_images": 40.0,
         "teacher/bytes": 1_000.0,
         "teacher/unconfirmed": 4.0,
     }
-    older = query_metrics({"teacher_queries": {"images": 1, "texts": 2}})
+    older = query_metrics(_result(1.0, {"images": 1, "texts": 2}))
     assert (older["teacher/bytes"], older["teacher/unconfirmed"]) == (0.0, 0.0), "folds of an older trainer"
 
 

@@ -410,8 +410,8 @@ def test_a_first_question_that_takes_too_long_is_not_waited_for(monkeypatch: pyt
         answered.wait()
         ended.set()
 
-    monkeypatch.setattr("trainables.object_storage.OPEN_TIMEOUT_S", 0.1)
-    monkeypatch.setattr("trainables.object_storage._opened", opened)
+    monkeypatch.setattr("trainables.storage.object_storage.OPEN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("trainables.storage.object_storage._opened", opened)
     with pytest.raises(UserError, match="does not answer within 0 s; check its endpoint"):
         open_storage("s3://bucket/x")
     answered.set()

@@ -56,7 +56,7 @@ def _http(server: FileServer, content: bytes, name: str = "PACS.zip") -> tuple[M
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What a download waits between its attempts, in seconds; noted, not waited for."""
     noted: list[float] = []
-    monkeypatch.setattr("trainables.data.transports.time", SimpleNamespace(sleep=noted.append))
+    monkeypatch.setattr("trainables.data.acquire.transports.time", SimpleNamespace(sleep=noted.append))
     return noted
 
 

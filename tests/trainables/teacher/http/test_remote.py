@@ -300,7 +300,7 @@ def test_retry_after_in_seconds_and_as_a_date(monkeypatch: pytest.MonkeyPatch) -
     assert retry_after_s("soon") is None
     now = datetime(2024, 5, 17, 12, 0, 0, 500_000, tzinfo=UTC)
     monkeypatch.setattr(
-        "trainables.teacher.connection.datetime", SimpleNamespace(now=lambda zone: now.astimezone(zone))
+        "trainables.teacher.http.connection.datetime", SimpleNamespace(now=lambda zone: now.astimezone(zone))
     )
     assert retry_after_s(format_datetime(now + timedelta(seconds=30), usegmt=True)) == 29.5
     assert retry_after_s(format_datetime(now - timedelta(seconds=30), usegmt=True)) == 0.0
