@@ -112,12 +112,3 @@ def test_what_is_no_benchmark_is_refused() -> None:
     for domains, classes in (("aB", ()), ("aa", ()), ("ab", ("a", "B"))):
         with pytest.raises(ValueError, match="byte order"):
             made(domains, classes)
-
-
-@pytest.mark.parametrize(
-    ("steps", "every", "found"), [(1, 200, 1), (199, 200, 1), (200, 200, 201), (7, 1, 8), (5, 3, 4)]
-)
-def test_the_last_step_ends_on_an_evaluation(steps: int, every: int, found: int) -> None:
-    assert steps_and_interval(steps, every) == (found, every)
-    with pytest.raises(UserError, match="1 or more, got 5 and 0"):
-        steps_and_interval(5, 0)
