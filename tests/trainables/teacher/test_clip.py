@@ -46,15 +46,6 @@ def the_line(name: str, *, image_size: int = 32) -> str:
     return line
 
 
-@pytest.mark.parametrize(
-    ("architecture", "dimension"), [("RN50-quickgelu", 1024), ("RN101", 512), ("ViT-B-32", 512), ("ViT-B-16", 512)]
-)
-def test_embedding_dimension_of_the_architectures(architecture: str, dimension: int) -> None:
-    teacher = open_teacher(f"open_clip:{architecture}:random:0", image_size=224)
-    assert teacher.embedding_dim == dimension
-    assert teacher.embed_images(torch.zeros(1, 3, 224, 224)).shape == (1, dimension)
-
-
 def test_vit_large_has_768_dimensions() -> None:
     open_teacher(TINY, image_size=32)
     assert open_clip.get_model_config("ViT-L-14")["embed_dim"] == 768
@@ -147,18 +138,29 @@ def test_another_image_size_resizes_the_position_embedding(tmp_path: Path) -> No
     assert "multiple of vl2v-tiny's patch of 8" in the_line(f"open_clip:vl2v-tiny:{file}", image_size=60)
 
 
-def test_a_resnet_takes_another_image_size(tmp_path: Path) -> None:
-    native: Any = open_teacher("open_clip:RN50-quickgelu:random:0", image_size=224)
-    file = tmp_path / "rn50.safetensors"
+@pytest.fixture
+def resnet(tmp_path: Path) -> Path:
+    """An architecture file: CLIP's ResNet, as small as it can be."""
+    file = tmp_path / "small-resnet.json"
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    file.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
+    return file
+
+
+def test_a_resnet_takes_another_image_size(resnet: Path, tmp_path: Path) -> None:
+    native: Any = open_teacher(f"open_clip:{resnet}:random:0", image_size=64)
+    file = tmp_path / "weights.safetensors"
     save_file(native._model.state_dict(), file)
-    teacher: Any = open_teacher(f"open_clip:RN50-quickgelu:{file}", image_size=64)
-    assert teacher._model.visual.attnpool.positional_embedding.shape == (1 + 2 * 2, 2048)
-    assert teacher.embed_images(torch.zeros(1, 3, 64, 64)).shape == (1, 1024)
+    teacher: Any = open_teacher(f"open_clip:{resnet}:{file}", image_size=96)
+    assert teacher._model.visual.attnpool.positional_embedding.shape == (1 + 3 * 3, 256)
+    assert teacher.embed_images(torch.zeros(1, 3, 96, 96)).shape == (1, 24)
+    assert "multiple of 32, which small-resnet needs" in the_line(f"open_clip:{resnet}:random:0", image_size=48)
 
 
-def test_the_teacher_judges_each_image_alone_and_never_changes(tmp_path: Path) -> None:
+def test_the_teacher_judges_each_image_alone_and_never_changes(resnet: Path) -> None:
     """A ResNet's BatchNorm in training mode would mix the images of a batch, and learn from them."""
-    teacher: Any = open_teacher("open_clip:RN50-quickgelu:random:0", image_size=64)
+    teacher: Any = open_teacher(f"open_clip:{resnet}:random:0", image_size=64)
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     before = {name: value.clone() for name, value in teacher._model.state_dict().items()}
     together = teacher.embed_images(images)
@@ -364,7 +366,6 @@ def test_weights_of_another_program_and_sizes_that_do_not_fit_are_one_line(tmp_p
     file = tmp_path / "big.npz"
     file.write_bytes(b"")
     assert "big_vision .npz weights are not read" in the_line(f"open_clip:vl2v-tiny:{file}")
-    assert "multiple of 32, which RN50 needs" in the_line("open_clip:RN50:random:0", image_size=48)
     architecture = tmp_path / "other.json"
     architecture.write_text("{")
     assert "other.json is not JSON" in the_line(f"open_clip:{architecture}:random:0")
@@ -399,3 +400,12 @@ def test_everything_lies_on_the_teachers_device() -> None:
     teacher = open_teacher(TINY, image_size=32, device=torch.device("meta"))
     for embeddings in (teacher.embed_images(IMAGES), teacher.embed_texts(["a", "b"]), teacher.embed_texts([])):
         assert embeddings.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dimension"), [("RN50-quickgelu", 1024), ("RN101", 512), ("ViT-B-32", 512), ("ViT-B-16", 512)]
+)
+def test_embedding_dimension_of_the_architectures(architecture: str, dimension: int) -> None:
+    teacher = open_teacher(f"open_clip:{architecture}:random:0", image_size=224)
+    assert teacher.embedding_dim == dimension
+    assert teacher.embed_images(torch.zeros(1, 3, 224, 224)).shape == (1, dimension)
