@@ -1,4 +1,4 @@
-# make demo | test | test-slow | bench | lint. Each makes .venv and installs once; a second run reuses it.
+# make demo | test | test-slow | mutants | mutants-sample | bench | lint. Each makes .venv and installs once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= demo
 
-.PHONY: demo test test-slow bench lint install
+# Another commit samples other errors; the seed is printed.
+MUTANTS_SEED ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || date -u +%Y%m%d)
+
+.PHONY: demo test test-slow mutants mutants-sample bench lint install
 
 install: $(INSTALLED)
 
@@ -23,6 +26,12 @@ test: lint
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 -m slow
+
+mutants: $(INSTALLED)
+	$(BIN)/python -m tests.mutants --processes 2
+
+mutants-sample: $(INSTALLED)
+	$(BIN)/python -m tests.mutants --processes 2 --sample 10 --seed "$(MUTANTS_SEED)"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -7,6 +7,8 @@ import pytest
 from search_spaces.benchmarks import (
     BENCHMARKS,
     HEADLINE,
+    Benchmark,
+    Domain,
     benchmark,
     parse_benchmarks,
     steps_and_interval,
@@ -77,5 +79,36 @@ def test_golden_step_arithmetic() -> None:
 
 
 def test_nonsense_steps_are_refused() -> None:
-    with pytest.raises(UserError, match="1 or more"):
-        steps_and_interval(0, 200)
+    for steps, every in ((0, 200), (5, 0)):
+        with pytest.raises(UserError, match=f"1 or more, got {steps} and {every}"):
+            steps_and_interval(steps, every)
+    assert steps_and_interval(1, 1) == (2, 1)
+
+
+def test_a_pool_is_what_may_serve_in_a_role() -> None:
+    halved, whole = BENCHMARKS["icons"].domains[0], BENCHMARKS["PACS"].domains[0]
+    assert (halved.num_images, halved.pool_size("source"), halved.pool_size("test")) == (668, 343, 325)
+    assert (whole.pool_size("source"), whole.pool_size("test")) == (2048, 2048)
+    assert Domain(name="a", letter="A").pool_size("source") is None
+    assert Domain(name="a", letter="A", num_source_images=3).pool_size("test") is None
+
+
+def test_domains_that_training_may_see() -> None:
+    pacs = BENCHMARKS["PACS"]
+    assert pacs.source_domains(("cartoon", "sketch")) == ("art_painting", "photo")
+    assert [pacs.domain_index(name) for name in ("art_painting", "sketch")] == [0, 3]
+    assert pacs.check_domain("photo") == "photo"
+    assert benchmark("pacs") is pacs
+
+
+def test_what_is_no_benchmark_is_refused() -> None:
+    def made(domains: str, classes: tuple[str, ...] = ()) -> Benchmark:
+        return Benchmark(
+            name="N", folder="n", domains=tuple(Domain(name=name, letter=name) for name in domains), class_names=classes
+        )
+
+    assert made("BXa", ("B", "a")).num_images is None
+    assert made("BXa", ("B", "a")).num_classes == 2
+    for domains, classes in (("aB", ()), ("aa", ()), ("ab", ("a", "B"))):
+        with pytest.raises(ValueError, match="byte order"):
+            made(domains, classes)

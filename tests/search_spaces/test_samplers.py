@@ -15,7 +15,7 @@ from orchestrator.plan.plan import make_plan
 from search_spaces import samplers
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
-from search_spaces.samplers import SAMPLERS, STARTUP, Sampler, learning
+from search_spaces.samplers import SAMPLERS, STARTUP, Learning, Sampler, learning
 from search_spaces.sweeps import Sweep
 
 SWEEP = Sweep(benchmarks=("PACS",), methods=("vl2v_adip",), space="wide", trials=20)
@@ -75,3 +75,13 @@ def test_what_is_said_of_learning_is_what_the_packages_do() -> None:
         assert known is not None
         assert known.fewest == cmaes.CMA(mean=np.zeros(dimensions), sigma=1.0).population_size
     assert learning("random", 3) is learning("authors", 3) is None
+
+
+def test_what_each_sampler_looks_at() -> None:
+    """TPE counts pruned trials and, as a liar, running ones; a Gaussian process and CMA-ES wait for whole ones."""
+    assert learning("tpe", 3) == Learning(
+        states=("complete", "pruned", "running"), counted=("complete", "pruned"), fewest=10
+    )
+    assert learning("gp", 3) == Learning(states=("complete", "running"), counted=("complete",), fewest=10)
+    assert learning("cmaes", 8) == Learning(states=("complete",), counted=("complete",), fewest=10)
+    assert learning("cmaes", 3) == Learning(states=("complete",), counted=("complete",), fewest=7)

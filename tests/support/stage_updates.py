@@ -47,6 +47,18 @@ def random_batch(step: int) -> Batch:
     )
 
 
+def stage_inputs(student: Student, **changes: Any) -> StageInputs:
+    """What a stage works on, without a teacher that can be asked or images to evaluate."""
+    values: dict[str, Any] = {
+        "student": student, "ask": lambda batch: F.normalize(batch.images.flatten(1)[:, :DIM], dim=-1),
+        "logit_scale": 10.0, "texts": F.normalize(random_tensor(9, CLASSES, DIM), dim=-1),
+        "hyperparameters": Hyperparameters(), "batches": lambda first_step: (),
+        "validate": lambda: {"d": DomainScore(accuracy=0.0, balanced_accuracy=0.0, cross_entropy=0.0, num_images=1)},
+        "report": lambda metrics: None, "workers": Workers(), "seed": 0, "num_steps": 3, "evaluate_every": 2,
+    }  # fmt: skip
+    return StageInputs(**(values | changes))
+
+
 def stage_updates(
     method: str, pieces: int, *, stage: Stage | None = None, dropout: float = 0.0, **inputs: Any
 ) -> tuple[list[float], dict[str, Tensor], list[int]]:
@@ -62,14 +74,8 @@ def stage_updates(
         return F.normalize(batch.images.flatten(1)[:, :DIM], dim=-1)
 
     settings = StageHyperparameters(lr=1e-2)
-    values: dict[str, Any] = {
-        "student": student, "ask": ask, "logit_scale": 10.0,
-        "texts": F.normalize(random_tensor(9, CLASSES, DIM), dim=-1),
-        "hyperparameters": Hyperparameters(align=settings, distill=settings), "batches": lambda first_step: (),
-        "validate": lambda: {"d": DomainScore(accuracy=0.0, balanced_accuracy=0.0, cross_entropy=0.0, num_images=1)},
-        "report": lambda metrics: None, "workers": Workers(), "seed": 0, "num_steps": 3, "evaluate_every": 2,
-    }  # fmt: skip
+    values = {"ask": ask, "hyperparameters": Hyperparameters(align=settings, distill=settings), "batch_pieces": pieces}
     weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
-    update = Update(stage, StageInputs(**(values | inputs), batch_pieces=pieces), weights)
+    update = Update(stage, stage_inputs(student, **(values | inputs)), weights)
     losses = [float(update(step, random_batch(step))) for step in range(3)]
     return losses, student.state_dict(), asked

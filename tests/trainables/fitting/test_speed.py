@@ -12,17 +12,55 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, Speed, StageHyperparameters
 from tests.support.small_folds import Interrupted, assert_same_weights, losses, run_small_fold
 from tests.support.stage_updates import stage_updates
 from trainables.fitting import speed as speed_module
-from trainables.fitting.speed import check_compiler
+from trainables.fitting.speed import adam, arranged, check_compiler
 from trainables.jobs import FoldJob
 from trainables.worker import preflight, run_job
 
 MakeJob = Callable[..., FoldJob]
+
+
+def test_two_steps_of_adam_by_hand() -> None:
+    """The penalty turns the first gradient round (0.1 - 0.3 * 2 < 0); decoupled decay, as AdamW's, would not."""
+    weight = nn.Parameter(torch.tensor([-2.0], dtype=torch.float64))
+    optimizer = adam([weight], StageHyperparameters(lr=0.01, weight_decay=0.3), Speed())
+    assert type(optimizer) is torch.optim.Adam
+    value, mean, square = -2.0, 0.0, 0.0
+    for step, own in ((1, 0.1), (2, 0.4)):
+        weight.grad = torch.tensor([own], dtype=torch.float64)
+        optimizer.step()
+        gradient = own + 0.3 * value
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        value -= 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
+        assert weight.item() == pytest.approx(value, rel=1e-12)
+    assert optimizer.defaults["fused"] is None, "which form is left to torch in exact mode"
+    assert adam([weight], StageHyperparameters(), Speed(fused_adam=True)).defaults["fused"] is True
+
+
+def test_images_and_convolutions_are_arranged_and_nothing_else() -> None:
+    images, features = torch.rand(2, 3, 4, 5), torch.rand(2, 3)
+    assert arranged(images).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(arranged(images), images)
+    assert arranged(features) is features
+    convolution = arranged(nn.Conv2d(3, 2, 3))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_check_compiles_for_the_device_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(
+        speed_module.torch, "compile", lambda function, **settings: lambda numbers: devices.append(numbers.device.type)
+    )
+    check_compiler.cache_clear()
+    check_compiler(torch.device("meta"))
+    check_compiler.cache_clear()
+    assert devices == ["meta"]
 
 
 @pytest.mark.parametrize("option", ["compile", "channels_last", "fused_adam"])

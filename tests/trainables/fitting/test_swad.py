@@ -135,3 +135,18 @@ def test_a_frozen_segment_does_not_move() -> None:
 def test_the_authors_segment_rule(step: int, restarts: bool) -> None:
     assert starts_new_segment("authors", step) is restarts
     assert starts_new_segment("every_evaluation", step) is True
+
+
+def test_a_dead_valley_stays_dead_after_a_restart() -> None:
+    averager = DenseAverager(Swad(num_converge=1, num_tolerate=1, tolerance_ratio=0.1))
+    died = []
+    for step, loss in enumerate((1.0, 1.05, 1.5)):
+        averager.after_step(_weights(step), step)
+        died.append(averager.after_evaluation(step, loss))
+    assert died == [False, False, True]
+    again = DenseAverager(averager.settings)
+    again.load_state(averager.state())
+    again.after_step(_weights(3), 3)
+    assert again.after_evaluation(3, 0.5), "a lower loss later changes nothing"
+    assert (again.result().end_step, again.result().count) == (1, 1)
+    assert torch.equal(again.result().weights["vec"], _weights(1)["vec"])

@@ -13,6 +13,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from search_spaces.errors import UserError
+from trainables.student import backbones
 from trainables.student.backbones import build_backbone
 from trainables.student.names import PAPER_WEIGHTS, tagged_name
 
@@ -184,3 +185,47 @@ def test_the_packaged_small_student_loads() -> None:
     random, _ = build_backbone("small", "random", image_size=64, seed=0)
     assert width == 192
     assert not torch.equal(packaged(IMAGES), random(IMAGES))
+
+
+def test_pretrained_weights_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = timm.create_model(TINY_VIT, pretrained=False)
+    file, asked = tmp_path / "vit.pt", []
+    torch.save(source.state_dict(), file)
+
+    def hub(repository: str, filenames: tuple[str, ...], *, local_hint: str) -> Path:
+        asked.append((repository, filenames))
+        assert "student_weights=PATH" in local_hint
+        return file
+
+    monkeypatch.setattr(backbones, "hub_weights", hub)
+    backbone: Any = build_backbone(TINY_VIT, "pretrained", image_size=224, seed=0)[0]
+    assert torch.equal(backbone.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+    assert asked == [("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", ("model.safetensors", "pytorch_model.bin"))]
+
+
+def test_asking_for_the_width_leaves_no_trace() -> None:
+    backbone, _ = build_backbone("resnet18", "random", image_size=64, seed=0)
+    assert backbone.training
+    for name, value in backbone.state_dict().items():
+        if name.endswith("running_mean"):
+            assert not value.any(), name
+
+
+def test_half_precision_weights_and_no_classifier_are_read(tmp_path: Path) -> None:
+    source = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    file = tmp_path / "half.safetensors"
+    save_file(
+        {name: value.half() if value.is_floating_point() else value for name, value in source.state_dict().items()},
+        file,
+    )
+    backbone, _ = build_backbone("resnet18", str(file), image_size=64, seed=0)
+    assert {value.dtype for value in backbone.state_dict().values()} == {torch.float32, torch.int64}
+    torch.testing.assert_close(backbone.eval()(IMAGES), source.eval()(IMAGES), rtol=1e-2, atol=1e-2)
+
+
+def test_a_students_shape_of_feature_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "_small", lambda file: torch.nn.Identity())
+    assert "student 'small' gives no pooled feature [N, W]" in the_line("small")
+    monkeypatch.setattr(backbones, "_small", lambda file: torch.nn.Linear(3, 3))
+    assert "student 'small' cannot take images of 64 px: " in the_line("small")

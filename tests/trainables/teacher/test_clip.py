@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import pickle
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,13 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from safetensors.torch import save_file
 
 from search_spaces.errors import UserError
 from tests.support.golden import golden_json, golden_path
 from tests.support.repository import REPOSITORY
+from trainables.teacher import clip
 from trainables.teacher.open import open_teacher
 
 TINY = "open_clip:vl2v-tiny:random:3"
@@ -39,15 +44,6 @@ def the_line(name: str, *, image_size: int = 32) -> str:
     assert "\n" not in line
     assert len(line) < 700
     return line
-
-
-@pytest.mark.parametrize(
-    ("architecture", "dimension"), [("RN50-quickgelu", 1024), ("RN101", 512), ("ViT-B-32", 512), ("ViT-B-16", 512)]
-)
-def test_embedding_dimension_of_the_architectures(architecture: str, dimension: int) -> None:
-    teacher = open_teacher(f"open_clip:{architecture}:random:0", image_size=224)
-    assert teacher.embedding_dim == dimension
-    assert teacher.embed_images(torch.zeros(1, 3, 224, 224)).shape == (1, dimension)
 
 
 def test_vit_large_has_768_dimensions() -> None:
@@ -142,13 +138,39 @@ def test_another_image_size_resizes_the_position_embedding(tmp_path: Path) -> No
     assert "multiple of vl2v-tiny's patch of 8" in the_line(f"open_clip:vl2v-tiny:{file}", image_size=60)
 
 
-def test_a_resnet_takes_another_image_size(tmp_path: Path) -> None:
-    native: Any = open_teacher("open_clip:RN50-quickgelu:random:0", image_size=224)
-    file = tmp_path / "rn50.safetensors"
+@pytest.fixture
+def resnet(tmp_path: Path) -> Path:
+    """An architecture file: CLIP's ResNet, as small as it can be."""
+    file = tmp_path / "small-resnet.json"
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    file.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
+    return file
+
+
+def test_a_resnet_takes_another_image_size(resnet: Path, tmp_path: Path) -> None:
+    native: Any = open_teacher(f"open_clip:{resnet}:random:0", image_size=64)
+    file = tmp_path / "weights.safetensors"
     save_file(native._model.state_dict(), file)
-    teacher: Any = open_teacher(f"open_clip:RN50-quickgelu:{file}", image_size=64)
-    assert teacher._model.visual.attnpool.positional_embedding.shape == (1 + 2 * 2, 2048)
-    assert teacher.embed_images(torch.zeros(1, 3, 64, 64)).shape == (1, 1024)
+    teacher: Any = open_teacher(f"open_clip:{resnet}:{file}", image_size=96)
+    assert teacher._model.visual.attnpool.positional_embedding.shape == (1 + 3 * 3, 256)
+    assert teacher.embed_images(torch.zeros(1, 3, 96, 96)).shape == (1, 24)
+    assert "multiple of 32, which small-resnet needs" in the_line(f"open_clip:{resnet}:random:0", image_size=48)
+
+
+def test_the_teacher_judges_each_image_alone_and_never_changes(resnet: Path) -> None:
+    """A ResNet's BatchNorm in training mode would mix the images of a batch, and learn from them."""
+    teacher: Any = open_teacher(f"open_clip:{resnet}:random:0", image_size=64)
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in teacher._model.state_dict().items()}
+    together = teacher.embed_images(images)
+    torch.testing.assert_close(teacher.embed_images(images[:1]), together[:1], rtol=0, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in teacher._model.state_dict().items())
+    encoder, _ = teacher.image_encoder()
+    encoder.train()
+    encoder(images)
+    assert torch.equal(teacher.embed_images(images), together)
+    assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line(tmp_path: Path) -> None:
@@ -263,3 +285,127 @@ def test_image_encoder_is_a_fresh_trainable_copy() -> None:
     encoder.train()
     encoder(IMAGES).sum().backward()
     assert not any(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_texts_are_embedded_alike_in_batches_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, words = open_teacher(TINY, image_size=32), ["a", "b cat", "c", "d dog", "e"]
+    whole = teacher.embed_texts(words)
+    monkeypatch.setattr(clip, "TEXT_BATCH_SIZE", 2)
+    torch.testing.assert_close(teacher.embed_texts(words), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(teacher.embed_texts(words[3:4]), whole[3:4], rtol=0, atol=1e-6)
+    assert teacher.embed_texts([]).shape == (0, 32)
+
+
+def test_the_scale_is_the_exponential_of_the_checkpoints(tmp_path: Path) -> None:
+    state, file = tiny_state(), tmp_path / "scaled.pt"
+    numbers = {"input_resolution": torch.tensor(224), "context_length": torch.tensor(77), "vocab_size": torch.tensor(9)}
+    torch.save(state | numbers | {"logit_scale": torch.tensor([2.0])}, file)
+    teacher = open_teacher(f"open_clip:vl2v-tiny:{file}", image_size=32)
+    assert teacher.logit_scale == pytest.approx(math.exp(2.0))
+    assert torch.equal(teacher.embed_images(IMAGES), open_teacher(TINY, image_size=32).embed_images(IMAGES))
+
+
+def test_a_checkpoint_fits_an_architecture_that_keeps_its_text_tower_apart(tmp_path: Path) -> None:
+    file, architecture = tmp_path / "tiny.pt", tmp_path / "apart.json"
+    torch.save(tiny_state(), file)
+    source = REPOSITORY / "trainables/teacher/architectures/vl2v-tiny.json"
+    architecture.write_text(json.dumps(json.loads(source.read_text()) | {"custom_text": True}))
+    teacher, expected = (
+        open_teacher(f"open_clip:{name}:{file}", image_size=32) for name in (architecture, "vl2v-tiny")
+    )
+    torch.testing.assert_close(teacher.embed_images(IMAGES), expected.embed_images(IMAGES))
+    torch.testing.assert_close(teacher.embed_texts(["a cat", "x"]), expected.embed_texts(["a cat", "x"]))
+
+
+def test_a_resnets_positions_are_resized_as_a_picture() -> None:
+    name, generator = "visual.attnpool.positional_embedding", torch.Generator().manual_seed(0)
+    old = torch.randn(1 + 16, 5, generator=generator)
+
+    def resized(rows: int, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        pool = SimpleNamespace(positional_embedding=torch.zeros(rows, 5))
+        clip._resize_attention_pool(weights, SimpleNamespace(visual=SimpleNamespace(attnpool=pool)))
+        return weights
+
+    for side in (2, 7):
+        new = resized(1 + side**2, {name: old})[name]
+        picture = old[1:].T.reshape(1, 5, 4, 4)
+        expected = torchvision.transforms.functional.resize(
+            picture, [side, side], torchvision.transforms.InterpolationMode.BICUBIC, antialias=True
+        )
+        assert torch.equal(new[0], old[0]), "the mean's place is no part of the grid"
+        torch.testing.assert_close(new[1:].T.reshape(1, 5, side, side), expected)
+    assert resized(1 + 16, {name: old})[name] is old
+    assert resized(1 + 4, {}) == {}
+    narrow = torch.zeros(1 + 16, 4)
+    assert resized(1 + 4, {name: narrow})[name] is narrow, "another width is for the loader to refuse"
+
+
+def test_files_of_a_tag_come_from_the_hub_safe_ones_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, asked = tmp_path / "tiny.pt", []
+    torch.save(tiny_state(), file)
+
+    def hub(repository: str, filenames: tuple[str, ...], *, local_hint: str) -> Path:
+        asked.append((repository, filenames, local_hint))
+        return file
+
+    monkeypatch.setattr(clip, "hub_weights", hub)
+    monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda model, tag: {"hf_hub": f"timm/{tag}/"})
+    teacher = open_teacher("open_clip:vl2v-tiny:mine", image_size=32)
+    assert torch.equal(teacher.embed_images(IMAGES), open_teacher(TINY, image_size=32).embed_images(IMAGES))
+    safe = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    assert asked == [("timm/mine", safe, "give a local file instead: open_clip:vl2v-tiny:PATH")]
+    assert clip._filenames("a.bin") == ("a.safetensors", "a.bin")
+    assert clip._filenames("a.safetensors") == ("a.safetensors",)
+    monkeypatch.setattr(
+        open_clip.pretrained, "get_pretrained_cfg", lambda model, tag: {"hf_hub": "a/", "quick_gelu": True}
+    )
+    assert "with -quickgelu added" in the_line("open_clip:vl2v-tiny:mine")
+
+
+def test_weights_of_another_program_and_sizes_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "big.npz"
+    file.write_bytes(b"")
+    assert "big_vision .npz weights are not read" in the_line(f"open_clip:vl2v-tiny:{file}")
+    architecture = tmp_path / "other.json"
+    architecture.write_text("{")
+    assert "other.json is not JSON" in the_line(f"open_clip:{architecture}:random:0")
+    architecture.write_text(
+        '{"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 7}, "text_cfg": {}}'
+    )
+    assert "open_clip cannot build other for 32 px" in the_line(f"open_clip:{architecture}:random:0")
+
+
+@pytest.mark.parametrize(("image_size", "forced"), [(32, None), (64, 64)])
+def test_open_clip_builds_in_fp32_on_the_cpu_and_downloads_nothing(
+    monkeypatch: pytest.MonkeyPatch, image_size: int, forced: int | None
+) -> None:
+    create, asked = open_clip.create_model, []
+
+    def noted(architecture: str, **settings: Any) -> Any:
+        asked.append({"architecture": architecture, **settings})
+        return create(architecture, **settings)
+
+    monkeypatch.setattr(open_clip, "create_model", noted)
+    open_teacher(TINY, image_size=image_size)
+    assert asked == [
+        {
+            "architecture": "vl2v-tiny", "pretrained": None, "precision": "fp32", "device": "cpu",
+            "force_image_size": forced, "pretrained_text": False,
+        }
+    ]  # fmt: skip
+
+
+def test_everything_lies_on_the_teachers_device() -> None:
+    """Torch's `meta` device has shapes and no numbers: it stands for a GPU here."""
+    teacher = open_teacher(TINY, image_size=32, device=torch.device("meta"))
+    for embeddings in (teacher.embed_images(IMAGES), teacher.embed_texts(["a", "b"]), teacher.embed_texts([])):
+        assert embeddings.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dimension"), [("RN50-quickgelu", 1024), ("RN101", 512), ("ViT-B-32", 512), ("ViT-B-16", 512)]
+)
+def test_embedding_dimension_of_the_architectures(architecture: str, dimension: int) -> None:
+    teacher = open_teacher(f"open_clip:{architecture}:random:0", image_size=224)
+    assert teacher.embedding_dim == dimension
+    assert teacher.embed_images(torch.zeros(1, 3, 224, 224)).shape == (1, dimension)

@@ -37,6 +37,11 @@ def normalise(pixels_NHW3: Tensor) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W]: `ToTensor` and `Normalize` with ImageNet's mean and deviation."""
     if pixels_NHW3.device.type == "cpu":
         return torch.from_numpy(normalised(pixels_NHW3.numpy(), _NORMALISED.numpy()))
+    return by_arithmetic(pixels_NHW3)
+
+
+def by_arithmetic(pixels_NHW3: Tensor) -> Tensor:
+    """What `normalise` does on a GPU."""
     mean, std = (
         torch.tensor(values, device=pixels_NHW3.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
     )

@@ -16,6 +16,7 @@ from tests.support.golden import golden_json
 from tests.support.sized_source import SizedSource
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
+from trainables.data.loading import batches
 from trainables.data.loading.batches import Batch, BatchStream, evaluation_batches, image_id_offsets
 from trainables.data.loading.splits import split_fold
 from trainables.data.loading.view_seeds import live_view_seed, step_choices, stored_view_seed
@@ -221,3 +222,14 @@ def test_golden_parts_batches_and_epochs() -> None:
         assert shown == case["batch_sizes"]
         epochs = [len(part) / shown[names.index(name)] for name, part in splits.source_train.items()]
         assert (epochs, min(epochs)) == (case["steps_per_epochs"], case["steps_per_epoch"])
+
+
+@pytest.mark.parametrize(("asked", "started"), [(0, 0), (1, 1), (9, 3)])
+def test_an_evaluation_starts_no_process_that_has_no_batch(
+    source: ImageSource, monkeypatch: pytest.MonkeyPatch, asked: int, started: int
+) -> None:
+    """8 images in batches of 3 are 3 batches."""
+    seen: list[tuple[list[int], int]] = []
+    monkeypatch.setattr(batches, "_loader", lambda dataset, numbers, count: seen.append((list(numbers), count)) or ())
+    list(evaluation_batches(source, INDICES, image_size=16, batch_size=3, loader_processes=asked))
+    assert seen == [([0, 1, 2], started)]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from trainables.data.loading.views import IMAGENET_MEAN, IMAGENET_STD, EvalView, TrainView
+from trainables.data.loading.views import IMAGENET_MEAN, IMAGENET_STD, EvalView, TrainView, by_arithmetic, normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BILINEAR = transforms.InterpolationMode.BILINEAR
@@ -78,3 +78,10 @@ def test_normalisation_is_imagenets_by_hand() -> None:
     pixel = EvalView(4)(image)[:, 0, 0]
     assert pixel.tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225], rel=1e-6)
     assert (IMAGENET_MEAN, IMAGENET_STD) == (MEAN, STD)
+
+
+def test_a_gpus_arithmetic_gives_the_tables_numbers() -> None:
+    pixels = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert normalise(pixels).shape == (2, 3, 5, 4)
+    assert torch.equal(by_arithmetic(pixels), normalise(pixels))
+    assert by_arithmetic(pixels).is_contiguous()
