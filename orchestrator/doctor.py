@@ -8,15 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
 
+from orchestrator.events import Finding, FindingState
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError, first_line
-
-State = Literal["ok", "note", "wrong"]
 
 PACKAGES = (
     "torch",
@@ -40,26 +37,12 @@ LEAST_DISK_GIB = 2.0
 _GIB = 1024.0**3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    state: State
-    """`ok`, `note` (works, but worth knowing) or `wrong` (a sweep would fail)."""
-    subject: str
-    text: str
-
-    def to_mapping(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def examine(
     *,
     data_root: str | None = None,
     out: str = "runs",
     thorough: bool = False,
     address: str | None = None,
-    cluster_file: str | None = None,
 ) -> list[Finding]:
     """Look at everything; nothing is changed on disk.
 
@@ -68,7 +51,6 @@ def examine(
         out: output folder whose disk is looked at.
         thorough: also load torch (in a process of its own) and start or reach Ray.
         address: Ray cluster to reach.
-        cluster_file: a `cluster.yaml` to check.
     """
     checks: list[Callable[[], Iterator[Finding]]] = [
         check_python,
@@ -81,15 +63,13 @@ def examine(
     ]
     if thorough:
         checks += [check_torch, lambda: check_ray(address)]
-    if cluster_file is not None:
-        checks.append(lambda: check_cluster_file(cluster_file))
     return [finding for check in checks for finding in check()]
 
 
 def check_python() -> Iterator[Finding]:
     """The interpreter."""
     version, least = platform.python_version(), ".".join(map(str, LEAST_PYTHON))
-    state: State = "ok" if sys.version_info >= LEAST_PYTHON else "wrong"
+    state: FindingState = "ok" if sys.version_info >= LEAST_PYTHON else "wrong"
     yield Finding(state=state, subject="python", text=f"{version} ({least} or later is needed)")
 
 
@@ -115,7 +95,7 @@ def check_torch() -> Iterator[Finding]:
         yield Finding(state="wrong", subject="torch loads", text=last_line)
         return
     version, available, count = done.stdout.split()
-    state: State = "ok" if available == "True" else "note"
+    state: FindingState = "ok" if available == "True" else "note"
     yield Finding(state=state, subject="torch loads", text=f"{version}, CUDA available: {available}, GPUs: {count}")
 
 
@@ -143,7 +123,7 @@ def check_memory() -> Iterator[Finding]:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding(state="ok", subject="cpu", text=f"{cpus} usable")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    state: State = "ok" if total >= LEAST_MEMORY_GIB else "note"
+    state: FindingState = "ok" if total >= LEAST_MEMORY_GIB else "note"
     yield Finding(
         state=state, subject="memory", text=f"{total:.1f} GiB (the demo wants {LEAST_MEMORY_GIB:.0f} or more)"
     )
@@ -158,14 +138,14 @@ def check_disk(out: Path) -> Iterator[Finding]:
     if not os.access(place, os.W_OK) or not place.is_dir():
         yield Finding(state="wrong", subject="output", text=f"{out} cannot be written ({place} refuses)")
         return
-    state: State = "ok" if free >= LEAST_DISK_GIB else "note"
+    state: FindingState = "ok" if free >= LEAST_DISK_GIB else "note"
     yield Finding(state=state, subject="output", text=f"{out}: {free:.1f} GiB free")
 
 
 def check_tracking(out: Path) -> Iterator[Finding]:
     """Whether a tracking server answers; a local file needs no server."""
-    from orchestrator.tracking_client import check_reachable, default_uri
-    from trainables.redaction import redact
+    from orchestrator.tracking.mlflow_client import check_reachable, default_uri
+    from trainables.storage.redaction import redact
 
     uri = default_uri(out)
     try:
@@ -215,7 +195,7 @@ def _has_domains(folder: Path) -> bool:
 
 def check_ray(address: str | None) -> Iterator[Finding]:
     """Start a local Ray, or reach the cluster; takes some seconds."""
-    from orchestrator.cluster import connect
+    from orchestrator.execution.cluster import connect
 
     try:
         with connect(address=address) as cluster:
@@ -225,18 +205,3 @@ def check_ray(address: str | None) -> Iterator[Finding]:
             yield Finding(state="ok", subject="ray starts", text=text)
     except (UserError, OSError, RuntimeError) as error:
         yield Finding(state="wrong", subject="ray starts", text=first_line(error))
-
-
-def check_cluster_file(path: str) -> Iterator[Finding]:
-    """Our own lint of a cluster file."""
-    from orchestrator.cluster_lint import lint_cluster, read_cluster_file
-
-    try:
-        findings = lint_cluster(read_cluster_file(path))
-    except UserError as error:
-        yield Finding(state="wrong", subject="cluster file", text=str(error))
-        return
-    for line in findings:
-        yield Finding(state="wrong", subject="cluster file", text=line)
-    if not findings:
-        yield Finding(state="ok", subject="cluster file", text=f"{path}: nothing found")

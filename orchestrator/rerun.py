@@ -12,20 +12,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.lookup import SHOWN_KEY, Known, KnownFold
-from orchestrator.remembered import last_run
-from orchestrator.specs import FoldSpecs, absolute_data_root, fold_spec
-from orchestrator.store import Store
-from orchestrator.train import check_budget, train_one
+from orchestrator.execution.one_fold import check_budget
+from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
+from orchestrator.run_options import absolute_data_root
+from orchestrator.search.specs import FoldSpecs, fold_spec
+from orchestrator.store.results import fold_result
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 Match = Literal["identical", "different", "nothing to compare"]
 
-COMPARED = ("source_validation", "chosen")
-"""Entries of `result.json` that have to agree; the others are times and what was asked."""
+COMPARED = ("accuracy", "cross_entropy", "domain_accuracies", "selected")
+"""Fields of a result that have to agree; the others are times and what was asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,14 +72,15 @@ def rerun_job(
     Raises:
         UserError: the folder is not empty; the benchmark is not there.
     """
-    store, ran = known.store, last_run(known.store)
+    store, ran = known.store, known.store.last_run()
     ran = replace(ran, data_root=absolute_data_root(data_root) or ran.data_root)
     benchmark = ran.benchmark(fold.fold.benchmark)
-    spec = store.spec(fold.key) or _planned_spec(known, fold)
-    pieces = (store.fold(fold.key).read_result() or {}).get("batch_pieces", ran.resources.batch_pieces)
-    resources = replace(ran.resources, workers=1 if local else ran.resources.workers, batch_pieces=int(pieces))
+    spec = store.folds.spec(fold.key) or _planned_spec(known, fold)
+    done = store.folds.result(fold.key)
+    pieces = ran.resources.batch_pieces if done is None else done.batch_pieces
+    resources = replace(ran.resources, workers=1 if local else ran.resources.workers, batch_pieces=pieces)
     folder = _fresh_folder(store, fold, into)
-    store.mirrors.fetch(store.fold(fold.key).path)
+    store.mirrors.fetch(store.folds.fold(fold.key).path)
     job = FoldJob(
         spec=spec,
         benchmark=benchmark,
@@ -106,13 +108,9 @@ def run_here(job: FoldJob, report: Callable[[dict[str, Any]], None]) -> dict[str
     return run_job(job.to_mapping(), report)
 
 
-run_on_ray = train_one
-"""Run a job through Ray Train, as `train` does."""
-
-
-def compare(store: Store, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:
+def compare(store: SweepFolder, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:
     """Compare a second run with the stored one."""
-    first, second = store.fold(key), FoldFolder(job.folder)
+    first, second = store.folds.fold(key), FoldFolder(job.folder)
     if not first.is_done:
         return Comparison(weights="nothing to compare", metrics="nothing to compare", notes=notes)
     difference = next(_differences(first, second), "")
@@ -126,7 +124,7 @@ def compare(store: Store, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -
 
 def _planned_spec(known: Known, fold: KnownFold) -> FoldSpec:
     """What a fold that never started would compute."""
-    sweep, ran = known.store.sweep(), last_run(known.store)
+    sweep, ran = known.store.sweep(), known.store.last_run()
     assert sweep is not None, "a fold without a specification stands in a sweep's plan"
     use = fold.uses[0]
     group = known.groups[use.group]
@@ -148,7 +146,7 @@ def _reasons(spec: FoldSpec, before: Resources, now: Resources) -> Iterator[str]
         yield "on a GPU two runs agree to rounding only"
 
 
-def _fresh_folder(store: Store, fold: KnownFold, into: Path | None) -> Path:
+def _fresh_folder(store: SweepFolder, fold: KnownFold, into: Path | None) -> Path:
     if into is not None:
         if into.is_file() or (into.is_dir() and any(into.iterdir())):
             raise UserError(f"{into} is not empty; give --into a new folder")
@@ -160,7 +158,8 @@ def _fresh_folder(store: Store, fold: KnownFold, into: Path | None) -> Path:
 
 
 def _weights(first: FoldFolder, second: FoldFolder) -> Match:
-    stored = (first.read_result() or {}).get("student_sha256", "")
+    done = fold_result(first)
+    stored = "" if done is None else done.student_sha256
     before = sha256(first.student.read_bytes()).hexdigest() if first.student.exists() else stored
     if not before or not second.student.exists():
         return "nothing to compare"
@@ -177,10 +176,11 @@ def _differences(first: FoldFolder, second: FoldFolder) -> Iterator[str]:
             yield f"{' '.join(map(str, place))}: stored {mine}, now {other or 'nothing'}"
     for place in again:
         yield f"{' '.join(map(str, place))}: stored nothing, now {_numbers(again[place])}"
-    stored, now = first.read_result() or {}, second.read_result() or {}
+    stored, now = fold_result(first), fold_result(second)
     for name in COMPARED:
-        if stored.get(name) != now.get(name):
-            yield f"{name}: stored {stored.get(name)}, now {now.get(name)}"
+        before, after = getattr(stored, name, None), getattr(now, name, None)
+        if before != after:
+            yield f"{name}: stored {before}, now {after}"
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:

@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 
-from orchestrator.agenda import Agenda, build_agenda
-from orchestrator.attempts import MAX_FAILURES, check_max_failures
-from orchestrator.background import BackgroundSync, Tracking, TrackingAwayError
-from orchestrator.choices import still_planned
-from orchestrator.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
-from orchestrator.control import listening
-from orchestrator.executors import Executor, WorkerFunctions, chosen_executor
-from orchestrator.gpu_sharing import ShareTeller
-from orchestrator.leases import FoldLeases
-from orchestrator.limits import Limits
-from orchestrator.mirrored import at_work, check_budget_can_be_kept
-from orchestrator.plan import make_plan
-from orchestrator.preflight import CHECKING, check_data, check_methods, check_shared, resolve_benchmarks, unchecked
-from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
-from orchestrator.ray_folders import remove_abandoned_ray_folders
-from orchestrator.records import GroupRecord, PlannedFold
-from orchestrator.remaining_need import remaining_need
-from orchestrator.remembered import LastRun, remember_run
-from orchestrator.specs import FoldJobs, FoldSpecs, absolute_data_root
-from orchestrator.stopping import StopRequest
-from orchestrator.store import Store
-from orchestrator.time_budget import Budgets
-from orchestrator.tuning import folds_at_once, run_tune, scratch_folder, signals_stop
+from orchestrator.budgets.budgets import Budgets
+from orchestrator.budgets.remaining_need import RemainingNeed, remaining_need
+from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
+from orchestrator.execution.back_ends import open_back_end
+from orchestrator.execution.executors import chosen_executor
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.local_ray import remove_abandoned_ray_folders
+from orchestrator.execution.preflight import (
+    check_data,
+    check_methods,
+    check_servers,
+    look_for_tracking,
+    resolve_benchmarks,
+    unchecked,
+)
+from orchestrator.exit_codes import ExitCode
+from orchestrator.plan.gpu_share import ShareTeller
+from orchestrator.plan.plan import make_plan
+from orchestrator.run_options import RunOptions, absolute_data_root
+from orchestrator.scheduler.control import listening
+from orchestrator.scheduler.dispatcher import Dispatcher
+from orchestrator.scheduler.fold_queue import Agenda, build_agenda
+from orchestrator.scheduler.stopping import StopRequest, signals_stop
+from orchestrator.search.group_view import read_group_view
+from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.leases import FoldLeases, alone_in
+from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.sweep_folder import SweepFolder
+from orchestrator.tracking.background import BackgroundSync, Tracking
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from search_spaces.hyperparameters import Resources
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
-from trainables.half_files import remove_abandoned
-from trainables.leases import Lease, LeaseHeldError, Owner, this_process
+from trainables.storage.leases import Owner
 from trainables.teacher.ledger import BudgetReached
 
 
@@ -72,329 +74,229 @@ class SweepOutcome:
     seconds: float
 
     @property
-    def exit_code(self) -> int:
-        """0 done, 3 finished with failed folds, 4 a budget was reached, 130 interrupted."""
-        return 130 if self.interrupted else 4 if self.out_of_budget else 3 if self.failures else 0
+    def exit_code(self) -> ExitCode:
+        """What the command ends with."""
+        if self.interrupted:
+            return ExitCode.INTERRUPTED
+        if self.out_of_budget:
+            return ExitCode.BUDGET_REACHED
+        return ExitCode.FAILED_FOLDS if self.failures else ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepSettings:
-    """Where and with what a sweep runs; nothing here may change a result."""
+class _Work:
+    """What one run of a sweep works with."""
 
-    resources: Resources = field(default_factory=Resources)
-    executor: Literal["tune", "train"] = "tune"
-    address: str | None = None
-    max_concurrent: int | None = None
-    functions: WorkerFunctions = field(default_factory=WorkerFunctions)
-    tracking: Tracking | None = None
-    progress: Progress = no_progress
-
-    def __post_init__(self) -> None:
-        if self.max_concurrent is not None and self.max_concurrent < 1:
-            raise UserError(f"max_concurrent is 1 or more, got {self.max_concurrent}")
-
-    def message(self, text: str, counts: Counts | None = None) -> None:
-        self.progress(ProgressEvent(kind="message", counts=counts or Counts(), text=text))
+    store: SweepFolder
+    options: RunOptions
+    owner: Owner
+    agenda: Agenda
+    jobs: FoldJobs
+    budgets: Budgets
+    need: RemainingNeed | None
+    """Of the teacher's queries, where a budget depends on it."""
+    tracking: Tracking | None
+    sync: BackgroundSync
+    progress: Progress
 
 
 def run_sweep(
     sweep: Sweep,
-    *,
-    store: Store,
-    data_root: str | None = None,
-    resources: Resources | None = None,
-    benchmarks: Mapping[str, Benchmark] | None = None,
-    executor: Executor = "auto",
-    tracking: Tracking | None = None,
+    store: SweepFolder,
+    options: RunOptions | None = None,
     progress: Progress = no_progress,
-    address: str | None = None,
-    max_concurrent: int | None = None,
-    retry_failed: bool = False,
-    only_failed: bool = False,
-    functions: WorkerFunctions | None = None,
-    query_budget: int | None = None,
-    price_per_1000: float | None = None,
-    limits: Limits | None = None,
-    max_failures: int = MAX_FAILURES,
+    tracking: Tracking | None = None,
 ) -> SweepOutcome:
     """Run whatever of a sweep is not in the store yet; with nothing left, Ray is not even started.
 
     Args:
         sweep: What is asked for.
         store: The sweep's folder; the truth about what is done.
-        data_root: Folder that holds the benchmarks' folders.
-        resources: What a fold is computed with.
-        benchmarks: The sweep's benchmarks by name; None looks them up.
-        executor: Where folds run; `auto` is Tune actors for one worker, a `TorchTrainer` for several.
-        tracking: Brought up to date while the sweep runs and at its end.
+        options: Where and with what it runs.
         progress: Told what happens.
-        address: Of a Ray cluster; None is RAY_ADDRESS, or a local Ray.
-        max_concurrent: Most folds at a time; None is what fits. With 1, suggestions depend on nothing but the sweep.
-        retry_failed: Give folds that failed before their attempts back.
-        only_failed: Give them back, and run these folds alone.
-        functions: What runs in the workers.
-        query_budget: Most teacher queries, images and texts together, that the store's folds may ever ask.
-        price_per_1000: Price of a thousand teacher queries, for status, report, tracking and a budget of money.
-        limits: Budgets of time and money, over all runs of the sweep.
-        max_failures: Most further attempts at a fold that crashed, or whose worker process died.
+        tracking: Brought up to date while the sweep runs and at its end.
 
     Raises:
         UserError: a mistake that was found before anything ran, or by a worker.
     """
     started = time.monotonic()
-    resources, limits = resources or Resources(), limits or Limits()
-    price_per_1000 = store.price_per_1000 if price_per_1000 is None else price_per_1000
-    limits.check(resources, price_per_1000)
-    check_max_failures(max_failures)
-    settings = SweepSettings(
-        resources=resources,
-        executor=chosen_executor(executor, resources),
-        address=address,
-        max_concurrent=max_concurrent,
-        functions=functions or WorkerFunctions(),
-        tracking=tracking,
-        progress=progress,
-    )
-    root = absolute_data_root(data_root)
-    benchmarks = benchmarks or resolve_benchmarks(sweep.benchmarks, root)
+    options = _resolved(options or RunOptions(), sweep, store)
     store.check_writable()
     store.check_sweep(sweep)
-    if not store.is_begun:
-        _check_servers(settings)
-    groups = fold_group_records(sweep, benchmarks)
-    manifests = check_data(benchmarks, store=store, data_root=root, tell=settings.message)
+    if not store.records.is_begun:
+        check_servers(options, tracking)
+    manifests = check_data(
+        options.benchmarks, store=store, data_root=options.data_root, tell=lambda text: _message(progress, text)
+    )
     with alone_in(store) as owner, closing(FoldLeases(owner)) as leases:
+        groups = fold_group_records(sweep, options.benchmarks)
         store.claim(sweep, groups, manifests)
-        store.remember_price(price_per_1000)
-        remember_run(
-            store,
-            LastRun(
-                benchmarks=benchmarks,
-                data_root=root,
-                resources=resources,
-                executor=executor,
-                address=address,
-                max_concurrent=max_concurrent,
-                query_budget=query_budget,
-                limits=limits,
-                max_failures=max_failures,
-            ),
-        )
-        specs = FoldSpecs(sweep=sweep, benchmarks=benchmarks, manifests=manifests)
-        priced = limits.money is not None and price_per_1000 is not None
-        if priced or query_budget is not None:
-            store.mirrors.fetch(store.embeddings_folder)
-        need = remaining_need(specs, store=store, data_root=root) if priced or query_budget is not None else None
-        only = failed_folds(store) if only_failed else None
-        budgets = Budgets(
-            store,
-            specs,
-            identity=owner.identity,
-            resources=resources,
-            limits=limits,
-            query_budget=query_budget,
-            price_per_1000=price_per_1000,
-            need=need,
-            only=only,
-        )
-        agenda = build_agenda(
-            groups,
-            specs=specs,
-            store=store,
-            max_failures=max_failures,
-            retry_failed=retry_failed or only_failed,
-            only=only,
-            admission=budgets.admission,
-            leases=leases,
-            repeatable=max_concurrent == 1,
-        )
-        jobs = FoldJobs(
-            store=store, benchmarks=benchmarks, data_root=root, resources=resources, query_budget=query_budget
-        )
-        if need is not None:
-            need.unchecked = unchecked(agenda.groups)
-        budgets.follow(agenda)
-        sync = BackgroundSync(settings.tracking, settings.message)
-        interrupted = _work(agenda, jobs, owner, settings, budgets, sync)
-        if need is not None:
+        store.remember_run(options)
+        specs = FoldSpecs(sweep=sweep, benchmarks=options.benchmarks, manifests=manifests)
+        work = _work(groups, specs, store, options, leases, progress, tracking)
+        interrupted = _run_what_is_left(work)
+        if work.need is not None:
             # What the next command will check again: the refusals name a budget that suffices for it.
-            need.unchecked = unchecked(agenda.groups)
-    settings.progress(ProgressEvent(kind="sweep_finished", counts=agenda.counts()))
+            work.need.unchecked = unchecked(work.agenda.groups)
+    progress(ProgressEvent(kind="sweep_finished", counts=work.agenda.counts()))
     return SweepOutcome(
-        counts=agenda.counts(),
-        failures=tuple(_failures(agenda, store)),
+        counts=work.agenda.counts(),
+        failures=tuple(_failures(work.agenda, store)),
         interrupted=interrupted,
-        out_of_budget=agenda.is_out_of_budget,
-        refusals=tuple(agenda.refusals()) if agenda.is_out_of_budget else (),
-        tracking_behind=sync.behind,
+        out_of_budget=work.agenda.is_out_of_budget,
+        refusals=tuple(work.agenda.refusals()) if work.agenda.is_out_of_budget else (),
+        tracking_behind=work.sync.behind,
         seconds=time.monotonic() - started,
     )
 
 
-def failed_folds(store: Store) -> dict[str, PlannedFold]:
+def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:
     """Folds that the sweep still plans and that gave up, or whose retry was cut short, by key."""
     selection = store.existing_sweep().selection
-    planned = (planned for group in store.groups() for planned in still_planned(store, group, selection))
+    views = (read_group_view(store, group, selection=selection) for group in store.groups())
+    planned = (planned for view in views for _, planned in view.planned())
 
     def went_wrong(key: str) -> bool:
-        attempts = store.attempts(key)
-        return attempts.failed or bool(attempts.attempts and store.fold_state(key, None) == "waiting")
+        attempts = store.folds.attempts(key)
+        return attempts.failed or bool(attempts.attempts and store.folds.fold_state(key, None) == "waiting")
 
     return {fold.key: fold for fold in planned if went_wrong(fold.key)}
 
 
-@contextmanager
-def alone_in(store: Store, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
-    """Be the only process at work in a sweep's folder, and at its addresses.
-
-    Args:
-        sent: folders that the work fills, sent to the addresses now and then.
+def _resolved(options: RunOptions, sweep: Sweep, store: SweepFolder) -> RunOptions:
+    """The options with the price that the folder remembers, an absolute data root, and every benchmark looked up.
 
     Raises:
-        UserError: another one is, and lives.
+        UserError: a budget that limits nothing, an executor that cannot run these folds, or no such benchmark.
     """
-
-    def tell(other: Owner) -> None:
-        store.mirrors.when_lost(
-            f"process {other.process} on {other.host} has taken over {store.where}: this command gave no sign of life "
-            "for too long"
-        )
-
-    lease = Lease(store.lease_file, this_process(), when_lost=tell)
-    try:
-        lease.take()
-    except LeaseHeldError as held:
-        raise UserError(
-            f"another sweep is at work in {store.where} (process {held.owner.process} on {held.owner.host}); wait for "
-            "it, stop it, or give another --out"
-        ) from None
-    try:
-        for folder in {store.out, store.shared}:
-            remove_abandoned(folder)
-        with at_work(store, lease.owner, sent=sent):
-            yield lease.owner
-    finally:
-        lease.release()
+    price, root = options.price_per_1000, absolute_data_root(options.data_root)
+    options = replace(options, data_root=root, price_per_1000=store.price_per_1000 if price is None else price)
+    options.check()
+    chosen_executor(options.executor, options.resources, options.address)
+    return replace(options, benchmarks=options.benchmarks or resolve_benchmarks(sweep.benchmarks, root))
 
 
 def _work(
-    agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings, budgets: Budgets, sync: BackgroundSync
-) -> bool:
+    groups: Sequence[GroupRecord],
+    specs: FoldSpecs,
+    store: SweepFolder,
+    options: RunOptions,
+    leases: FoldLeases,
+    progress: Progress,
+    tracking: Tracking | None,
+) -> _Work:
+    """Read what is there already, and queue what is left."""
+    if options.counts_queries:
+        store.mirrors.fetch(store.folds.embeddings_folder)
+    need = remaining_need(specs, store=store, data_root=options.data_root) if options.counts_queries else None
+    only = failed_folds(store) if options.only_failed else None
+    budgets = Budgets(store, specs, options, identity=leases.owner.identity, need=need, only=only)
+    agenda = build_agenda(
+        groups,
+        specs=specs,
+        store=store,
+        max_failures=options.max_failures,
+        retry_failed=options.retry_failed or options.only_failed,
+        only=only,
+        admission=budgets.admission,
+        leases=leases,
+        repeatable=options.max_concurrent == 1,
+    )
+    if need is not None:
+        need.unchecked = unchecked(agenda.groups)
+    budgets.follow(agenda.groups, lambda: agenda.running)
+    return _Work(
+        store=store,
+        options=options,
+        owner=leases.owner,
+        agenda=agenda,
+        jobs=FoldJobs(
+            store=store,
+            benchmarks=options.benchmarks,
+            data_root=options.data_root,
+            resources=options.resources,
+            query_budget=options.query_budget,
+        ),
+        budgets=budgets,
+        need=need,
+        tracking=tracking,
+        sync=BackgroundSync(tracking, lambda text: _message(progress, text)),
+        progress=progress,
+    )
+
+
+def _message(progress: Progress, text: str, counts: Counts | None = None) -> None:
+    progress(ProgressEvent(kind="message", counts=counts or Counts(), text=text))
+
+
+def _run_what_is_left(work: _Work) -> bool:
     """Run what is left; True where a signal ended it early."""
-    settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
+    store, options, agenda = work.store, work.options, work.agenda
+    work.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
     # A command that was killed at its very end left these, and there may be nothing left to start Ray for.
     remove_abandoned_ray_folders()
-    shutil.rmtree(jobs.store.ray_folder, ignore_errors=True)
+    shutil.rmtree(store.ray_folder, ignore_errors=True)
     if agenda.is_finished or agenda.is_out_of_budget:
-        sync.finish()
+        work.sync.finish()
         return False
-    _check_tracking(settings.tracking, sync, begun=jobs.store.is_begun)
+    look_for_tracking(work.tracking, work.sync, begun=store.records.is_begun)
     stop = StopRequest()
-    jobs.store.mirrors.when_lost = stop.because
+    store.mirrors.when_lost = stop.because
     # Twice: Ray sets handlers of its own when it connects.
     with (
-        budgets.meter,
-        listening(jobs.store, owner, stop),
+        work.budgets.meter,
+        listening(store, work.owner, stop),
         signals_stop(stop),
-        connect(address=settings.address) as cluster,
+        open_back_end(
+            chosen_executor(options.executor, options.resources, options.address),
+            resources=options.resources,
+            functions=options.functions,
+            address=options.address,
+            most=options.max_concurrent,
+        ) as back_end,
         signals_stop(stop),
     ):
-        check_resources(cluster, settings.resources)
-        if not cluster.is_local:
-            check_shared(jobs.store.shared, mirrored=jobs.store.mirrors.addresses)
-        check_budget_can_be_kept(jobs.query_budget, jobs.store.mirrors, cluster)
-        budgets.forecast.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
+        back_end.check(store.shared, mirrors=store.mirrors, query_budget=options.query_budget)
+        work.budgets.forecast.at_once = back_end.at_once
         try:
             if not stop.closing:
-                check_methods(agenda, jobs, _preflight_caller(settings))
+                check_methods(agenda, work.jobs, back_end.preflight)
         except BudgetReached:
             agenda.close_budget()
         if not stop.closing and not agenda.is_out_of_budget:
-            sync.start()
-            _tune(agenda, jobs, owner, settings, cluster, stop, sync)
+            work.sync.start()
+            dispatcher = Dispatcher(
+                agenda,
+                store=store,
+                owner=work.owner.identity,
+                stop=stop,
+                progress=_watched(work),
+                limit=back_end.at_once,
+            )
+            back_end.run(dispatcher, work.jobs)
             with suppress(OSError):
-                jobs.store.mirrors.fetch_awaited()
+                store.mirrors.fetch_awaited()
     agenda.workers_ended()
-    sync.finish()
+    work.sync.finish()
     if stop.user_error:
         raise UserError(stop.user_error)
     return stop.closing and not agenda.is_finished
 
 
-def _check_servers(settings: SweepSettings) -> None:
-    """Raises `UserError` where a server that the sweep needs does not answer, before any image is read."""
-    try:
-        if settings.tracking is not None:
-            settings.tracking.look()
-    except TrackingAwayError as error:
-        raise _without_tracking(error) from None
-    check_answers(settings.address)
+def _watched(work: _Work) -> Progress:
+    """The sweep's progress, which tracking follows, and what finished folds say about their share of a GPU."""
+    sharing = ShareTeller(lambda text: _message(work.progress, text, work.agenda.counts()))
 
-
-def _without_tracking(error: TrackingAwayError) -> UserError:
-    return UserError(
-        f"{error}; or train without it (--tracking later) and fill it in afterwards (vl2v-orchestrate sync)"
-    )
-
-
-def _check_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: bool) -> None:
-    """Look for the tracking server; of a sweep that was begun before, it may be away for as long as it likes.
-
-    Raises:
-        UserError: nothing has run yet and the server does not answer, or the address is none.
-    """
-    try:
-        if tracking is not None:
-            tracking.preflight()
-    except TrackingAwayError as error:
-        if begun:
-            # Whoever starts a lost machine again at night must not have to start the server first.
-            sync.is_away(error.reason)
-            return
-        raise _without_tracking(error) from None
-
-
-def _tune(
-    agenda: Agenda,
-    jobs: FoldJobs,
-    owner: Owner,
-    settings: SweepSettings,
-    cluster: Cluster,
-    stop: StopRequest,
-    sync: BackgroundSync,
-) -> None:
-    from orchestrator.search import FoldSearch
-
-    sharing = ShareTeller(lambda text: settings.message(text, agenda.counts()))
-
-    def watched(event: ProgressEvent) -> None:
-        if event.kind in ("fold_done", "fold_failed", "fold_pruned"):
-            sync.ask()
-        settings.progress(event)
+    def watch(event: ProgressEvent) -> None:
+        if event.fold is not None and event.kind in ("fold_done", "fold_failed", "fold_pruned"):
+            work.sync.ask(event.fold.group, event.fold.key)
+        work.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:
-            sharing.look(jobs.store.fold(event.fold.key).read_result() or {})
+            result = work.store.folds.result(event.fold.key)
+            sharing.look(None if result is None else result.gpu_memory)
 
-    with scratch_folder(jobs.store.ray_folder) as scratch:
-        search = FoldSearch(
-            agenda,
-            jobs=jobs,
-            owner=owner.identity,
-            limit=folds_at_once(cluster, settings.resources, settings.max_concurrent),
-            stop=stop,
-            progress=watched,
-            settings={"functions": settings.functions.to_mapping(), "storage_path": str(scratch)},
-        )
-        run_tune(
-            search, stop, cluster=cluster, executor=settings.executor, resources=settings.resources, scratch=scratch
-        )
-
-
-def _preflight_caller(settings: SweepSettings) -> Callable[[list[dict[str, object]]], object]:
-    def call(jobs: list[dict[str, object]]) -> object:
-        return call_on_cluster(settings.functions.preflight, jobs, settings.resources, doing=CHECKING)
-
-    return call
+    return watch
 
 
 def fold_group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tuple[GroupRecord, ...]:
@@ -413,7 +315,7 @@ def fold_group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tup
     )
 
 
-def _failures(agenda: Agenda, store: Store) -> Iterator[FailedFold]:
+def _failures(agenda: Agenda, store: SweepFolder) -> Iterator[FailedFold]:
     for group, planned in agenda.failures():
-        error = store.attempts(planned.key).error
+        error = store.folds.attempts(planned.key).error
         yield FailedFold(key=planned.key, group=group, fold=planned.fold, error=error)

@@ -20,7 +20,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -
     """Build a (nested) frozen dataclass; unknown, missing and ill-typed keys raise `UserError`."""
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where or cls.__name__} wants a mapping, got {type(mapping).__name__}")
-    hints = _hints(cls)  # type: ignore[arg-type]
+    hints = field_types(cls)  # type: ignore[arg-type]
     values = {}
     for key, value in mapping.items():
         dotted = f"{where}.{key}" if where else str(key)
@@ -34,8 +34,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields; remembered, because they are compiled from text at every question."""
+def field_types(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields by name; remembered, because they are compiled from text at every question."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
 
@@ -103,10 +103,13 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise UserError(f"{dotted} wants a list, got {value!r}")
         return tuple(_convert(typing.get_args(hint)[0], item, dotted) for item in value)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{dotted} wants a mapping, got {value!r}")
-        return dict(value)
+        of = typing.get_args(hint)[1]
+        if not is_dataclass(of):
+            return dict(value)
+        return {key: _convert(of, item, f"{dotted}.{key}") for key, item in value.items()}
     if is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
+from search_spaces.settings import option
 
 TEACHER_TOKEN_VARIABLE = "VL2V_TEACHER_TOKEN"
 """The environment variable that holds a remote teacher's token, and the only place for it."""
@@ -110,10 +111,12 @@ class Hyperparameters:
     """A timm model name, or `small` (the demo student). VL2V-SD takes the teacher's own image encoder instead."""
     student_weights: str = "pretrained"
     """`pretrained`, `random`, or the path of a .safetensors / weights-only .pt file."""
-    teacher: str = "open_clip:ViT-B-16-quickgelu:openai"
-    """`demo`, `open_clip:ARCHITECTURE:TAG` or `open_clip:ARCHITECTURE:PATH` of a local checkpoint."""
-    teacher_mode: str = "live"
-    """`live` (as the authors), `views:K` or `clean`; only `live` may be called a reproduction."""
+    teacher: str = field(default="open_clip:ViT-B-16-quickgelu:openai", metadata=option("What is run"))
+    """`demo` (which icons bring along), `open_clip:ARCHITECTURE:TAG`, `open_clip:ARCHITECTURE:PATH` of a local
+    checkpoint, or `remote:URL`."""
+    teacher_mode: str = field(default="live", metadata=option("What is run", metavar="live|views:K|clean"))
+    """Ask for every image of every batch (as the authors), or once for K stored views of each image, or for its clean
+    view; only `live` may be called a reproduction."""
     dropout: float = 0.0
     """Dropout on the backbone's features while training (the authors search it for ResNets)."""
     kd_temperature: float = 1.0
@@ -144,9 +147,9 @@ class Hyperparameters:
 class Resources:
     """How a fold is computed; nothing here may change a result."""
 
-    workers: int = 1
+    workers: int = field(default=1, metadata=option("Resources of a fold"))
     """Processes that share one fold (data parallel)."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float = field(default=0.0, metadata=option("Resources of a fold"))
     """GPUs for each worker; a fraction lets several one-worker folds share a GPU."""
     cpus_per_worker: float = 1.0
     """CPUs that Ray reserves for each worker."""

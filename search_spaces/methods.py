@@ -7,7 +7,7 @@ from typing import Literal
 
 from search_spaces.errors import UserError, unknown_name
 
-Stage = Literal["align", "distill"]
+StageName = Literal["align", "distill"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +17,7 @@ class MethodFacts:
     name: str
     title: str
     """How a table's footnote calls it."""
-    stages: tuple[Stage, ...]
+    stages: tuple[StageName, ...]
     """What is trained, in order; the single stage of self-distillation and of the baselines is `distill`."""
     uses_teacher_images: bool
     """Every training image is embedded by the teacher: the queries that cost."""

@@ -16,6 +16,7 @@ from search_spaces.errors import UserError, unknown_name
 from search_spaces.hyperparameters import Hyperparameters, Resources, content_key
 from search_spaces.methods import method_facts
 from search_spaces.samplers import Sampler
+from search_spaces.settings import option
 from search_spaces.spaces import search_space
 
 Scope = Literal["domain", "benchmark"]
@@ -39,26 +40,30 @@ BENCHMARK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 class Sweep:
     """One table: what is run, searched and repeated. Where and with what it runs is not in here."""
 
-    name: str = "sweep"
-    benchmarks: tuple[str, ...]
-    """Names; each has its own fold groups."""
-    methods: tuple[str, ...]
-    """Rows of the table, in order."""
-    space: str = "paper"
-    """What is searched: `paper` (nothing), `official`, `wide`, `demo`."""
-    trials: int = 1
+    name: str = field(default="sweep", metadata=option("What is run"))
+    """What the sweep is called."""
+    benchmarks: tuple[str, ...] = field(
+        metadata=option("What is run", flag="--benchmark", metavar="NAME[,NAME...]|all")
+    )
+    """Benchmarks, each with its own fold groups: names, `all` five, a folder below --data-root, or folder:PATH. May be
+    repeated."""
+    methods: tuple[str, ...] = field(metadata=option("What is run", flag="--method"))
+    """Methods, the rows of the table in order; `vl2v_adip` if nothing is said. May be repeated."""
+    space: str = field(default="paper", metadata=option("Search"))
+    """Search space: `paper` (nothing), `official`, `wide`, `demo`."""
+    trials: int = field(default=1, metadata=option("Search"))
     """Configurations tried in each fold group; the first is the sweep's own hyperparameters."""
-    seeds: int = 1
-    """Repetitions of the best configuration: seeds 0 to seeds - 1. The search runs on seed 0; with the sampler
+    seeds: int = field(default=1, metadata=option("Search"))
+    """Seeds that the best configuration of a group runs on: 0 to N - 1. The search runs on seed 0; with the sampler
     `authors` on every seed anew."""
-    scope: Scope = "domain"
-    """Hyperparameters are chosen per test domain (as DomainBed), or once for all test domains of a benchmark."""
-    selection: SweepSelection = "source_validation"
-    """How the best configuration of a fold group is chosen; `leave_one_domain_out` runs pair folds for it."""
-    sampler: Sampler = "tpe"
-    """How the next configuration is chosen: `tpe`, `random`, `gp`, `cmaes`, `authors` (`search_spaces.samplers`)."""
-    pruner: Pruner = "none"
-    """Which folds of a search are stopped early, by source validation accuracy: `none`, `median`, `asha`."""
+    scope: Scope = field(default="domain", metadata=option("Search"))
+    """Choose hyperparameters per test domain (as DomainBed), or once for all test domains of a benchmark."""
+    selection: SweepSelection = field(default="source_validation", metadata=option("Search"))
+    """What configurations are chosen by: source validation accuracy, or further folds that leave two domains out."""
+    sampler: Sampler = field(default="tpe", metadata=option("Search"))
+    """How configurations are chosen after the sweep's own, which always comes first."""
+    pruner: Pruner = field(default="none", metadata=option("Search"))
+    """Rule that stops folds of a search early, by source validation accuracy."""
     stop_level: float = 0.05
     """In scope `benchmark`, a configuration's folds run one test domain after another, and it stops once its chance to
     overtake the best is below this, shared among the looks (D - 2 with D test domains); 0 runs every fold."""

@@ -14,10 +14,10 @@ import typer
 
 from orchestrator.cli import app
 from orchestrator.cli.app import PROGRAM
-from orchestrator.cli.requests import SweepOptions, build_request
+from tests.support.command_lines import parsed, request_of
+from tests.support.repository import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
 
 
 def command_lines() -> list[str]:
@@ -39,18 +39,11 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield from below(PROGRAM, typer.main.get_command(app))
 
 
-def parse(line: str) -> tuple[str, dict[str, Any]]:
-    """Parse a command line without running it: the command's name and its parameters."""
+def parse(line: str) -> tuple[str, Any]:
+    """Parse a command line without running it: the command's name and its context."""
     program, *arguments = shlex.split(line)
     assert program == PROGRAM
-    command: Any = typer.main.get_command(app)
-    context = command.make_context(PROGRAM, arguments)
-    names = []
-    while hasattr(command, "commands"):
-        name, command, arguments = command.resolve_command(context, arguments)
-        names.append(name)
-        context = command.make_context(name, list(arguments), parent=context)
-    return " ".join(names), context.params
+    return parsed(*arguments)
 
 
 OURS = [line for line in command_lines() if line.startswith(PROGRAM)]
@@ -62,7 +55,7 @@ def test_the_readme_shows_every_command() -> None:
 
 
 def test_every_line_is_ours_or_makes_a_target() -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     for line in command_lines():
         if not line.startswith(PROGRAM):
             program, target = line.split()
@@ -73,13 +66,9 @@ def test_every_line_is_ours_or_makes_a_target() -> None:
 def test_a_command_line_parses(line: str, tmp_path: Path) -> None:
     for domain in ("day", "night"):
         (tmp_path / "pets" / domain / "cat").mkdir(parents=True)
-    name, values = parse(line.replace("DIR", str(tmp_path)))
+    name, context = parse(line.replace("DIR", str(tmp_path)))
     if name in ("plan", "sweep"):
-        fields = ("config", "benchmark", "method", "space", "trials", "seeds", "scope", "name", "data_root")
-        fields += ("teacher", "teacher_mode")
-        given = {field: values[field] for field in fields}
-        request = build_request(SweepOptions(**given, overrides=values["overrides"] or ()))
-        assert request.benchmarks
+        assert request_of(context).options.benchmarks
 
 
 def test_a_wrong_line_would_not_parse() -> None:
@@ -108,9 +97,9 @@ def test_every_option_help_fits_its_readers() -> None:
 def test_the_deviations_are_gathered() -> None:
     section = README.partition("## Deviations")[2].partition("\n## ")[0]
     deviating = [
-        path.relative_to(ROOT)
+        path.relative_to(REPOSITORY)
         for package in ("search_spaces", "trainables", "orchestrator")
-        for path in sorted((ROOT / package).rglob("*.py"))
+        for path in sorted((REPOSITORY / package).rglob("*.py"))
         if re.search(r"Deviation: (?!none)", path.read_text())
     ]
     assert deviating
@@ -121,12 +110,12 @@ def test_every_path_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"`((?:trainables|search_spaces|orchestrator|docs)/[\w./]*)`", README))
     named |= set(re.findall(r"\((docs/[\w./-]+)\)", README))
     assert named
-    assert {path for path in named if not (ROOT / path).exists()} == set()
+    assert {path for path in named if not (REPOSITORY / path).exists()} == set()
 
 
 def test_no_machine_path_or_registry_host_is_tracked() -> None:
     listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
+        ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
         text=True,
         check=True,
@@ -135,7 +124,7 @@ def test_no_machine_path_or_registry_host_is_tracked() -> None:
     forbidden = re.compile(r"(^|[^a-z])/(work|farm|root)/|index-url|find-links")
     found = []
     for name in listed.stdout.splitlines():
-        path = ROOT / name
+        path = REPOSITORY / name
         if path.suffix in suffixes and path.is_file() and path != Path(__file__):
             found += [name for line in path.read_text(errors="replace").splitlines() if forbidden.search(line)]
     assert found == []

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save
 
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
-from trainables.leases import Lease, LeaseLostError, this_process
+from trainables.fold_setup import FoldParts, Report
 from trainables.methods.recipes import Stage
-from trainables.parts import FoldParts, Report
-from trainables.record import DamagedFileError, FoldFolder, write_atomically, write_json
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import DamagedFileError, write_atomically, write_json
+from trainables.storage.leases import Lease, LeaseLostError, this_process
 from trainables.student.model import Student
 
 
@@ -77,8 +78,8 @@ def _read(shared: FoldFolder) -> StageOutcome | None:
 def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[Lease | None]:
     """Processes that want the same folder take turns, on one machine and between those that share a file system.
 
-    Yields the lease, to the first worker of a group. The last guard only: who hands folds out (`orchestrator.leases`)
-    does not let anybody wait here for long.
+    Yields the lease, to the first worker of a group. The last guard only: who hands folds out
+    (`orchestrator.store.leases`) does not let anybody wait here for long.
     """
     if not workers.is_first:
         yield None

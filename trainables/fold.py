@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from trainables.align import StageRecord, align, only_one_at_a_time, while_held
-from trainables.data.images import ImageSource
+from trainables.data.formats.images import ImageSource
 from trainables.fitting.evaluation import BatchPredictor, mean_accuracy, mean_cross_entropy, of_images
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
 from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
+from trainables.fold_setup import FoldParts, Gather, Report, Scores, nothing_to_gather
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import Stage
-from trainables.parts import FoldParts, Gather, Report, Scores, nothing_to_gather
-from trainables.record import FoldFolder, write_json
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 from trainables.student.model import Student
 from trainables.student.storage import save_student
 from trainables.teacher.ledger import QueryLedger, query_counts

@@ -16,14 +16,14 @@ import torch
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
-from trainables.data.images import ImageSource, cached
-from trainables.data.open import open_benchmark
+from trainables.data.formats.images import ImageSource, cached
+from trainables.data.formats.open import open_benchmark
 from trainables.fitting.workers import Workers
 from trainables.fold import metered, run_fold
+from trainables.fold_setup import FoldParts, Gather
 from trainables.jobs import FoldJob, job_from_mapping
-from trainables.mirrored_jobs import answers_on_this_node, on_this_node
-from trainables.parts import FoldParts, Gather
-from trainables.teacher.connection import Patience, patience_of
+from trainables.remote_jobs import answers_on_this_node, on_this_node
+from trainables.teacher.http.connection import Patience, patience_of
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher
 

@@ -2,38 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.cli import (
-    checks,
-    controlling,
-    data,
-    explaining,
-    fetching,
-    planning,
-    serving,
-    sweeping,
-    syncing,
-    teacher,
-    training,
-    viewing,
-    watching,
-)
+from orchestrator.cli import commands
 from orchestrator.cli.app import app, main, run
 
-__all__ = [
-    "app",
-    "checks",
-    "controlling",
-    "data",
-    "explaining",
-    "fetching",
-    "main",
-    "planning",
-    "run",
-    "serving",
-    "sweeping",
-    "syncing",
-    "teacher",
-    "training",
-    "viewing",
-    "watching",
-]
+__all__ = ["app", "commands", "main", "run"]

@@ -1,8 +1,4 @@
-"""The typer app, its entry point, and how a mistake becomes one line.
-
-Exit codes: 0 done, 2 the user's mistake, a failed preflight, or a disk, storage or Ray that failed in the middle, 3
-finished with failed folds, 4 a query budget was reached, 130 interrupted.
-"""
+"""The typer app, its entry point, and how a mistake becomes one line and an `ExitCode`."""
 
 from __future__ import annotations
 
@@ -15,20 +11,32 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from orchestrator.exit_codes import ExitCode
 from search_spaces.errors import UserError, unknown_name
 from trainables.teacher.ledger import BudgetReached
 
 PROGRAM = "vl2v-orchestrate"
-USER_MISTAKE = 2
-FAILED_FOLDS = 3
-BUDGET_REACHED = 4
-INTERRUPTED = 130
-
 GOES_ON = "what is done is kept, and the same command goes on once that is mended"
 
 
+GROUPS = ("Run", "Look", "Control", "Data", "Teacher", "Cluster", "Results")
+"""Headings of `--help` in their order; each has its file in `commands/`."""
+
+
 class CommandGroup(TyperGroup):
-    """A group that names the nearest commands when it does not know one."""
+    """A group that names the nearest commands when it does not know one, and shows its own by heading."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for parameter in (*self.params, *(one for command in self.commands.values() for one in command.params)):
+            if getattr(parameter, "is_flag", False):
+                # Typer shows the type `<bool>` otherwise.
+                parameter.metavar = ""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands by heading; those of one heading as they are registered."""
+        place = {name: number for number, name in enumerate(GROUPS)}
+        return sorted(self.commands, key=lambda name: place.get(getattr(self.commands[name], "rich_help_panel", ""), 0))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -42,7 +50,7 @@ app = typer.Typer(
     add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -77,27 +85,27 @@ def run(arguments: Sequence[str]) -> int:
         return _mistake(str(error))
     except BudgetReached as reached:
         print(f"error: {reached}", file=sys.stderr)
-        return BUDGET_REACHED
+        return ExitCode.BUDGET_REACHED
     except typer.TyperException as error:
         return _mistake(_usage_line(error))
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone: nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return ExitCode.DONE
     except OSError as error:
         return _mistake(f"{_os_line(error)}; {GOES_ON}")
     except json.JSONDecodeError as error:
         # What is written appears whole or not at all, so this is a file that lost its bytes later.
         return _mistake(f"a JSON file is damaged ({error.msg}, {error.doc[:40]!r} is read); {GOES_ON}")
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else ExitCode.DONE
 
 
 def _mistake(line: str) -> int:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
-    return USER_MISTAKE
+    return ExitCode.USER_MISTAKE
 
 
 def _os_line(error: OSError) -> str:

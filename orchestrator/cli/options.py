@@ -1,4 +1,4 @@
-"""The options that commands share."""
+"""The options that are no field of `Sweep` or `RunOptions`, and single ones of these for commands that take no more."""
 
 from __future__ import annotations
 
@@ -6,60 +6,15 @@ from typing import Annotated
 
 import typer
 
-BenchmarkOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--benchmark",
-        metavar="NAME[,NAME...]|all",
-        help="Benchmarks: names, `all` five, a folder below --data-root, or folder:PATH. May be repeated.",
-    ),
-]
-MethodOption = Annotated[
-    list[str] | None,
-    typer.Option("--method", metavar="NAME[,NAME...]", help="Methods, the rows of the table. May be repeated."),
-]
-SpaceOption = Annotated[
-    str | None, typer.Option("--space", metavar="NAME", help="Search space: paper (nothing), official, wide, demo.")
-]
-TrialsOption = Annotated[
-    int | None, typer.Option("--trials", metavar="N", help="Configurations tried in each fold group.")
-]
-SeedsOption = Annotated[
-    int | None, typer.Option("--seeds", metavar="N", help="Seeds that the best configuration of a group runs on.")
-]
-ScopeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--scope", metavar="domain|benchmark", help="Choose hyperparameters per test domain, or once for a benchmark."
-    ),
-]
-SamplerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler",
-        metavar="tpe|random|gp|cmaes|authors",
-        help="How configurations are chosen after the paper's own, which always comes first.",
-    ),
-]
-PrunerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--pruner", metavar="none|median|asha", help="Stop folds of a search early, by source validation accuracy."
-    ),
-]
-SelectionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--selection",
-        metavar="source_validation|leave_one_domain_out",
-        help="What configurations are chosen by: source validation accuracy, or further folds that leave two out.",
-    ),
-]
-NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="What the sweep is called.")]
-DataRootOption = Annotated[
-    str | None,
-    typer.Option("--data-root", metavar="DIR", help="Folder that holds the benchmarks' folders (DomainBed's layout)."),
-]
+from orchestrator.cli.shared_options import Taken, option_of
+from orchestrator.cli.sweep_arguments import RunArguments
+from orchestrator.run_options import RunOptions
+from search_spaces.sweeps import Sweep
+
+BenchmarkOption = Annotated[list[str] | None, option_of(Sweep, "benchmarks")]
+DataRootOption = Annotated[str | None, option_of(RunOptions, "data_root")]
+PriceArguments = Annotated[RunArguments, Taken(only=("price_per_1000",))]
+AddressOption = Annotated[str | None, option_of(RunOptions, "address")]
 OutOption = Annotated[
     str | None,
     typer.Option(
@@ -79,86 +34,6 @@ StoreOption = Annotated[
         help="Where folds, Align stages and the teacher's answers lie, to be shared by sweeps; --out itself if absent.",
     ),
 ]
-TeacherOption = Annotated[
-    str | None,
-    typer.Option("--teacher", metavar="NAME", help="demo, open_clip:ARCHITECTURE:TAG_OR_PATH or remote:URL."),
-]
-TeacherModeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--teacher-mode",
-        metavar="live|views:K|clean",
-        help="Ask for every image of every batch, or once for K stored views of each image, or for its clean view.",
-    ),
-]
-QueryBudgetOption = Annotated[
-    int | None,
-    typer.Option(
-        "--query-budget", metavar="N", help="Most teacher queries, images and texts, that a store's folds may ever ask."
-    ),
-]
-PriceOption = Annotated[
-    float | None, typer.Option("--price-per-1000", metavar="X", help="Price of a thousand teacher queries.")
-]
-GpuHoursBudgetOption = Annotated[
-    float | None,
-    typer.Option(
-        "--gpu-hours-budget",
-        metavar="X",
-        help="Most hours that a sweep's folds may run, times the GPUs that each reserves, over all its runs.",
-    ),
-]
-WallBudgetOption = Annotated[
-    float | None,
-    typer.Option("--wall-budget", metavar="X", help="Most hours that a sweep itself may run, over all its runs."),
-]
-MoneyBudgetOption = Annotated[
-    float | None,
-    typer.Option("--money-budget", metavar="X", help="Most money for a sweep's GPU-hours and the teacher's queries."),
-]
-GpuHourPriceOption = Annotated[
-    float | None, typer.Option("--price-per-gpu-hour", metavar="X", help="Price of an hour of one GPU.")
-]
-SecondsPerFoldOption = Annotated[
-    float | None,
-    typer.Option(
-        "--seconds-per-fold",
-        metavar="X",
-        help="What budgets take a fold to last until one of its method is finished; an assumption if absent.",
-    ),
-]
-MaxFailuresOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-failures",
-        metavar="N",
-        help="Further attempts at a fold that crashed or whose process died (1 if absent); lost machines do not count.",
-    ),
-]
-ConfigOption = Annotated[
-    str | None,
-    typer.Option("--config", metavar="FILE.yaml", help="Configuration file, or a packaged one: demo.yaml, smoke.yaml."),
-]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", metavar="N", help="Processes that share one fold (data parallel).")
-]
-GpusOption = Annotated[
-    float | None,
-    typer.Option("--gpus-per-worker", metavar="X", help="GPUs for each worker; a fraction shares a GPU between folds."),
-]
-EXECUTORS = ("auto", "tune", "train")
-ExecutorOption = Annotated[
-    str,
-    typer.Option(
-        "--executor",
-        metavar="auto|tune|train",
-        help="Run folds inside Tune actors (tune), through a TorchTrainer (train), or by the number of workers.",
-    ),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option("--address", metavar="ADDRESS", help="Ray cluster to use; RAY_ADDRESS or an own local one if absent."),
-]
 TRACKING = ("now", "later")
 TrackingOption = Annotated[
     str,
@@ -176,8 +51,4 @@ ErrorOption = Annotated[
         metavar="domainbed|unbiased",
         help="Error beside a mean: DomainBed's (divides by n) or the unbiased one (divides by n - 1).",
     ),
-]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: align.lr=1e-4, resources.threads_per_worker=2, ..."),
 ]

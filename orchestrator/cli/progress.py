@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestrator.progress import Counts, Progress, ProgressEvent, no_progress
+from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.fold_groups import FoldGroup
+    from orchestrator.plan.fold_groups import FoldGroup
 
 LINE_INTERVAL_S = 5.0
 """Outside a terminal, finished folds are told at most this often; failures and messages always."""
@@ -22,22 +22,26 @@ LINE_INTERVAL_S = 5.0
 
 @contextmanager
 def progress_for(
-    groups: Sequence[FoldGroup], *, quiet: bool = False, stream: TextIO | None = None
+    groups: Sequence[FoldGroup], *, quiet: bool = False, live: bool = True, stream: TextIO | None = None
 ) -> Iterator[Progress]:
-    """Whatever suits the stream (stderr): a live table on a terminal, plain lines elsewhere, nothing when quiet."""
+    """Whatever suits the stream (stderr): a live table on a terminal, plain lines elsewhere, nothing when quiet.
+
+    Args:
+        live: False leaves the terminal to a debugger: plain lines there too.
+    """
     # Looked up now: the stderr of the import may be closed by then.
     stream = stream or sys.stderr
     if quiet:
         yield no_progress
-    elif stream.isatty():
+    elif live and stream.isatty():
         from rich.console import Console
         from rich.live import Live
 
         table = LiveTable(groups)
-        with Live(get_renderable=table.render, console=Console(file=stream), refresh_per_second=2) as live:
+        with Live(get_renderable=table.render, console=Console(file=stream), refresh_per_second=2) as display:
 
             def print_line(line: str) -> None:
-                live.console.print(line, markup=False, highlight=False)
+                display.console.print(line, markup=False, highlight=False)
 
             yield lambda event: table.watch(event, print_line=print_line)
     else:

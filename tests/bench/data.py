@@ -39,11 +39,11 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from search_spaces.benchmarks import PACS
-from tests.trainables.data.tiny_files import TASKS, write_tiny_files
-from trainables.data.batches import BatchStream
-from trainables.data.images import ImageSource
-from trainables.data.open import open_benchmark
-from trainables.data.pack import PackSettings, pack
+from tests.support.tiny_files import TASKS, write_tiny_files
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import open_benchmark
+from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.loading.batches import BatchStream
 
 BATCH_SIZE_PER_DOMAIN = 32
 WARM_UP, MEASURED = 8, 40
@@ -267,7 +267,7 @@ def bench_tiny_files(scratch: Path, num_files: int, tell: Tell = print) -> dict[
     write_tiny_files(root, num_files)
     found = {}
     for task in TASKS:
-        command = [sys.executable, "-m", "tests.trainables.data.tiny_files", str(root), task]
+        command = [sys.executable, "-m", "tests.support.tiny_files", str(root), task]
         facts = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         found[task] = facts
         tell(f"{task:15s} {facts['seconds']:8.3f} s, peak {facts['peak_mb']:6.0f} MiB, {facts['images']:,} images")
@@ -287,7 +287,7 @@ def main() -> None:
         parser.error("--rounds is 1 or more")
     torch.set_num_threads(1)
     # Loader processes of all pipelines then start from the same memory, with torch in it.
-    multiprocessing.set_forkserver_preload(["trainables.data.batches"])
+    multiprocessing.set_forkserver_preload(["trainables.data.loading.batches"])
     stream = sys.stderr if arguments.json else sys.stdout
 
     def tell(line: str) -> None:

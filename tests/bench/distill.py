@@ -20,13 +20,13 @@ from search_spaces.benchmarks import benchmark
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters, Resources, StageHyperparameters
 from tests.bench.steps import median_and_interval
-from trainables.data.batches import Batch
-from trainables.data.open import open_benchmark
+from trainables.data.formats.open import open_benchmark
+from trainables.data.loading.batches import Batch
 from trainables.fitting.update import Update
 from trainables.fitting.workers import Workers
 from trainables.fold import metered
+from trainables.fold_setup import FoldParts
 from trainables.jobs import FoldJob
-from trainables.parts import FoldParts
 from trainables.teacher.open import open_teacher
 
 WARM_UP = 3

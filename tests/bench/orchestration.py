@@ -23,19 +23,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator.executors import Executor
-from orchestrator.preflight import check_data
-from orchestrator.progress import ProgressEvent
-from orchestrator.records import ConfirmationRecord, GroupRecord, TrialRecord
-from orchestrator.specs import FoldJobs, FoldSpecs
-from orchestrator.store import Store
+from orchestrator.events import ProgressEvent
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.execution.preflight import check_data
+from orchestrator.run_options import Executor, RunOptions
+from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.sweep import fold_group_records, run_sweep
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
 from search_spaces.hyperparameters import FoldSpec, Resources
 from search_spaces.spaces import Choice, IntegerRange, Point, search_space
 from search_spaces.sweeps import Sweep, sweep_from_mapping
-from trainables.data.sample import write_sample
-from trainables.record import write_json
+from trainables.data.formats.sample import write_sample
+from trainables.storage.json_files import write_json
 from trainables.teacher.ledger import QueryLedger, Reservation
 
 GROUPS_OF_ALL = 22 * 2
@@ -64,10 +65,10 @@ def overhead(scratch: Path) -> None:
         ("TorchTrainer for each", few, "train"),
     )
     for label, sweep, executor in runs:
-        store = Store(scratch / executor)
+        store = open_store(scratch / executor)
         first, outside = _through_ray(sweep, store, executor)
         _row(label, first, outside)
-    first, outside = _bare_loop(Store(scratch / "tune"), Store(scratch / "bare"))
+    first, outside = _bare_loop(open_store(scratch / "tune"), open_store(scratch / "bare"))
     _row("bare loop", first, outside)
 
 
@@ -85,24 +86,23 @@ def _tiny_sweep(trials: int) -> Sweep:
     return sweep_from_mapping({"sweep": section | space, "hyperparameters": TINY})
 
 
-def _through_ray(sweep: Sweep, store: Store, executor: Executor) -> tuple[float, list[float]]:
+def _through_ray(sweep: Sweep, store: SweepFolder, executor: Executor) -> tuple[float, list[float]]:
     """Seconds until the first fold was done, and those between the others that are not their own."""
     done: list[tuple[float, float]] = []
 
     def watch(event: ProgressEvent) -> None:
         if event.kind == "fold_done" and event.fold is not None:
-            result = store.fold(event.fold.key).read_result() or {}
+            result = store.folds.fold(event.fold.key).read_result() or {}
             done.append((time.monotonic(), float(result["seconds"])))
 
     started = time.monotonic()
-    outcome = run_sweep(
-        sweep, store=store, executor=executor, address="local", max_concurrent=1, progress=watch, resources=Resources()
-    )
+    options = RunOptions(executor=executor, address="local", max_concurrent=1)
+    outcome = run_sweep(sweep, store, options, watch)
     assert outcome.exit_code == 0, outcome
     return done[0][0] - started, [now - before - own for (before, _), (now, own) in pairwise(done)]
 
 
-def _bare_loop(made: Store, own: Store) -> tuple[float, list[float]]:
+def _bare_loop(made: SweepFolder, own: SweepFolder) -> tuple[float, list[float]]:
     """The same folds again, in this process and without anything around them."""
     # Loads torch, which the commands that only look do not.
     from trainables.worker import run_job
@@ -131,7 +131,7 @@ def scale(scratch: Path, folds: int) -> None:
     started = time.monotonic()
     # Fifty thousand small files wait for the disk otherwise.
     with patch("os.fsync"):
-        number = build_store(sweep, Store(out), root)
+        number = build_store(sweep, open_store(out), root)
     print(f"{number:,} finished folds written in {time.monotonic() - started:.0f} s", flush=True)
     _measure("plan", ["plan", *asked, *tiny])
     _measure("status", ["status", "--out", str(out)])
@@ -161,12 +161,12 @@ def _measure(label: str, arguments: list[str], *, program: list[str] | None = No
 
 def resume(out: str, root: str, trials: str) -> None:
     """A sweep that has nothing left to do, without tracking."""
-    outcome = run_sweep(scale_sweep(int(trials)), store=Store(out), data_root=root, address="local")
+    outcome = run_sweep(scale_sweep(int(trials)), open_store(out), RunOptions(data_root=root, address="local"))
     assert outcome.exit_code == 0, outcome
     print(outcome.counts)
 
 
-def build_store(sweep: Sweep, store: Store, data_root: Path) -> int:
+def build_store(sweep: Sweep, store: SweepFolder, data_root: Path) -> int:
     """Write a finished sweep as its folds would leave it; returns the number of different folds."""
     chance = random.Random(0)
     benchmarks = {name: BENCHMARKS[name] for name in sweep.benchmarks}
@@ -186,11 +186,11 @@ def build_store(sweep: Sweep, store: Store, data_root: Path) -> int:
                 source="sampler" if number else "paper",
                 history={"complete": list(range(number)), "failed": [], "running": []},
             )  # fmt: skip
-            store.write_trial(record)
+            store.records.write_trial(record)
             planned = list(folds)
             if number == best:
                 confirmed = specs.planned(group, point, range(group.seeds))
-                store.write_confirmation(ConfirmationRecord(group=group.name, number=number, folds=confirmed))
+                store.records.write_confirmation(ConfirmationRecord(group=group.name, number=number, folds=confirmed))
                 planned += confirmed
             for fold in planned:
                 if fold.key not in written:
@@ -218,8 +218,8 @@ def _points(sweep: Sweep, group: GroupRecord, chance: random.Random) -> Iterator
         yield point
 
 
-def _finish(store: Store, spec: FoldSpec, accuracy: float) -> None:
-    folder = store.fold(spec.key)
+def _finish(store: SweepFolder, spec: FoldSpec, accuracy: float) -> None:
+    folder = store.folds.fold(spec.key)
     write_json(folder.spec, spec.to_mapping())
     domains = [name for name in BENCHMARKS[spec.fold.benchmark].domain_names if name not in spec.fold.test_domains]
     folder.append_journal(
@@ -229,7 +229,7 @@ def _finish(store: Store, spec: FoldSpec, accuracy: float) -> None:
             for step in range(5)
         ]
     )  # fmt: skip
-    ledger = QueryLedger(store.queries_folder, spec.key)
+    ledger = QueryLedger(store.folds.queries_folder, spec.key)
     if spec.method != "erm":
         ledger.settle(ledger.reserve(Reservation(images=500, texts=7, image_ids=tuple(range(500)))))
         ledger.close()

@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from orchestrator.audits import audit
-from orchestrator.store import Store
+from orchestrator.report.pruning_audit import audit
+from orchestrator.run_options import RunOptions
+from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.sweep import run_sweep
 from search_spaces.sweeps import sweep_from_mapping
-from tests.orchestrator.pruned_searches import STOP_LEVEL, Outcome, between_folds, chance_searches, inside_folds
+from tests.support.pruned_searches import STOP_LEVEL, Outcome, between_folds, chance_searches, inside_folds
 
 GROUP = "icons/erm/*"
 PARTS = ("icons", "recorded", "chance")
@@ -36,12 +37,12 @@ def icons(scratch: Path, *, trials: int, num_steps: int) -> None:
     first = stores["between folds"].out
     stores["full grid"] = _swept(scratch / "full grid", trials, num_steps, shared=first, stop_level=0.0)
     means = _means(stores["full grid"])
-    tried = [[trial.point for trial in store.trials(GROUP)] for store in stores.values()]
+    tried = [[trial.point for trial in store.records.trials(GROUP)] for store in stores.values()]
     assert tried == [tried[0]] * len(stores), "they tried other configurations"
     for name, store in stores.items():
-        chosen, saved = store.confirmation(GROUP), audit(store).folds_saved
+        chosen, saved = store.records.confirmation(GROUP), audit(store).folds_saved
         assert chosen is not None
-        folds = sum(len(trial.folds) for trial in store.trials(GROUP))
+        folds = sum(len(trial.folds) for trial in store.records.trials(GROUP))
         print(
             f"{name:14} {saved:4.1f} of {folds} folds saved ({saved / folds:.0%}), chose trial {chosen.number}: "
             f"regret {100 * (max(means.values()) - means[chosen.number]):.2f} points of source validation accuracy",
@@ -49,26 +50,27 @@ def icons(scratch: Path, *, trials: int, num_steps: int) -> None:
         )
 
 
-def _swept(out: Path, trials: int, num_steps: int, *, shared: Path | None = None, **pruning: Any) -> Store:
+def _swept(out: Path, trials: int, num_steps: int, *, shared: Path | None = None, **pruning: Any) -> SweepFolder:
     section = {
         "benchmarks": ["icons"], "methods": ["erm"], "zero_shot": False, "space": "wide", "trials": trials, "seeds": 1,
         "scope": "benchmark", "sampler": "random", **pruning,
     }  # fmt: skip
     steps = {"distill": {"num_steps": num_steps}, "evaluate_every": max(1, num_steps // 4)}
-    store = Store(out, shared=shared)
+    store = open_store(out, shared=shared)
     sweep = sweep_from_mapping({"sweep": section, "hyperparameters": steps})
-    outcome = run_sweep(sweep, store=store, address="local", max_concurrent=1)
+    outcome = run_sweep(sweep, store, RunOptions(address="local", max_concurrent=1))
     assert outcome.exit_code == 0, outcome
     return store
 
 
-def _means(store: Store) -> dict[int, float]:
+def _means(store: SweepFolder) -> dict[int, float]:
     """Mean source validation accuracy of each trial of the full grid."""
     return {
         trial.number: fmean(
-            (store.fold(planned.key).read_result() or {})["source_validation"]["accuracy"] for planned in trial.folds
+            (store.folds.fold(planned.key).read_result() or {})["source_validation"]["accuracy"]
+            for planned in trial.folds
         )
-        for trial in store.trials(GROUP)
+        for trial in store.records.trials(GROUP)
     }
 
 

@@ -22,15 +22,15 @@ from torch import Tensor
 from search_spaces.benchmarks import benchmark
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters
-from trainables.data.batches import Batch, BatchStream
-from trainables.data.open import open_benchmark
-from trainables.data.splits import split_fold
+from trainables.data.formats.open import open_benchmark
+from trainables.data.loading.batches import Batch, BatchStream
+from trainables.data.loading.splits import split_fold
 from trainables.fitting.evaluation import DomainScore
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit
 from trainables.fitting.workers import Workers
 from trainables.methods.recipes import METHODS, Stage
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.student.model import Student, build_student
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher, class_texts

@@ -22,9 +22,9 @@ from tests.bench.distill import bench_parts, distill_steps
 from tests.bench.steps import plain_steps
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit
+from trainables.fold_setup import FoldParts
 from trainables.methods.recipes import Stage
-from trainables.parts import FoldParts
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.teacher.ledger import query_counts
 
 LR = 5e-5

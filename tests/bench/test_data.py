@@ -8,8 +8,8 @@ import pytest
 
 from search_spaces.benchmarks import PACS
 from tests.bench.data import bench_sharing, bench_tiny_files, identical_batches, write_photographs
-from trainables.data.open import open_benchmark
-from trainables.data.pack import PackSettings, pack
+from trainables.data.formats.open import open_benchmark
+from trainables.data.formats.pack import PackSettings, pack
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from tests.chaos.checks import query_differences, store_differences, table_diffe
 from tests.chaos.hunt import Engines, Hunt, base_environment, cluster_leaks, engines
 from tests.chaos.processes import adopt_orphans, bury, descendants, kill, wait_for
 from tests.chaos.sweeps import SCENARIOS, VICTIMS, Command, Scenario, Victim
-from trainables.record import read_json, write_json
+from trainables.storage.json_files import read_json, write_json
 
 ORPHANS_TIMEOUT_S = 60.0
 MLFLOW_LOCK = "db_init_lock-"

@@ -11,9 +11,10 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from orchestrator.queries import sweep_queries
-from orchestrator.store import Store
-from trainables.record import FoldFolder, read_json
+from orchestrator.inspection.teacher_usage import sweep_queries
+from orchestrator.store.sweep_folder import open_store
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_json
 
 TIMES = frozenset({"time", "seconds", "started", "finished"})
 ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "unconfirmed", "price")
@@ -28,8 +29,8 @@ WHILE_RUNNING = ("running.json", "lease.json", "worker.json", "request.json", "c
 
 def store_differences(out: Path, reference: Path) -> Iterator[str]:
     """Folds, trials and choices that are not those of the undisturbed run; half files."""
-    store, whole = Store(out), Store(reference)
-    planned = {fold.key for group in store.groups() for fold in store.planned_folds(group.name)}
+    store, whole = open_store(out), open_store(reference)
+    planned = {fold.key for group in store.groups() for fold in store.records.planned_folds(group.name)}
     expected = {fold.key for group in whole.groups() for fold in whole.planned_folds(group.name)}
     if planned != expected:
         yield f"{len(planned - expected)} folds were planned that should not be, {len(expected - planned)} were not"
@@ -37,12 +38,12 @@ def store_differences(out: Path, reference: Path) -> Iterator[str]:
     if there != planned:
         yield f"folders of {len(there - planned)} folds that nobody planned, none of {len(planned - there)} planned"
     for key in sorted(planned & expected):
-        yield from (f"fold {key[:12]}: {text}" for text in fold_differences(store.fold(key), whole.fold(key)))
+        yield from (f"fold {key[:12]}: {text}" for text in fold_differences(store.folds.fold(key), whole.fold(key)))
     for group in whole.groups():
         points = [[trial.point for trial in place.trials(group.name)] for place in (store, whole)]
         if points[0] != points[1]:
             yield f"{group.name}: other suggestions"
-        if store.confirmation(group.name) != whole.confirmation(group.name):
+        if store.records.confirmation(group.name) != whole.confirmation(group.name):
             yield f"{group.name}: another choice"
     for pattern in (*HALF_FILES, *WHILE_RUNNING):
         left = (path for path in out.rglob(pattern) if path.name not in KEPT)
@@ -51,7 +52,7 @@ def store_differences(out: Path, reference: Path) -> Iterator[str]:
 
 def query_differences(out: Path, reference: Path) -> Iterator[str]:
     """Different images and views that the ledgers have too many or too few of."""
-    asked, whole = sweep_queries(Store(out)), sweep_queries(Store(reference))
+    asked, whole = sweep_queries(open_store(out)), sweep_queries(open_store(reference))
     for name in ASKED_ONCE:
         if getattr(asked, name) != getattr(whole, name):
             yield f"the teacher was asked {getattr(asked, name)} {name}, not {getattr(whole, name)}"
@@ -85,8 +86,8 @@ def fold_differences(fold: FoldFolder, whole: FoldFolder) -> Iterator[str]:
 
 def tracking_differences(out: Path, database: str, reference: Path) -> Iterator[str]:
     """Runs that MLflow has twice or not at all, and metrics that are not those of the undisturbed run's."""
-    store = Store(out)
-    planned = {fold.key for group in store.groups() for fold in store.planned_folds(group.name)}
+    store = open_store(out)
+    planned = {fold.key for group in store.groups() for fold in store.records.planned_folds(group.name)}
     sweep = store.sweep()
     assert sweep is not None
     runs, whole = _runs(database, sweep.key), _runs(f"sqlite:///{reference / 'mlflow.db'}", sweep.key)

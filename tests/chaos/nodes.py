@@ -64,7 +64,7 @@ def leaks(address: str) -> dict[str, Any]:
     import ray
     from ray.util import placement_group_table
 
-    from orchestrator.deaths import orphaned_groups
+    from orchestrator.execution.worker_deaths import orphaned_groups
 
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:

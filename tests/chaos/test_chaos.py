@@ -15,7 +15,8 @@ import pytest
 from tests.chaos.__main__ import deal
 from tests.chaos.checks import fold_differences, metric_differences
 from tests.chaos.sweeps import SCENARIOS, VICTIMS
-from trainables.record import FoldFolder, write_json
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 
 KILLS = 4
 

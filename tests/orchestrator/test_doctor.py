@@ -12,7 +12,7 @@ import pytest
 from orchestrator import doctor
 from orchestrator.cli import run
 from orchestrator.doctor import Finding, examine
-from orchestrator.ui import free_port
+from orchestrator.tracking.mlflow_ui import free_port
 
 
 @pytest.fixture(autouse=True)

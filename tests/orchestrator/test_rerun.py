@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.executors import WorkerFunctions
-from orchestrator.lookup import known_folds
-from orchestrator.store import Store
+from orchestrator.inspection.fold_names import known_folds
+from orchestrator.store.sweep_folder import open_store
 from orchestrator.train import prepare_fold
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
-from tests.orchestrator.stub_sweep import STUB, run_stub, stub_sweep
-from tests.orchestrator.stub_worker import starts
-from tests.orchestrator.test_agenda import CRASH, Bench
-from trainables.record import FoldFolder, write_json
+from tests.support.bench import CRASH, Bench
+from tests.support.stub_sweep import STUB, run_stub, stub_sweep
+from tests.support.stub_worker import starts
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 
 FEW = StageHyperparameters(num_steps=4, lr=1e-3)
 NAME = "icons/line/seed0"
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         align=FEW, distill=FEW, student="small", teacher="demo", batch_size_per_domain=4, evaluate_every=2
     )
     fold = Fold(benchmark="icons", test_domains=("line",), seed=0)
-    job = prepare_fold(fold, method="vl2v_adip", hyperparameters=hyperparameters, store=Store(out))
+    job = prepare_fold(fold, method="vl2v_adip", hyperparameters=hyperparameters, store=open_store(out))
     run_job(job.to_mapping())
     return out
 
@@ -50,7 +51,7 @@ def test_a_rerun_is_bit_identical_and_metered(trained: Path, capsys: pytest.Capt
     assert folder.path.parent.parent == trained / "reruns"
     assert (
         folder.student.read_bytes()
-        == known_folds(Store(trained)).store.fold(said["result"]["key"]).student.read_bytes()
+        == known_folds(open_store(trained)).store.folds.fold(said["result"]["key"]).student.read_bytes()
     )
     assert len(list((trained / "queries").glob("*.jsonl"))) > len(asked), "the second run's queries are in the ledger"
     assert not (trained / "reruns" / "queries").exists()
@@ -62,13 +63,13 @@ def test_a_difference_is_named_and_has_an_exit_code(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(trained, out)
-    (fold,) = known_folds(Store(out)).folds
-    journal = Store(out).fold(fold.key).journal
+    (fold,) = known_folds(open_store(out)).folds
+    journal = open_store(out).folds.fold(fold.key).journal
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     changed = next(line for line in lines if (line["kind"], line["stage"], line["step"]) == ("step", "distill", 1))
     changed["loss"] += 1e-6
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    student = Store(out).fold(fold.key).student
+    student = open_store(out).folds.fold(fold.key).student
     student.write_bytes(student.read_bytes()[:-1] + b"\x01")
     assert run(["rerun", NAME, "--out", str(out), "--local", "--into", str(tmp_path / "again")]) == 3
     said = capsys.readouterr().out
@@ -113,7 +114,7 @@ def test_an_agenda_of_failed_folds_hands_out_nothing_else(tmp_path: Path) -> Non
     assert not again.agenda.is_finished
     (ticket,) = again.run_all()
     assert ticket.planned == failing.planned
-    assert sum(len(again.store.trials(group.name)) for group in again.groups) == 3, "a new trial was begun"
+    assert sum(len(again.store.records.trials(group.name)) for group in again.groups) == 3, "a new trial was begun"
 
 
 @pytest.mark.slow
@@ -127,8 +128,8 @@ def test_retry_runs_the_failed_folds_alone_as_the_sweep_ran(
     write_json(out / "BEHAVIOUR", {})
     before = Counter(start["fold"] for start in starts(out))
     # The stub stands in for training alone: the command, Ray and MLflow are the real ones.
-    monkeypatch.setattr("orchestrator.sweep.WorkerFunctions", lambda: STUB)
-    assert isinstance(STUB, WorkerFunctions)
+    ran = replace(open_store(out).last_run(), functions=STUB)
+    monkeypatch.setattr("orchestrator.store.sweep_folder.SweepFolder.last_run", lambda store: ran)
     assert run(["retry", "--out", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["retried"], said["failures"]) == (1, [])

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 import pytest
 
-from orchestrator.plan import make_plan
+from orchestrator.plan.plan import make_plan
 from search_spaces import samplers
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError

@@ -189,14 +189,11 @@ def test_published_numbers_of_the_black_box_table() -> None:
     assert published("vl2v_sd", "small") == headline_claims().values
 
 
-def test_search_spaces_loads_fast_without_engines() -> None:
+def test_search_spaces_loads_without_engines() -> None:
     code = (
-        "import sys, time; start = time.perf_counter();"
-        "import search_spaces.sweeps, search_spaces.claims, search_spaces.spaces;"
+        "import sys, search_spaces.sweeps, search_spaces.claims, search_spaces.spaces;"
         "from search_spaces.claims import headline_claims; headline_claims();"
-        "took = time.perf_counter() - start;"
-        "print(took, [name for name in ('torch', 'ray', 'mlflow') if name in sys.modules])"
+        "print([name for name in ('torch', 'ray', 'mlflow', 'optuna', 'numpy') if name in sys.modules])"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
-    assert all(run.stdout.split(maxsplit=1)[1].strip() == "[]" for run in runs)
-    assert min(float(run.stdout.split()[0]) for run in runs) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

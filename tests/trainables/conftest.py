@@ -12,8 +12,8 @@ import pytest
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters, Resources, StageHyperparameters
-from trainables.data.open import open_benchmark
-from trainables.data.sample import write_sample
+from trainables.data.formats.open import open_benchmark
+from trainables.data.formats.sample import write_sample
 from trainables.jobs import FoldJob
 
 TINY = Hyperparameters(

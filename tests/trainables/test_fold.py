@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,59 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from search_spaces.hyperparameters import StageHyperparameters, Swad
-from tests.heartbeats import quick_heartbeats
-from trainables.data.images import ImageSource
-from trainables.data.open import open_benchmark
+from tests.support.heartbeats import quick_heartbeats
+from tests.support.small_folds import Interrupted, MakeJob, assert_same_weights, losses, run_small_fold, student_weights
+from trainables.data.formats.images import ImageSource
+from trainables.data.formats.open import open_benchmark
 from trainables.fitting.stage import TrainingDivergedError
 from trainables.fold import run_fold
-from trainables.jobs import FoldJob
-from trainables.leases import LeaseLostError, read_owner, this_process
-from trainables.record import FoldFolder, write_json
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
+from trainables.storage.leases import LeaseLostError, read_owner, this_process
 from trainables.worker import run_job
-
-MakeJob = Callable[..., FoldJob]
-
-
-class Interrupted(Exception):
-    """Stands for kill -9: nothing after it runs."""
-
-
-def _run(job: FoldJob) -> dict[str, Any]:
-    return run_job(job.to_mapping())
-
-
-def _student(job: FoldJob) -> dict[str, torch.Tensor]:
-    return load_file(FoldFolder(job.folder).student)
-
-
-def _assert_same_weights(one: FoldJob, other: FoldJob) -> None:
-    weights, others = _student(one), _student(other)
-    assert weights.keys() == others.keys()
-    for name, weight in weights.items():
-        assert torch.equal(weight, others[name]), name
-
-
-def _losses(job: FoldJob) -> list[tuple[str, int, float, str]]:
-    return [
-        (line["stage"], line["step"], line["loss"], line["images"])
-        for line in FoldFolder(job.folder).read_journal()
-        if line["kind"] == "step"
-    ]
 
 
 @pytest.mark.parametrize("method", ["vl2v_adip", "vl2v_sd", "erm", "kd"])
 def test_a_fold_trains_every_stage_and_repeats_bit_for_bit(make_job: MakeJob, method: str) -> None:
     one, other = make_job(method, out="one"), make_job(method, out="other")
-    result = _run(one)
+    result = run_small_fold(one)
     torch.rand(7)  # another state of the global generator must not matter
-    _run(other)
-    _assert_same_weights(one, other)
-    assert _losses(one) == _losses(other)
+    run_small_fold(other)
+    assert_same_weights(one, other)
+    assert losses(one) == losses(other)
     stages = ["align"] * 5 + ["distill"] * 9 if method == "vl2v_adip" else ["distill"] * 9
-    assert [stage for stage, *_ in _losses(one)] == stages
+    assert [stage for stage, *_ in losses(one)] == stages
+    evaluations = [line["step"] for line in FoldFolder(one.folder).read_journal() if line["kind"] == "evaluation"]
+    assert evaluations == ([0, 2, 4] if method == "vl2v_adip" else []) + [0, 2, 4, 6, 8], "step 0 and the last included"
     assert result["status"] == "done"
     assert result["key"] == one.spec.key
     asked = {"vl2v_adip": (5 + 9) * 12, "vl2v_sd": 9 * 12, "erm": 0, "kd": 9 * 12}
@@ -77,7 +49,7 @@ def test_a_pair_fold_keeps_what_it_held_out_in_a_file_per_domain(make_job: MakeJ
     job = make_job("erm")
     fold = replace(job.spec.fold, test_domains=("photo", "sketch"))
     job = replace(job, spec=replace(job.spec, fold=fold))
-    result = _run(job)
+    result = run_small_fold(job)
     folder = FoldFolder(job.folder)
     assert result["source_validation"]["domains"].keys() == {"art_painting", "cartoon"}
     assert folder.read_test() is None, "nothing tells of both"
@@ -95,7 +67,7 @@ def test_a_pair_fold_keeps_what_it_held_out_in_a_file_per_domain(make_job: MakeJ
 
 def test_zero_shot_trains_nothing_and_keeps_the_record(make_job: MakeJob) -> None:
     job = make_job("zero_shot")
-    result = _run(job)
+    result = run_small_fold(job)
     assert result["stages"] == []
     assert result["chosen"]["rule"] == "zero_shot"
     assert not FoldFolder(job.folder).student.exists()
@@ -106,9 +78,9 @@ def test_zero_shot_trains_nothing_and_keeps_the_record(make_job: MakeJob) -> Non
 
 def test_a_finished_fold_is_only_read(make_job: MakeJob) -> None:
     job = make_job("erm")
-    first = _run(job)
+    first = run_small_fold(job)
     before = FoldFolder(job.folder).student.stat().st_mtime_ns
-    assert _run(job) == first
+    assert run_small_fold(job) == first
     assert FoldFolder(job.folder).student.stat().st_mtime_ns == before
 
 
@@ -119,7 +91,7 @@ def test_going_on_after_an_interruption_changes_no_bit(make_job: MakeJob, report
         make_job(out="whole", swad=Swad(segments=segments)),
         make_job(out="broken", swad=Swad(segments=segments)),
     )
-    _run(whole)
+    run_small_fold(whole)
     seen = []
 
     def report(metrics: dict[str, Any]) -> None:
@@ -129,9 +101,9 @@ def test_going_on_after_an_interruption_changes_no_bit(make_job: MakeJob, report
 
     with pytest.raises(Interrupted):
         run_job(broken.to_mapping(), report)
-    _run(broken)
-    _assert_same_weights(whole, broken)
-    assert _losses(whole) == _losses(broken)
+    run_small_fold(broken)
+    assert_same_weights(whole, broken)
+    assert losses(whole) == losses(broken)
 
 
 def test_a_torn_journal_line_is_repaired(make_job: MakeJob) -> None:
@@ -140,8 +112,8 @@ def test_a_torn_journal_line_is_repaired(make_job: MakeJob) -> None:
         run_job(job.to_mapping(), _interrupt)
     with FoldFolder(job.folder).journal.open("ab") as journal:
         journal.write(b'{"kind": "step", "sta')
-    _run(job)
-    assert [step for _, step, *_ in _losses(job)] == list(range(9))
+    run_small_fold(job)
+    assert [step for _, step, *_ in losses(job)] == list(range(9))
 
 
 def _interrupt(metrics: dict[str, Any]) -> None:
@@ -153,29 +125,29 @@ def test_folds_that_agree_on_align_share_one_projection(make_job: MakeJob) -> No
     other = make_job(distill=StageHyperparameters(num_steps=3, lr=1e-4))
     assert one.spec.key != other.spec.key
     assert one.align_folder == other.align_folder
-    assert [stage["reused"] for stage in _run(one)["stages"]] == [False, False]
+    assert [stage["reused"] for stage in run_small_fold(one)["stages"]] == [False, False]
     left = FoldFolder(one.align_folder).checkpoint
     left.write_bytes(b"of a process that was killed right after it wrote the result")
-    result = _run(other)
+    result = run_small_fold(other)
     assert not left.exists()
     assert [stage["reused"] for stage in result["stages"]] == [True, False]
     assert result["teacher_queries"]["images"] == 3 * 12
     for name in ("head.weight", "head.bias"):
-        assert torch.equal(_student(one)[name], _student(other)[name])
-    assert [stage for stage, *_ in _losses(other)] == ["align"] * 5 + ["distill"] * 3
+        assert torch.equal(student_weights(one)[name], student_weights(other)[name])
+    assert [stage for stage, *_ in losses(other)] == ["align"] * 5 + ["distill"] * 3
 
 
 def test_an_align_stage_that_lost_its_bytes_is_fitted_again(make_job: MakeJob) -> None:
     one = make_job()
-    _run(one)
-    align, before = FoldFolder(one.align_folder), _losses(one)
+    run_small_fold(one)
+    align, before = FoldFolder(one.align_folder), losses(one)
     projection = align.student.read_bytes()
     align.result.write_bytes(b"")
     FoldFolder(one.folder).result.unlink()
-    assert [stage["reused"] for stage in _run(one)["stages"]] == [False, False]
+    assert [stage["reused"] for stage in run_small_fold(one)["stages"]] == [False, False]
     assert align.is_done
     assert align.student.read_bytes() == projection
-    assert _losses(one) == before
+    assert losses(one) == before
 
 
 def test_another_image_weight_needs_its_own_align(make_job: MakeJob) -> None:
@@ -200,11 +172,11 @@ def test_permuted_test_labels_change_test_accuracy_only(make_job: MakeJob) -> No
     true, permuted = make_job("erm", out="true"), make_job("erm", out="permuted")
     source = open_benchmark(true.benchmark, true.data_root)
     results = [
-        run_fold(job, source=wrapped, teacher=None, report=lambda metrics: None)
+        run_small_fold(job, source=wrapped, teacher=None, report=lambda metrics: None)
         for job, wrapped in ((true, source), (permuted, _PermutedTestLabels(source)))
     ]
-    _assert_same_weights(true, permuted)
-    assert _losses(true) == _losses(permuted)
+    assert_same_weights(true, permuted)
+    assert losses(true) == losses(permuted)
     assert results[0]["source_validation"] == results[1]["source_validation"]
     assert results[0]["chosen"] == results[1]["chosen"]
     test, other = (FoldFolder(job.folder).read_test() for job in (true, permuted))
@@ -213,7 +185,7 @@ def test_permuted_test_labels_change_test_accuracy_only(make_job: MakeJob) -> No
 
 def test_result_and_journal_hold_no_test_domain_number(make_job: MakeJob) -> None:
     job = make_job("erm")
-    _run(job)
+    run_fold(job)
     folder = FoldFolder(job.folder)
     for file in (folder.result, folder.journal):
         text = file.read_text()
@@ -224,7 +196,7 @@ def test_result_and_journal_hold_no_test_domain_number(make_job: MakeJob) -> Non
 def test_a_loss_that_is_not_finite_names_its_step(make_job: MakeJob) -> None:
     job = make_job("erm", distill=StageHyperparameters(num_steps=9, lr=1e30))
     with pytest.raises(TrainingDivergedError, match=r"step \d+"):
-        _run(job)
+        run_small_fold(job)
     assert not FoldFolder(job.folder).is_done
 
 
@@ -234,7 +206,7 @@ def test_nothing_of_the_fold_stays_half_written(make_job: MakeJob) -> None:
         # What a process leaves that is killed in the middle of a write.
         Path(folder).mkdir(parents=True)
         (Path(folder) / ".checkpoint.pt.1.part").write_bytes(b"half")
-    _run(job)
+    run_small_fold(job)
     assert not list(Path(job.folder).parent.parent.rglob("*.part"))
 
 
@@ -251,7 +223,7 @@ def test_a_worker_whose_folder_somebody_else_took_stops_at_its_next_report(
         time.sleep(0.3)
 
     with pytest.raises(LeaseLostError, match=f"^process {other.process} on {other.host} has taken over this fold"):
-        run_fold(job, source=open_benchmark(job.benchmark, job.data_root), teacher=None, report=report)
+        run_small_fold(job, source=open_benchmark(job.benchmark, job.data_root), teacher=None, report=report)
     assert reports == 1
     assert not FoldFolder(job.folder).is_done
     assert read_owner(FoldFolder(job.folder).worker) == other

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from search_spaces.hyperparameters import TRAINER_VERSION
-from tests.trainables.test_fold import MakeJob, _losses, _run
+from tests.support.small_folds import MakeJob, losses, run_small_fold
 
 PINNED_VERSION = "1"
 PINNED_LOSSES = [
@@ -20,13 +20,13 @@ PINNED_CROSS_ENTROPY = 1.9067616
 
 def test_numbers_and_version_move_together(make_job: MakeJob) -> None:
     job = make_job("vl2v_adip")
-    result = _run(job)
-    losses = [loss for _, _, loss, _ in _losses(job)]
-    same = losses == pytest.approx(PINNED_LOSSES, abs=1e-5) and result["source_validation"][
+    result = run_small_fold(job)
+    found = [loss for _, _, loss, _ in losses(job)]
+    same = found == pytest.approx(PINNED_LOSSES, abs=1e-5) and result["source_validation"][
         "cross_entropy"
     ] == pytest.approx(PINNED_CROSS_ENTROPY, rel=1e-4)
     assert same, (
         "the trainer computes other numbers: raise TRAINER_VERSION and pin "
-        f"{[round(loss, 7) for loss in losses]}, {result['source_validation']['cross_entropy']!r}"
+        f"{[round(loss, 7) for loss in found]}, {result['source_validation']['cross_entropy']!r}"
     )
     assert TRAINER_VERSION == PINNED_VERSION

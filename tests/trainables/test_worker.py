@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from search_spaces.errors import UserError
-from trainables.fingerprints import teacher_fingerprint
 from trainables.jobs import FoldJob, job_from_mapping
+from trainables.teacher.fingerprint import teacher_fingerprint
 from trainables.worker import preflight, run_job
 
 MakeJob = Callable[..., FoldJob]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainables.half_files import aside_of
+from trainables.storage.atomic_files import aside_of
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

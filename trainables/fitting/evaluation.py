@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.data.batches import EvaluationBatch
+from trainables.data.loading.batches import EvaluationBatch
 from trainables.fitting.workers import Workers
 
 Predictor = Callable[[Tensor], Tensor]

@@ -1,8 +1,13 @@
-"""How much of its GPU's memory a fold takes: measured, so that several folds may be put on one."""
+"""The GPUs that are here, and how much of one's memory a fold takes: measured, so that several may be put on one."""
 
 from __future__ import annotations
 
 import torch
+
+
+def num_gpus() -> int:
+    """GPUs that this process sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def begin_measuring(device: torch.device) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting.evaluation import DomainScore
 from trainables.fitting.workers import Workers
 from trainables.methods.recipes import Stage

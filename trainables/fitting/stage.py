@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting.checkpoint import load_checkpoint, save_checkpoint
 from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy, replaces_best
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.update import Update, image_digest
 from trainables.methods.recipes import Stage
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 
 State = dict[str, Any]
 

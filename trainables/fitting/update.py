@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.data.batches import Batch
+from trainables.data.loading.batches import Batch
 from trainables.fitting.inputs import StageInputs, stage_settings
 from trainables.fitting.speed import adam, arranged, compiled
 from trainables.methods.recipes import Stage, StepTensors

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from trainables.record import FoldFolder, damaged, write_atomically
 from trainables.state_dicts import load_strictly
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import damaged, write_atomically
 from trainables.weights import read_weights
 
 

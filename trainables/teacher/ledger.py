@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from search_spaces.errors import UserError
-from trainables.half_files import aside_of
+from trainables.storage.atomic_files import aside_of
 
 SEPARATOR = "--"
 TAIL_BYTES = 4096

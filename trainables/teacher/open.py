@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from trainables.fingerprints import teacher_fingerprint
-from trainables.teacher.connection import Patience
+from trainables.teacher.fingerprint import teacher_fingerprint
+from trainables.teacher.http.connection import Patience
 from trainables.teacher.names import another_teacher, teacher_kind
 from trainables.teacher.protocol import Teacher
 
@@ -36,7 +36,7 @@ def open_teacher(
 
         return DemoTeacher(device=device)
     if kind == "remote":
-        from trainables.teacher.remote import RemoteTeacher
+        from trainables.teacher.http.remote import RemoteTeacher
 
         url = name.partition(":")[2]
         return RemoteTeacher(url, image_size=image_size, device=device, fingerprint=fingerprint, patience=patience)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.trainables.data.archives import downloads
-from tests.trainables.data.server import FileServer
+from tests.support.archives import downloads
+from tests.support.file_server import FileServer
 
 
 @pytest.fixture

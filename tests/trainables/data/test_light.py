@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.support.repository import REPOSITORY
 
 LIGHT = [
     "archives",
@@ -34,4 +35,4 @@ LIGHT = [
 def test_light_modules_stay_light(heavy: str) -> None:
     imports = "; ".join(f"import trainables.data.{name}" for name in LIGHT)
     code = f"{imports}; import sys; sys.exit({heavy!r} in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

@@ -15,8 +15,8 @@ import torch
 
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters, Resources, Speed, StageHyperparameters
-from tests.trainables.fitting.test_pieces import _updates
-from tests.trainables.test_fold import Interrupted, _assert_same_weights, _losses, _run
+from tests.support.small_folds import Interrupted, assert_same_weights, losses, run_small_fold
+from tests.support.stage_updates import stage_updates
 from trainables.fitting import speed as speed_module
 from trainables.fitting.speed import check_compiler
 from trainables.jobs import FoldJob
@@ -39,9 +39,9 @@ def test_pieces_and_the_place_of_averages_are_in_no_key_and_change_nothing_that_
     pieces = make_job(out="pieces")
     pieces = replace(pieces, resources=Resources(batch_pieces=3, swad_device="cpu"))
     assert whole.spec.key == pieces.spec.key
-    _run(whole)
-    result = _run(pieces)
-    for one, other in zip(_losses(whole), _losses(pieces), strict=True):
+    run_small_fold(whole)
+    result = run_small_fold(pieces)
+    for one, other in zip(losses(whole), losses(pieces), strict=True):
         assert (one[0], one[1], one[3]) == (other[0], other[1], other[3])
         assert other[2] == pytest.approx(one[2], abs=1e-5)
     assert result["teacher_queries"]["images"] == (5 + 9) * 12
@@ -50,9 +50,9 @@ def test_pieces_and_the_place_of_averages_are_in_no_key_and_change_nothing_that_
 def test_the_place_of_averages_changes_no_bit(make_job: MakeJob) -> None:
     here, there = make_job("erm", out="here"), make_job("erm", out="there")
     there = replace(there, resources=Resources(swad_device="cpu"))
-    _run(here)
-    assert _run(there)["chosen"]["rule"] == "swad"
-    _assert_same_weights(here, there)
+    run_small_fold(here)
+    assert run_small_fold(there)["chosen"]["rule"] == "swad"
+    assert_same_weights(here, there)
 
 
 def test_a_fold_outside_exact_mode_goes_on_where_it_was(make_job: MakeJob) -> None:
@@ -68,10 +68,10 @@ def test_a_fold_outside_exact_mode_goes_on_where_it_was(make_job: MakeJob) -> No
     with pytest.raises(Interrupted):
         run_job(broken.to_mapping(), report)
     for job in (whole, broken, exact):
-        _run(job)
-    _assert_same_weights(whole, broken)
-    assert _losses(whole) != _losses(exact)
-    assert [loss for *_, loss, _ in _losses(whole)] == pytest.approx([loss for *_, loss, _ in _losses(exact)], abs=1e-3)
+        run_small_fold(job)
+    assert_same_weights(whole, broken)
+    assert losses(whole) != losses(exact)
+    assert [loss for *_, loss, _ in losses(whole)] == pytest.approx([loss for *_, loss, _ in losses(exact)], abs=1e-3)
 
 
 def test_without_a_compiler_the_check_ends_in_one_line(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_compiled_steps_agree_to_rounding() -> None:
         check_compiler(torch.device("cpu"))
     except UserError as error:
         pytest.skip(str(error))
-    exact, *_ = _updates("erm", 1, dropout=0.0)
+    exact, *_ = stage_updates("erm", 1, dropout=0.0)
     settings = StageHyperparameters(lr=1e-2)
-    fast = _updates("erm", 1, hyperparameters=Hyperparameters(distill=settings, speed=Speed(compile=True)))
+    fast = stage_updates("erm", 1, hyperparameters=Hyperparameters(distill=settings, speed=Speed(compile=True)))
     assert fast[0] == pytest.approx(exact, rel=1e-9)

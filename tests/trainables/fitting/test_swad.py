@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from search_spaces.hyperparameters import Swad
-from tests.golden import golden_json
+from tests.support.golden import golden_json
 from trainables.fitting.swad import DenseAverager, LossValley, WeightAverage, starts_new_segment
 
 RULES = {"every_checkpoint": "every_evaluation", "every_1000_after_2500": "authors"}
@@ -91,6 +91,9 @@ def test_every_golden_scenario(interrupted: bool) -> None:
         expected = scenario["expected"]
         averager, early_stop_step, trace = _run(scenario, interrupted=interrupted)
         name, valley = scenario["name"], averager.valley
+        assert len(trace) == expected["n_checkpoints_run"], name
+        assert (len(trace) - 1) * scenario["checkpoint_freq"] == expected["last_checkpoint_step"], name
+        assert (valley.converge_step is not None) == expected["converged"], name
         assert valley.converge_step == expected["converge_step"], name
         assert (valley.threshold is not None) == (expected["threshold"] is not None), name
         if valley.threshold is not None:

@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
-from tests.golden import golden_json, golden_path
-from trainables.data.batches import Batch
+from tests.support.golden import golden_json, golden_path
+from trainables.data.loading.batches import Batch
 from trainables.fitting.evaluation import DomainScore
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit
 from trainables.fitting.workers import Workers
 from trainables.methods.recipes import METHODS
-from trainables.record import FoldFolder
+from trainables.storage.fold_folder import FoldFolder
 from trainables.student.model import Head, Student
 from trainables.teacher.protocol import zero_shot_logits
 

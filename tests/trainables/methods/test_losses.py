@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden import golden_json, golden_path
+from search_spaces.hyperparameters import Hyperparameters
+from tests.support.golden import golden_json, golden_path
 from trainables.methods.losses import distillation_loss, vl2v_loss
+from trainables.methods.recipes import METHODS, StepTensors
 
 TOLERANCES = {torch.float64: (1e-10, 0.0), torch.float32: (1e-5, 2e-6)}
 
@@ -50,6 +52,27 @@ def test_gradients_equal_the_reference() -> None:
             suffix = {torch.float32: "f32", torch.float64: "f64"}[dtype]
             expected = torch.tensor(arrays[f"{prefix}/dfeat_norm_{suffix}"])
             torch.testing.assert_close(student.grad, expected, rtol=tolerance[0], atol=tolerance[1])
+
+
+@pytest.mark.parametrize("method", ["vl2v_adip", "vl2v_sd"])
+def test_every_stage_takes_the_text_of_each_images_true_class(method: str) -> None:
+    """The golden `txt_feat` holds the text of each image's class, as the reference hands it to its loss."""
+    arrays = np.load(golden_path("zero_shot_head.npz"))
+    for head in golden_json("zero_shot_head.json")["heads"]:
+        feats, image, text, labels, texts = (
+            torch.from_numpy(arrays[f"{head['key']}/{name}"])
+            for name in ("feats", "img_feat", "txt_feat", "labels", "zeroshot_weights")
+        )
+        step = StepTensors(
+            outputs=feats,
+            labels=labels.long(),
+            texts=texts,
+            teacher_images=image,
+            logit_scale=head["logit_scale_exp_f32"],
+        )
+        for stage in METHODS[method].stages:
+            loss = stage.loss(step, Hyperparameters(image_weight=0.3)).item()
+            assert loss == pytest.approx(vl2v_loss(feats, image, text, 0.3).item(), rel=1e-5, abs=2e-6)
 
 
 def test_the_weight_weighs_the_image_term() -> None:

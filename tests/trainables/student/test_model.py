@@ -12,7 +12,8 @@ from torch import nn
 
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters
-from trainables.record import FoldFolder, write_json
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 from trainables.student.model import Student, build_student
 from trainables.student.storage import load_student, save_student, student_bytes
 from trainables.teacher.open import open_teacher

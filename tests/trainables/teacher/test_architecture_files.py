@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search_spaces.errors import UserError
-from trainables.fingerprints import teacher_fingerprint
+from trainables.teacher.fingerprint import teacher_fingerprint
 from trainables.teacher.names import ARCHITECTURES
 from trainables.teacher.open import open_teacher
 

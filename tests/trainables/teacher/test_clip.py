@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from search_spaces.errors import UserError
+from tests.support.golden import golden_json, golden_path
+from tests.support.repository import REPOSITORY
 from trainables.teacher.open import open_teacher
 
 TINY = "open_clip:vl2v-tiny:random:3"
@@ -66,6 +69,19 @@ def test_embeddings_are_normalised_float32_and_may_stand_in_a_loss() -> None:
     F.cosine_similarity(student, images_ND).mean().backward()
     assert student.grad is not None
     assert not torch.equal(texts_CD[0], texts_CD[1])
+
+
+def test_golden_embeddings_are_the_normalised_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, teacher = np.load(golden_path("zero_shot_head.npz")), open_teacher(TINY, image_size=32)
+    for head in golden_json("zero_shot_head.json")["heads"]:
+        raw = {name: torch.from_numpy(arrays[f"{head['key']}/{name}"]) for name in ("img_raw", "text_raw")}
+        monkeypatch.setattr(teacher._model, "encode_image", lambda images, raw=raw: raw["img_raw"])  # type: ignore[attr-defined]
+        monkeypatch.setattr(teacher._model, "encode_text", lambda tokens, raw=raw: raw["text_raw"][:, 0])  # type: ignore[attr-defined]
+        np.testing.assert_allclose(
+            teacher.embed_images(IMAGES), arrays[f"{head['key']}/img_feat"], rtol=1e-5, atol=1e-6
+        )
+        texts_CD = teacher.embed_texts(["whatever is asked"]) * head["logit_scale_exp_f32"]
+        np.testing.assert_allclose(texts_CD, arrays[f"{head['key']}/zeroshot_weights"], rtol=1e-4, atol=1e-4)
 
 
 def test_the_teacher_gets_the_tensor_as_it_is() -> None:
@@ -225,7 +241,7 @@ def test_a_tag_without_internet_is_one_line_at_once(monkeypatch: pytest.MonkeyPa
 
 def test_an_architecture_file_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
-    source = Path(__file__).parents[3] / "trainables/teacher/architectures/vl2v-tiny.json"
+    source = REPOSITORY / "trainables/teacher/architectures/vl2v-tiny.json"
     file.write_text(source.read_text().replace('"embed_dim": 32', '"embed_dim": 24'))
     assert open_teacher(f"open_clip:{file}:random:0", image_size=32).embedding_dim == 24
     file = tmp_path / "not-one.json"

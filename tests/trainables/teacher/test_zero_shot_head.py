@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden import golden_json, golden_path
+from tests.support.golden import golden_json, golden_path
 from trainables.teacher.protocol import average_templates, class_texts, prompts, zero_shot_logits
 
 
@@ -18,15 +18,25 @@ def test_golden_heads() -> None:
         key, scale = head["key"], head["logit_scale_exp_f32"]
         assert float(torch.tensor(head["logit_scale_param"]).exp()) == pytest.approx(scale, rel=1e-6)
         texts_CD = average_templates(torch.from_numpy(arrays[f"{key}/text_raw"]))
+        assert texts_CD.shape == (head["num_classes"], head["dim"])
         np.testing.assert_allclose(scale * texts_CD, arrays[f"{key}/zeroshot_weights"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose((scale * texts_CD).norm(dim=1), head["weight_row_norms"], rtol=1e-6)
         logits_NC = zero_shot_logits(torch.from_numpy(arrays[f"{key}/feats"]), texts_CD, scale)
         np.testing.assert_allclose(logits_NC, arrays[f"{key}/logits"], rtol=1e-4, atol=1e-4)
         assert logits_NC.argmax(dim=1).tolist() == head["argmax"]
 
 
+def test_the_texts_of_the_golden_updates() -> None:
+    arrays, scale = np.load(golden_path("updates_data.npz")), golden_json("updates.json")["logit_scale_exp"]
+    texts_CD = average_templates(torch.from_numpy(arrays["teacher_txt_raw"]))
+    np.testing.assert_allclose(scale * texts_CD, arrays["zeroshot_weights"], rtol=1e-4, atol=1e-4)
+
+
 def test_golden_prompts() -> None:
     for head in golden_json("zero_shot_head.json")["heads"]:
         assert [[prompt] for prompt in prompts(head["class_names"])] == head["prompts"]
+    updates = golden_json("updates.json")
+    assert [[prompt] for prompt in prompts(updates["class_names"])] == updates["prompts_per_class"]
 
 
 def test_several_templates_are_normalised_before_and_after_averaging() -> None:

@@ -1,0 +1,105 @@
+"""`teacher serve`: a vendor's side of a remote teacher, over HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.commands.teacher import teacher
+from search_spaces.errors import UserError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@teacher.command("serve")
+def serve_command(
+    name: Annotated[
+        str,
+        typer.Option("--teacher", metavar="NAME", help="What is served: demo or open_clip:ARCHITECTURE:TAG_OR_PATH."),
+    ],
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="Address to listen on; another than loopback wants a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="Port; 0 takes a free one and prints it.")] = 8000,
+    image_size: Annotated[
+        int, typer.Option("--image-size", metavar="N", help="Side of the images that are taken, in pixels.")
+    ] = 224,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", metavar="N", help="torch threads; the last bits of a CPU's answers depend on them."),
+    ] = 1,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            "--ledger", metavar="FILE", help="Keep what was paid, so that nothing is paid twice after a restart."
+        ),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            metavar="NAME=X",
+            help="For tests: go wrong on purpose (drop, too_many, error: shares of the queries; nan, extra_dim: 1).",
+        ),
+    ] = None,
+) -> None:
+    """Serve a teacher over HTTP until Ctrl-C; a token, where one is wanted, is read from VL2V_TEACHER_TOKEN."""
+    from trainables.teacher.fingerprint import teacher_fingerprint
+    from trainables.teacher.http.wire import TOKEN_VARIABLE
+    from trainables.teacher.names import teacher_kind
+
+    token = os.environ.get(TOKEN_VARIABLE)
+    if host not in LOOPBACK and not token:
+        raise UserError(f"a teacher that is served on {host} wants a token in {TOKEN_VARIABLE}")
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port is 0 to 65535, got {port}")
+    if threads < 1 or image_size < 1:
+        raise UserError(f"--threads and --image-size are 1 or more, got {min(threads, image_size)}")
+    if teacher_kind(name) == "remote":
+        raise UserError("a remote teacher is served elsewhere already; give demo or an open_clip teacher")
+    faults = _faults(fault or [])
+    fingerprint = teacher_fingerprint(name)
+    from trainables.teacher.http.server import Faults, serve
+    from trainables.teacher.open import open_teacher
+
+    opened = open_teacher(name, image_size=image_size)
+    serve(
+        opened,
+        host=host,
+        port=port,
+        fingerprint=fingerprint,
+        token=token,
+        image_size=None if name == "demo" else image_size,
+        ledger=Path(ledger).expanduser() if ledger else None,
+        faults=Faults(**faults),
+        threads=threads,
+    )
+
+
+def _faults(given: list[str]) -> dict[str, Any]:
+    names: dict[str, Callable[[str], Any]] = {
+        "drop": float,
+        "too_many": float,
+        "error": float,
+        "seed": int,
+        "nan": _yes,
+        "extra_dim": _yes,
+    }
+    faults: dict[str, Any] = {}
+    for item in given:
+        name, _, value = item.partition("=")
+        if name not in names:
+            raise UserError(f"--fault is one of {', '.join(names)} as NAME=X, got {item!r}")
+        try:
+            faults[name] = names[name](value)
+        except ValueError:
+            raise UserError(f"--fault {name} wants a number, got {value!r}") from None
+    return faults
+
+
+def _yes(value: str) -> bool:
+    return bool(int(value))

@@ -1,0 +1,159 @@
+"""What the store's finished folds measured, on the source side and on the test domain: the report's raw material.
+
+Only the report reads this, for only the report opens `test.json`. Selection `oracle` looks at test-domain numbers; it
+is computed only when asked for and labelled wherever it is printed. The other two are
+in `orchestrator.search.selection_outcome`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
+
+from orchestrator.plan.fold_groups import chooses
+from orchestrator.search.group_view import States, read_group_view
+from orchestrator.search.selection_outcome import MissingFolds, SelectionOutcome, outcome_of_trial, selection_outcome
+from orchestrator.store.fold_states import StoredStates
+from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.results import parse_test
+from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.hyperparameters import FoldSpec
+from search_spaces.sweeps import SweepSelection
+
+Selection = Literal["source_validation", "leave_one_domain_out", "oracle"]
+
+SELECTION_TITLES: dict[Selection, str] = {
+    "source_validation": "training-domain validation",
+    "leave_one_domain_out": "leave-one-domain-out cross-validation",
+    "oracle": "oracle (test-domain selection; not a fair comparison)",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One finished fold that a table counts."""
+
+    group: str
+    benchmark: str
+    method: str
+    test_domain: str
+    seed: int
+    trial: int
+    """Number of the configuration in its fold group."""
+    key: str
+    spec: FoldSpec
+    selection: Selection
+    """How the configuration was chosen."""
+    rule: str
+    """How the evaluated weights were chosen: `swad`, `best_source_validation`, `last`, `zero_shot`."""
+    ood: float
+    """Accuracy on the 80% part of the test domain; a fraction."""
+    balanced: float | None
+    """The same, every class counting alike."""
+    in_domain: float | None
+    """Mean accuracy over the source domains' 20% parts; None under oracle selection, which takes other weights."""
+    test_images: int | None
+    """Images in the test domain's 80% part; None where the fold does not say."""
+    teacher_images: int
+    """Images the teacher was asked for."""
+    teacher_texts: int
+    """Texts the teacher was asked for."""
+    teacher_unconfirmed: int = 0
+    """Queries of killed processes whose answers nobody saw: they may have been asked."""
+
+
+class Measured(NamedTuple):
+    """What a selection could measure, and what it lacks."""
+
+    measurements: list[Measurement]
+    """By benchmark, method, test domain and seed."""
+    missing: list[MissingFolds]
+    """By fold group, where folds are missing."""
+    shortened: list[tuple[GroupRecord, int]]
+    """Fold groups whose search a budget ended, with the number of the trials that were tried."""
+
+
+def measure(store: SweepFolder, selection: Selection) -> Measured:
+    """Every finished fold that the selection chose, and the folds that it needs and that are not there."""
+    measurements: list[Measurement] = []
+    missing: list[MissingFolds] = []
+    shortened: list[tuple[GroupRecord, int]] = []
+    states = StoredStates(store.folds)
+    for group in store.groups():
+        if selection == "oracle":
+            known = _oracle(store, group, states)
+        else:
+            known = selection_outcome(read_group_view(store, group, selection=selection, states=states))
+        if known.number is not None:
+            found = [_measurement(store, group, known.number, planned, selection) for planned in known.folds]
+            measurements += [item for item in found if item is not None]
+        missing += [known.missing] if known.missing else []
+        shortened += [(group, known.trials)] if 0 < known.trials < group.trials else []
+    in_order = sorted(measurements, key=lambda item: (item.benchmark, item.method, item.test_domain, item.seed))
+    return Measured(measurements=in_order, missing=missing, shortened=shortened)
+
+
+def run_for(store: SweepFolder, group: GroupRecord) -> SweepSelection:
+    """The selection whose folds a sweep ran: the oracle looks back at those."""
+    run = (name for name in get_args(SweepSelection) if store.records.confirmation(group.name, name) is not None)
+    return next(run, "source_validation")
+
+
+def _oracle(store: SweepFolder, group: GroupRecord, states: States) -> SelectionOutcome:
+    """The configuration that is best on the test domains' own 20% parts, on every seed.
+
+    It is chosen on the seed that was searched, where all of them ran: an error bar over seeds is about one
+    configuration, unless every seed was searched anew.
+    """
+    known = selection_outcome(read_group_view(store, group, selection=run_for(store, group), states=states))
+    if known.number is None or not chooses(group.method, group.trials):
+        return known
+    scores = {trial.number: _oracle_score(store, trial.folds) for trial in store.records.trials(group.name)}
+    whole = [number for number, score in scores.items() if not math.isnan(score)]
+    if not whole:
+        return SelectionOutcome(missing=MissingFolds(group=group.name))
+    best = max(whole, key=lambda number: (scores[number], number))
+    return replace(outcome_of_trial(store, group, best), trials=known.trials)
+
+
+def _oracle_score(store: SweepFolder, folds: Iterable[PlannedFold]) -> float:
+    """Mean accuracy of the last step on the test domains' 20% parts; NaN where a fold is not done."""
+    scores = []
+    for planned in folds:
+        folder, domain = store.folds.fold(planned.key), planned.fold.test_domain
+        test = folder.read_test() if folder.is_done else None
+        score = parse_test(test, domain, last_step=True).out_accuracy if test else None
+        scores.append(math.nan if score is None else score)
+    return sum(scores) / len(scores)
+
+
+def _measurement(
+    store: SweepFolder, group: GroupRecord, trial: int, planned: PlannedFold, selection: Selection
+) -> Measurement | None:
+    folder = store.folds.fold(planned.key)
+    result, content, spec = store.folds.result(planned.key), folder.read_test(), store.folds.spec(planned.key)
+    if result is None or content is None or spec is None:
+        return None
+    domain, by_oracle = planned.fold.test_domain, selection == "oracle"
+    test = parse_test(content, domain, last_step=by_oracle)
+    return Measurement(
+        group=group.name,
+        benchmark=group.benchmark,
+        method=group.method,
+        test_domain=domain,
+        seed=planned.fold.seed,
+        trial=trial,
+        key=planned.key,
+        spec=spec,
+        selection=selection,
+        rule="last" if by_oracle and result.rule != "zero_shot" else result.rule,
+        ood=test.accuracy,
+        balanced=test.balanced_accuracy,
+        in_domain=None if by_oracle else result.accuracy,
+        test_images=test.num_images,
+        teacher_images=result.queries.images,
+        teacher_texts=result.queries.texts,
+        teacher_unconfirmed=result.queries.unconfirmed,
+    )

@@ -1,0 +1,120 @@
+"""STORE: folds, Align stages, teacher answers and the ledger, which any number of sweeps may share.
+
+    STORE/folds/KEY/         a fold's files (`trainables.storage.fold_folder`), error.json when it went wrong,
+                             pruned.json when a sweep gave it up
+    STORE/aligns/KEY/        an Align stage that folds share
+    STORE/embeddings/KEY/    the teacher's answers (`trainables.teacher.stored.store`)
+    STORE/queries/           what the teacher was asked (`trainables.teacher.ledger`)
+
+Everything here is named by content. Nothing here reads test-domain numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.store.failures import FoldAttempts, read_attempts
+from orchestrator.store.remote.mirrors import StoreMirrors
+from orchestrator.store.results import FoldResult, fold_result
+from search_spaces.hyperparameters import FoldSpec
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import read_json, write_json
+from trainables.storage.leases import clear_dead, living_owner_of
+
+FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
+
+
+class FoldStore:
+    """A store of folds, as one sweep sees it; its methods read and write, and decide nothing."""
+
+    def __init__(self, path: Path, *, mirrors: StoreMirrors, sweep_key: Callable[[], str]) -> None:
+        """Name the folder's files; nothing is read.
+
+        Args:
+            path: STORE.
+            mirrors: told of every file that is written.
+            sweep_key: key of the sweep whose view this is; what it gave up counts as pruned.
+        """
+        self.path, self._mirrors, self._sweep_key = path, mirrors, sweep_key
+        self.embeddings_folder = path / "embeddings"
+        self.queries_folder = path / "queries"
+
+    def fold(self, key: str) -> FoldFolder:
+        return FoldFolder(self.path / "folds" / key)
+
+    def align(self, key: str) -> FoldFolder:
+        return FoldFolder(self.path / "aligns" / key)
+
+    def spec(self, key: str) -> FoldSpec | None:
+        """What a fold was asked to compute; None before it first started."""
+        return self.fold(key).read_spec()
+
+    def result(self, key: str) -> FoldResult | None:
+        """Source-side numbers of a finished fold; None while it is not finished."""
+        return fold_result(self.fold(key))
+
+    def attempts(self, key: str) -> FoldAttempts:
+        """The fold's failed attempts."""
+        return read_attempts(self.fold(key))
+
+    def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
+        """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""
+        path = self._pruned_file(key)
+        before = (read_json(path) or {}).get("sweeps", [])
+        if sweep_key not in before:
+            self._write(path, {**decision, "sweeps": [*before, sweep_key]})
+
+    def pruned(self, key: str) -> dict[str, Any] | None:
+        """Why a fold was given up, and by which sweeps; None where it was not."""
+        return read_json(self._pruned_file(key))
+
+    def mark_running(self, key: str, owner: str) -> None:
+        """Note which owner of the sweep's lease runs a fold."""
+        self._write(self._running_file(key), {"owner": owner})
+
+    def unmark_running(self, key: str) -> None:
+        self._running_file(key).unlink(missing_ok=True)
+        self._mirrors.note(self._running_file(key))
+
+    def tidy_done(self, key: str) -> None:
+        """Remove what a process that was killed between a fold's result and its own tidying left beside it."""
+        folder = self.fold(key)
+        self.unmark_running(key)
+        if folder.checkpoint.exists():
+            folder.checkpoint.unlink(missing_ok=True)
+            self._mirrors.note(folder.checkpoint)
+        clear_dead(folder.lease)
+        clear_dead(folder.worker)
+
+    def running_since(self, key: str) -> float | None:
+        """When a fold that runs was started, in Unix seconds; None where it does not run."""
+        try:
+            return self._running_file(key).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def fold_state(self, key: str, living_owner: str | None) -> FoldState:
+        """A fold's state; it runs while the one who started it lives, in this sweep or in another on the store."""
+        if self.attempts(key).failed:
+            return "failed"
+        if self.fold(key).is_done:
+            return "done"
+        if self._sweep_key() in (self.pruned(key) or {}).get("sweeps", ()):
+            return "pruned"
+        mark = read_json(self._running_file(key)) if living_owner else None
+        if mark is not None and mark["owner"] == living_owner:
+            return "running"
+        # Another sweep on the store may be at work on it.
+        return "running" if living_owner_of(self.fold(key).lease) is not None else "waiting"
+
+    def _pruned_file(self, key: str) -> Path:
+        return self.fold(key).path / "pruned.json"
+
+    def _running_file(self, key: str) -> Path:
+        return self.fold(key).path / "running.json"
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        write_json(path, content)
+        self._mirrors.note(path)

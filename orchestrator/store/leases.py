@@ -1,0 +1,102 @@
+"""What one sweep holds: its own folder, the folds that it has handed out, and the Align stages that they run.
+
+A fold that a living owner holds is left alone and looked at again later; a dead owner's is taken over and goes on from
+its checkpoint. The leases themselves are `trainables.storage.leases`; the workers' own are a second guard below these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.store.sweep_folder import SweepFolder
+from orchestrator.store.sync import at_work
+from search_spaces.errors import UserError
+from trainables.storage.atomic_files import remove_abandoned
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.leases import Lease, LeaseHeldError, Owner, this_process
+
+LOOK_AGAIN_S = 2.0
+"""How long a folder that somebody else holds is left alone."""
+
+
+class FoldLeases:
+    """The leases of one sweep, by folder."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self._held: dict[Path, Lease] = {}
+        self._elsewhere: dict[Path, tuple[Owner, float]] = {}
+
+    def take(self, folder: FoldFolder) -> bool:
+        """Hold a folder from now on; False where a living owner elsewhere does, or did a moment ago."""
+        if folder.path in self._held:
+            return True
+        _, until = self._elsewhere.get(folder.path, (None, 0.0))
+        if time.monotonic() < until:
+            return False
+        lease = Lease(folder.lease, self.owner)
+        try:
+            lease.take()
+        except LeaseHeldError as held:
+            self._elsewhere[folder.path] = held.owner, time.monotonic() + LOOK_AGAIN_S
+            return False
+        self._elsewhere.pop(folder.path, None)
+        self._held[folder.path] = lease
+        return True
+
+    def release(self, folder: FoldFolder) -> None:
+        """Let others have a folder, if it is held."""
+        lease = self._held.pop(folder.path, None)
+        if lease is not None:
+            lease.release()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for path in list(self._held):
+            self.release(FoldFolder(path))
+
+    @property
+    def somebody_elsewhere(self) -> bool:
+        """Whether any folder was held by somebody else when it was last tried."""
+        return bool(self._elsewhere)
+
+    def elsewhere(self, folder: FoldFolder) -> Owner | None:
+        """Who held a folder when it was last tried; None where nobody did, or it is held here."""
+        return self._elsewhere.get(folder.path, (None, 0.0))[0]
+
+
+@contextmanager
+def alone_in(store: SweepFolder, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
+    """Be the only process at work in a sweep's folder, and at its addresses.
+
+    Args:
+        sent: folders that the work fills, sent to the addresses now and then.
+
+    Raises:
+        UserError: another one is, and lives.
+    """
+
+    def tell(other: Owner) -> None:
+        store.mirrors.when_lost(
+            f"process {other.process} on {other.host} has taken over {store.where}: this command gave no sign of life "
+            "for too long"
+        )
+
+    lease = Lease(store.lease_file, this_process(), when_lost=tell)
+    try:
+        lease.take()
+    except LeaseHeldError as held:
+        raise UserError(
+            f"another sweep is at work in {store.where} (process {held.owner.process} on {held.owner.host}); wait for "
+            "it, stop it, or give another --out"
+        ) from None
+    try:
+        for folder in {store.out, store.shared}:
+            remove_abandoned(folder)
+        with at_work(store, lease.owner, sent=sent):
+            yield lease.owner
+    finally:
+        lease.release()

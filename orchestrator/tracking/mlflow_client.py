@@ -1,0 +1,166 @@
+"""What is asked of an MLflow server: whether it is there, a client, a sweep's runs, errors of one kind.
+
+With `orchestrator.tracking.mlflow_tracker` the only file that imports mlflow, and only inside functions: the import
+takes two seconds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from orchestrator.tracking.background import TrackingAwayError
+from search_spaces.errors import UserError, first_line
+from trainables.storage.redaction import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+
+VERSION_TAG = "record_version"
+"""Tag written last: the run holds everything of the record with that version."""
+
+HEALTH_TIMEOUT_S = 5.0
+
+ADVICE = "start it, or unset MLFLOW_TRACKING_URI to use a local file"
+
+_QUIET_MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""No telemetry; a dead server holds a sweep up for a minute at most. Set only where the user did not."""
+
+
+class TrackingError(RuntimeError):
+    """The tracking store did not take what was written; the store on disk is whole, and a later `sync` catches up."""
+
+
+def default_uri(out: Path) -> str:
+    """`MLFLOW_TRACKING_URI` where it is set, else a SQLite file below the output folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(out)
+
+
+def local_uri(out: Path) -> str:
+    """The SQLite store of an output folder."""
+    return f"sqlite:///{out.resolve() / 'mlflow.db'}"
+
+
+def check_reachable(uri: str) -> None:
+    """Fail early on a server that does not answer; any HTTP answer counts as life.
+
+    Raises:
+        TrackingAwayError: the server does not answer within `HEALTH_TIMEOUT_S`.
+        UserError: the address is not one.
+    """
+    if not is_server(uri):
+        return
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    address = urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/health", "", ""))
+    try:
+        if not parts.hostname:
+            raise ValueError("it names no host")
+        urllib.request.urlopen(address, timeout=HEALTH_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return
+    except (ValueError, http.client.InvalidURL) as error:
+        raise UserError(f"{redact(uri)} is no address of a tracking server ({error}); {ADVICE}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise TrackingAwayError(f"tracking server {redact(uri)} does not answer ({reason})", ADVICE) from None
+
+
+def is_server(uri: str) -> bool:
+    """Whether an MLflow server is asked, and not a database or a file."""
+    return uri.partition(":")[0].lower() in ("http", "https")
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Open a client; the import happens here because it costs two seconds."""
+    for name, value in _QUIET_MLFLOW.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow.store.db.utils", "alembic.runtime.migration", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        from mlflow import MlflowClient
+
+        return guarded(lambda: MlflowClient(tracking_uri=uri))
+    except ModuleNotFoundError as error:
+        raise TrackingError(f"the address needs the Python package {error.name!r}") from None
+
+
+def experiment_id(client: MlflowClient, name: str, artifact_location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifact_location))
+        except MlflowException:
+            # Another process may have made it in between.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(f"experiment {name!r} is deleted; restore it or set MLFLOW_EXPERIMENT_NAME")
+    return str(experiment.experiment_id)
+
+
+def find_runs(client: MlflowClient, experiment_id: str, sweep_tag: str) -> list[Run]:
+    """Every run of a sweep, by tag, oldest first."""
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.sweep = '{sweep_tag}'",
+            max_results=1000,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs[::-1]
+
+
+def without_doubles(client: MlflowClient, runs: Sequence[Run]) -> list[Run]:
+    """One run of each identity, a whole one where there is one; the others are deleted."""
+    kept: dict[tuple[str, str, str], Run] = {}
+    for run in sorted(runs, key=lambda run: (not run.data.tags.get(VERSION_TAG), run.info.run_id)):
+        if kept.setdefault(identity(run), run) is not run:
+            client.delete_run(run.info.run_id)
+    return list(kept.values())
+
+
+def identity(run: Run) -> tuple[str, str, str]:
+    tags = run.data.tags
+    return tags.get("kind", ""), tags.get("group", ""), tags.get("key", "")
+
+
+def quoted(value: str) -> str:
+    """A text in MLflow's filter language, which has two kinds of quotes and no escapes."""
+    quote_mark = '"' if "'" in value else "'"
+    return f"{quote_mark}{value}{quote_mark}"
+
+
+def guarded(write: Callable[[], T]) -> T:
+    """Turn whatever MLflow, its database or the network raise into one `TrackingError` without secrets."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return write()
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(redact(first_line(error))) from None

@@ -1,0 +1,103 @@
+"""A sweep's parts in one process, with stub folds that end in whatever order chance says; no Ray."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from orchestrator.events import Progress, ProgressEvent, no_progress
+from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.scheduler.dispatcher import Dispatcher
+from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
+from orchestrator.scheduler.stopping import StopRequest
+from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.failures import Attempt
+from orchestrator.store.leases import FoldLeases
+from orchestrator.store.sweep_folder import open_store
+from orchestrator.sweep import fold_group_records
+from search_spaces.benchmarks import benchmark
+from search_spaces.hyperparameters import Resources
+from search_spaces.sweeps import Sweep
+from tests.support.stub_sweep import stub_sweep
+from tests.support.stub_worker import run_job
+from trainables.storage.leases import this_process
+
+CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
+
+
+class Bench:
+    """A sweep's parts, with workers that are function calls."""
+
+    def __init__(
+        self,
+        out: Path,
+        sweep: Sweep | None = None,
+        *,
+        shared: Path | None = None,
+        manifest: str = "0" * 64,
+        **options: Any,
+    ) -> None:
+        """Stand where the store stands.
+
+        Args:
+            manifest: of the images, which a stub fold never looks at.
+            options: of `build_agenda`.
+        """
+        self.store, self.sweep = open_store(out, shared=shared), sweep or stub_sweep()
+        self.leases = FoldLeases(this_process())
+        benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
+        manifests = dict.fromkeys(benchmarks, manifest)
+        self.groups = fold_group_records(self.sweep, benchmarks)
+        self.store.claim(self.sweep, self.groups, manifests)
+        self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
+        specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)
+        self.follow(build_agenda(self.groups, specs=specs, store=self.store, leases=self.leases, **options))
+
+    def follow(self, agenda: Agenda) -> None:
+        """Run the folds of a queue."""
+        self.agenda, self.slots, self.events = agenda, 1, list[ProgressEvent]()
+        self.listen: Progress = no_progress
+        self.dispatcher = Dispatcher(
+            agenda,
+            store=self.store,
+            owner=self.leases.owner.identity,
+            stop=StopRequest(),
+            progress=self._tell,
+            limit=lambda: self.slots,
+        )
+
+    def _tell(self, event: ProgressEvent) -> None:
+        self.events.append(event)
+        self.listen(event)
+
+    def die(self) -> None:
+        """Stand in for the end of a process: whoever looks finds its leases free."""
+        self.leases.close()
+
+    def run(self, ticket: Ticket) -> None:
+        """Run a fold to its end; nobody stops it early."""
+        run_job(self.jobs.job(ticket.spec).to_mapping())
+        self.dispatcher.ended(ticket)
+
+    def run_all(self, *, slots: int = 1, seed: int = 0, most: int = 10_000) -> list[Ticket]:
+        """Keep `slots` folds running; whichever of them chance says ends next."""
+        self.slots = slots
+        chance, running, ended = random.Random(seed), list[Ticket](), list[Ticket]()
+        while len(ended) < most:
+            while (ticket := self.dispatcher.start()) is not None:
+                running.append(ticket)
+            if not running:
+                assert self.agenda.is_finished, "nothing runs, nothing can start, and the sweep is not finished"
+                return ended
+            ended.append(running.pop(chance.randrange(len(running))))
+            self.run(ended[-1])
+        return ended
+
+    def points(self) -> dict[str, list[dict[str, Any]]]:
+        """The points of every group's trials."""
+        return {group.name: [trial.point for trial in self.store.records.trials(group.name)] for group in self.groups}
+
+    def choices(self) -> dict[str, Any]:
+        """What every group chose."""
+        return {group.name: self.store.records.confirmation(group.name) for group in self.groups}

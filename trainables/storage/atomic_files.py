@@ -1,0 +1,53 @@
+"""Files that are written aside and then renamed: `.NAME.WRITER.part`, where WRITER tells whether its process lives.
+
+Process numbers are equal in containers that share a disk, so the machine is in the name, and so is the thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from trainables.storage.processes import GONE, process_started, this_machine
+
+WRITER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-\d+\.part$")
+"""Machine, process, the process's start, thread."""
+
+ELSEWHERE_S = 3600.0
+"""A half file of another machine is taken for abandoned once it is this old: no single file takes so long to write."""
+
+
+def aside_of(path: Path) -> Path:
+    """Where this thread writes a file before it is renamed to `path`."""
+    process = os.getpid()
+    writer = f"{_machine()}-{process}-{process_started(process)}-{threading.get_native_id()}"
+    return path.with_name(f".{path.name}.{writer}.part")
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Take away the half files below a folder whose writers are dead; a living writer's stay."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(".") and name.endswith(".part"):
+                file = Path(place, name)
+                # It may be renamed or removed in this moment.
+                with suppress(FileNotFoundError):
+                    if _is_abandoned(file):
+                        file.unlink()
+
+
+def _is_abandoned(file: Path) -> bool:
+    found = WRITER.search(file.name)
+    if found is not None and found.group(1) == _machine():
+        started = process_started(int(found.group(2)))
+        return started == GONE or started != int(found.group(3))
+    return time.time() - file.stat().st_mtime > ELSEWHERE_S
+
+
+def _machine() -> str:
+    return hashlib.sha256(this_machine().encode()).hexdigest()[:8]

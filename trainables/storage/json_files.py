@@ -1,0 +1,90 @@
+"""JSON files that appear whole or not at all, and what is said of one that is damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from search_spaces.configuration import from_mapping
+from search_spaces.errors import UserError, first_line
+from trainables.storage.atomic_files import aside_of
+
+T = TypeVar("T")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write aside, flush to disk, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = aside_of(path)
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+class FileContent(dict[str, Any]):
+    """The object in a JSON file; asked for a key that it lacks, it says which file that is."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any], advice: str) -> None:
+        super().__init__(content)
+        self.path, self.advice = path, advice
+
+    def __missing__(self, key: str) -> Any:
+        raise damaged(self.path, f"it has no {key!r}", self.advice)
+
+
+PUT_BACK = "put a whole copy of it in its place"
+
+
+def read_json(path: Path, *, advice: str = PUT_BACK) -> dict[str, Any] | None:
+    """Read a JSON object, or None where there is no such file.
+
+    Args:
+        path: the file; what is written appears whole or not at all, so a damaged one lost its bytes later.
+        advice: what is to be done about a damaged one.
+
+    Raises:
+        DamagedFileError: the file holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise damaged(path, first_line(error), advice) from None
+    if not isinstance(content, dict):
+        raise damaged(path, f"it holds a {type(content).__name__}", advice)
+    return FileContent(path, content, advice)
+
+
+class DamagedFileError(UserError):
+    """A file lost its bytes, or holds something else than it should."""
+
+
+def damaged(path: Path, why: str, advice: str = PUT_BACK) -> DamagedFileError:
+    """What is said of such a file."""
+    return DamagedFileError(
+        f"{path} is damaged ({why}): {advice}; what is done is kept, and the same command then goes on"
+    )
+
+
+def read_record(cls: type[T], path: Path, *, advice: str = PUT_BACK) -> T | None:
+    """Read a dataclass from a JSON file, or None where there is no such file.
+
+    Raises:
+        DamagedFileError: the file holds none.
+    """
+    content = read_json(path, advice=advice)
+    try:
+        return None if content is None else from_mapping(cls, content)
+    except UserError as error:
+        raise damaged(path, str(error), advice) from None
