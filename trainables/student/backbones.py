@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.errors import UserError, first_line
+from trainables.state_dicts import ForeignNamesError, load_strictly
 from trainables.student.names import SMALL, student_weights_file, tagged_name
-from trainables.weights import hub_weights, load_strictly, misfit, read_weights, seeded
+from trainables.student.torchvision_weights import check_features, find_network, renamed
+from trainables.weights import hub_weights, read_weights, seeded
 
 HUB_FILENAMES = ("model.safetensors", "pytorch_model.bin")
 """timm's own file names on the hub, best first."""
@@ -23,7 +25,7 @@ def build_backbone(student: str, weights: str, *, image_size: int, seed: int) ->
 
     The feature is timm's pooled one before the classifier: the class token of a ViT, the mean of class and distillation
     tokens of a distilled DeiT, the average over places of a ResNet. `weights` is `pretrained`, `random` (a function of
-    `seed`), or the path of a file; classifiers in a file are left out, everything else must fit strictly.
+    `seed`), or the path of a file; classifiers in a file are left out, everything else must fit strictly, by names.
 
     Raises:
         UserError: no such student, weights that cannot be had or do not fit, or an image size it cannot take.
@@ -59,13 +61,13 @@ def _timm(student: str, weights: str, file: Path | None, image_size: int) -> nn.
         if file is None:
             backbone = timm.create_model(name, pretrained=False, **settings)
         else:
-            backbone = _with_weights(name, file, settings)
+            backbone = _with_weights(name, file, settings, image_size)
     except (RuntimeError, TypeError, AssertionError, ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise
         line = first_line(error)
         raise UserError(f"student {student!r} cannot be built for {image_size} px: {line}") from None
-    # timm keeps the settings, with a copy of the loaded weights inside.
+    # timm's settings name its own weights, which these may not be.
     backbone.pretrained_cfg = backbone.default_cfg = {}
     _check_patches(backbone, student, image_size)
     built: nn.Module = backbone
@@ -98,42 +100,67 @@ def _download(student: str, name: str) -> Path:
     return hub_weights(config.hf_hub_id, filenames, local_hint=hint)
 
 
-def _with_weights(name: str, file: Path, settings: Mapping[str, Any]) -> nn.Module:
-    """Build a timm model with a file's weights, converted and resized by timm, loaded strictly."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    named = config.classifier if config is not None and config.classifier else ()
-    classifiers = (named,) if isinstance(named, str) else tuple(named)
-    weights = {
-        key: value.float() if value.is_floating_point() else value
-        for key, value in read_weights(file).items()
-        if not any(key in (f"{head}.weight", f"{head}.bias") for head in classifiers)
-    }
-    overlay = {"state_dict": weights, "num_classes": 0, "label_offset": 0}
+def _with_weights(name: str, file: Path, settings: Mapping[str, Any], image_size: int) -> nn.Module:
+    """Build a timm model with a file's weights, converted and resized by timm, or renamed from torchvision's names."""
+    network = _TimmNetwork(name, settings)
+    what = f"student {name} ({file.name})"
+    weights = read_weights(file)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
-    except (RuntimeError, KeyError) as error:
-        renamed = _in_order(weights, timm.create_model(name, pretrained=False, **settings))
-        if renamed is None:
-            raise misfit(error, what=f"student {name} ({file.name})") from None
-        overlay["state_dict"] = renamed
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
-    return model
+        load_strictly(network.model, weights, what=what, convert=network.convert, leave_out=network.may_leave_out)
+    except ForeignNamesError as error:
+        original = find_network(weights, name)
+        if original is None:
+            raise
+        own_names = renamed(original, network.model)
+        if own_names is None:
+            raise UserError(f"{error}; they are those of torchvision's {original.name}") from None
+        load_strictly(network.model, own_names, what=what)
+        check_features(original, network.model, image_size=image_size, what=what)
+    return network.model
 
 
-def _in_order(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
-    """Give weights of another library (torchvision) the model's names, where all shapes agree one by one in order.
+class _TimmNetwork:
+    """A timm model before its weights are loaded, and what timm does with the weights of a file."""
 
-    Only for a file that shares no name with the model; a trailing classifier is left out. None where they disagree.
-    """
-    own = [(key, value) for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")]
-    foreign = [value for key, value in weights.items() if not key.endswith("num_batches_tracked")]
-    if set(weights) & {key for key, _ in own} or not len(own) <= len(foreign) <= len(own) + 2:
-        return None
-    if any(value.shape != other.shape for (_, value), other in zip(own, foreign, strict=False)):
-        return None
-    return {key: other for (key, _), other in zip(own, foreign, strict=False)}
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        import timm
+        from timm.models import _builder
+
+        self._filter: Callable[..., Any] | None = None
+        self._is_strict = True
+        config = timm.get_pretrained_cfg(name)
+        named = config.classifier if config is not None and config.classifier else ()
+        classifiers = (named,) if isinstance(named, str) else tuple(named)
+        self._head_parts = {classifier.partition(".")[0] for classifier in classifiers}
+        # timm hands a model's conversion of names and shapes to this function alone, which lets missing weights pass
+        # in some models.
+        original = _builder.load_pretrained
+        _builder.load_pretrained = self._keep
+        try:
+            overlay = {"num_classes": 0, "label_offset": 0}
+            self.model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+        finally:
+            _builder.load_pretrained = original
+
+    def _keep(
+        self, model: nn.Module, *arguments: Any, filter_fn: Any = None, strict: bool = True, **settings: Any
+    ) -> None:
+        self._filter, self._is_strict = filter_fn, strict
+
+    def convert(self, weights: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """The names and shapes of a file as timm's model has them; classifiers stay."""
+        if self._filter is None:
+            return weights
+        try:
+            converted: Mapping[str, Tensor] = self._filter(weights, self.model)
+        except TypeError:
+            # Some conversions take the weights alone.
+            converted = self._filter(weights)
+        return converted
+
+    def may_leave_out(self, name: str) -> bool:
+        """Whether a converted name is a classifier's; and any, where timm itself lets more pass (auxiliary heads)."""
+        return not self._is_strict or name.partition(".")[0] in self._head_parts
 
 
 def _check_patches(backbone: nn.Module, student: str, image_size: int) -> None:

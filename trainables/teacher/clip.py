@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.errors import UserError, first_line, unknown_name
-from trainables.teacher.names import OpenClipName, parse_open_clip
-from trainables.weights import hub_weights, misfit, read_weights, seeded
+from trainables.state_dicts import load_strictly
+from trainables.teacher.names import ARCHITECTURES, parse_open_clip
+from trainables.weights import hub_weights, read_weights, seeded
 
 TEXT_BATCH_SIZE = 256
 HUB_FILENAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -53,7 +57,7 @@ class OpenClipTeacher:
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """L2-normalised text embeddings [len(prompts), D], float32, on the teacher's device."""
-        tokenizer = _tokenizer(self._architecture)
+        tokenizer = _tokenizer(self._architecture, self.name)
         parts = []
         with torch.inference_mode():
             for start in range(0, len(prompts), TEXT_BATCH_SIZE):
@@ -68,6 +72,17 @@ class OpenClipTeacher:
         return encoder.requires_grad_(True), self.embedding_dim
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Architecture:
+    """An architecture in open_clip's list."""
+
+    name: str
+    """Its name there: for a file, one made from the file's content, so that no other architecture has it."""
+    shown: str
+    """Its name for readers, and in open_clip's list of weights: a file's is the file's own."""
+    config: dict[str, Any]
+
+
 def open_clip_teacher(name: str, *, image_size: int, device: torch.device | str) -> OpenClipTeacher:
     """Open `open_clip:ARCHITECTURE:TAG`, `:PATH` or `:random:SEED` for images of the given side.
 
@@ -76,27 +91,37 @@ def open_clip_teacher(name: str, *, image_size: int, device: torch.device | str)
             that the architecture cannot take.
     """
     wanted = parse_open_clip(name)
-    architecture = _registered(wanted)
-    weights = _weights_file(wanted, architecture)
-    _check_image_size(architecture, image_size)
+    file = wanted.architecture_file
+    architecture = _of_file(file) if file is not None else _of_list(wanted.architecture)
     seed = wanted.random_seed
+    weights = None if seed is not None else wanted.weights_file or _download(architecture, wanted.weights)
+    _check_image_size(architecture, image_size)
     with seeded(0 if seed is None else seed, "teacher"), _quiet_open_clip():
         model = _build(architecture, image_size)
     if weights is not None:
         _load(model, weights, name=name)
     model.requires_grad_(False)
-    return OpenClipTeacher(name=name, architecture=architecture, model=model, device=device)
+    teacher = OpenClipTeacher(name=name, architecture=architecture.name, model=model, device=device)
+    if file is not None and file.parent != ARCHITECTURES:
+        _check_answers(teacher, file, image_size)
+    return teacher
 
 
-def _registered(wanted: OpenClipName) -> str:
-    """The architecture's name inside open_clip, after adding our own files to its list."""
+def _check_answers(teacher: OpenClipTeacher, file: Path, image_size: int) -> None:
+    """Raise `UserError` where the model of a user's own file gives no embeddings of the dimensions that it states."""
+    try:
+        image, text = teacher.embed_images(torch.zeros(1, 3, image_size, image_size)), teacher.embed_texts(["a"])
+    except Exception as error:
+        # Numbers that do not go together show when the model computes, in errors of any kind.
+        raise UserError(f"the architecture {file} computes nothing: {first_line(error)}") from None
+    found = {image.shape[1], text.shape[1]}
+    if teacher.embedding_dim < 1 or found != {teacher.embedding_dim}:
+        raise UserError(f"the architecture {file} states embed_dim {teacher.embedding_dim}, but gives {sorted(found)}")
+
+
+def _of_list(name: str) -> _Architecture:
     import open_clip
 
-    file = wanted.architecture_file
-    if file is not None and file.stem not in open_clip.list_models():
-        _check_architecture_file(file)
-        open_clip.add_model_config(file)
-    name = file.stem if file is not None else wanted.architecture
     known = open_clip.list_models()
     if name not in known:
         nearest = get_close_matches(name, known, n=4, cutoff=0.3)
@@ -104,39 +129,56 @@ def _registered(wanted: OpenClipName) -> str:
             f"unknown open_clip architecture {name!r}; nearest: {', '.join(nearest) or 'none'}; "
             f"open_clip.list_models() lists all {len(known)}"
         )
-    return name
+    return _Architecture(name=name, shown=name, config=open_clip.get_model_config(name))
 
 
-def _check_architecture_file(file: Path) -> None:
+def _of_file(file: Path) -> _Architecture:
+    """The architecture of a file, added to open_clip's list: its content alone says what is built."""
+    import open_clip
+
+    content = file.read_bytes()
+    config = _checked_config(content, file)
+    name = f"content-{hashlib.sha256(content).hexdigest()}"
+    if open_clip.get_model_config(name) != config:
+        with tempfile.TemporaryDirectory() as folder:
+            # open_clip takes the name of the file for the architecture's, and keeps what it has read.
+            copied = Path(folder) / f"{name}.json"
+            copied.write_text(json.dumps(config), "ascii")
+            open_clip.add_model_config(copied)
+    return _Architecture(name=name, shown=file.stem, config=config)
+
+
+def _checked_config(content: bytes, file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError:
+        config = json.loads(content)
+    except (ValueError, RecursionError):
         raise UserError(f"{file} is not JSON") from None
-    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in content]
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    if not isinstance(config, dict):
+        config = {}
+    missing = [key for key in kinds if key not in config]
     if missing:
         raise UserError(f"{file} is not an open_clip architecture: it lacks {', '.join(missing)}")
+    wrong = [f"{key} is no {kind.__name__}" for key, kind in kinds.items() if type(config[key]) is not kind]
+    if wrong:
+        raise UserError(f"{file} is not an open_clip architecture: {', '.join(wrong)}")
+    return config
 
 
-def _weights_file(wanted: OpenClipName, architecture: str) -> Path | None:
-    """Path of the weights, downloaded if they are named by a tag; None for random ones."""
-    if wanted.random_seed is not None:
-        return None
-    return wanted.weights_file or _download(architecture, wanted.weights)
-
-
-def _download(architecture: str, tag: str) -> Path:
+def _download(architecture: _Architecture, tag: str) -> Path:
     import open_clip
     from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
 
-    hint = f"give a local file instead: open_clip:{architecture}:PATH"
-    found = get_pretrained_cfg(architecture, tag)
+    shown = architecture.shown
+    hint = f"give a local file instead: open_clip:{shown}:PATH"
+    found = get_pretrained_cfg(shown, tag)
     if not found:
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        raise unknown_name(f"weights of open_clip:{architecture}:", tag, [*tags, "random:SEED", "a file"], hint=hint)
-    if bool(found.get("quick_gelu")) != bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu")):
+        tags = open_clip.list_pretrained_tags_by_model(shown)
+        raise unknown_name(f"weights of open_clip:{shown}:", tag, [*tags, "random:SEED", "a file"], hint=hint)
+    if bool(found.get("quick_gelu")) != bool(architecture.config.get("quick_gelu")):
         other = "-quickgelu added" if found.get("quick_gelu") else "-quickgelu left away"
         raise UserError(
-            f"the weights {tag!r} were trained with another activation than {architecture} has; "
+            f"the weights {tag!r} were trained with another activation than {shown} has; "
             f"take the architecture's name with {other}"
         )
     if found.get("hf_hub"):
@@ -155,24 +197,22 @@ def _filenames(filename: str) -> tuple[str, ...]:
     return (safe, filename) if safe != filename else (filename,)
 
 
-def _check_image_size(architecture: str, image_size: int) -> None:
-    import open_clip
-
-    vision = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {})
-    patch = vision.get("patch_size")
-    if isinstance(patch, int) and not isinstance(vision.get("layers"), list) and image_size % patch:
-        raise UserError(f"image_size {image_size} is not a multiple of {architecture}'s patch of {patch} pixels")
+def _check_image_size(architecture: _Architecture, image_size: int) -> None:
+    vision = architecture.config["vision_cfg"]
+    patch, shown = vision.get("patch_size"), architecture.shown
+    if isinstance(patch, int) and patch > 0 and not isinstance(vision.get("layers"), list) and image_size % patch:
+        raise UserError(f"image_size {image_size} is not a multiple of {shown}'s patch of {patch} pixels")
     if isinstance(vision.get("layers"), list) and image_size % 32:
-        raise UserError(f"image_size {image_size} is not a multiple of 32, which {architecture} needs")
+        raise UserError(f"image_size {image_size} is not a multiple of 32, which {shown} needs")
 
 
-def _build(architecture: str, image_size: int) -> nn.Module:
+def _build(architecture: _Architecture, image_size: int) -> nn.Module:
     import open_clip
 
-    native = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {}).get("image_size", 224)
+    native = architecture.config["vision_cfg"].get("image_size", 224)
     try:
         model: nn.Module = open_clip.create_model(
-            architecture,
+            architecture.name,
             pretrained=None,
             precision="fp32",
             device="cpu",
@@ -182,20 +222,14 @@ def _build(architecture: str, image_size: int) -> nn.Module:
     except Exception as error:
         # Architectures bring timm and transformers with them, whose errors are of any kind.
         line = first_line(error)
-        raise UserError(f"open_clip cannot build {architecture} for {image_size} px: {line}") from None
+        raise UserError(f"open_clip cannot build {architecture.shown} for {image_size} px: {line}") from None
     return model
 
 
 def _load(model: nn.Module, file: Path, *, name: str) -> None:
     """Load a checkpoint strictly, position embeddings resized to the image size."""
     what = f"{name} ({file.name})"
-    if file.suffix == ".npz":
-        raise UserError(f"{what}: big_vision .npz weights are not read; give open_clip's .safetensors of them")
-    weights = read_weights(file)
-    try:
-        model.load_state_dict(_fitted(weights, model), strict=True)
-    except (RuntimeError, KeyError, AttributeError) as error:
-        raise misfit(error, what=what) from None
+    load_strictly(model, read_weights(file), what=what, convert=lambda weights: _fitted(weights, model))
 
 
 def _fitted(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -233,7 +267,7 @@ def _resize_attention_pool(weights: dict[str, Tensor], model: Any) -> None:
     weights[name] = torch.cat([old[:1].float(), grid.permute(0, 2, 3, 1).reshape(side_new**2, -1)])
 
 
-def _tokenizer(architecture: str) -> Any:
+def _tokenizer(architecture: str, name: str) -> Any:
     import open_clip
 
     try:
@@ -242,7 +276,7 @@ def _tokenizer(architecture: str) -> Any:
     except Exception as error:
         # A tokenizer may come from the hub through transformers, whose errors are of any kind.
         line = first_line(error)
-        raise UserError(f"the tokenizer of {architecture} cannot be loaded: {line}") from None
+        raise UserError(f"the tokenizer of {name} cannot be loaded: {line}") from None
 
 
 @contextmanager

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.errors import UserError
+from trainables.state_dicts import load_strictly
 from trainables.teacher.demo import CLASS_PROMPTS, TEACHER_WEIGHTS
 from trainables.teacher.demo.network import DemoImageTower
-from trainables.weights import load_strictly, read_weights, seeded
+from trainables.weights import read_weights, seeded
 
 
 class DemoTeacher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from torch import nn
 
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Hyperparameters
+from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import write_json
 from trainables.student.model import Student, build_student
 from trainables.student.storage import load_student, save_student, student_bytes
 from trainables.teacher.open import open_teacher
@@ -143,3 +146,15 @@ def test_saved_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["student.safetensors"]
     with pytest.raises(UserError, match=r"student.safetensors.*do not fit.*head.weight"):
         load_student(build("classifier"), path)
+
+
+def test_weights_that_are_not_those_of_the_result_are_refused(tmp_path: Path) -> None:
+    student, folder = build("projection"), FoldFolder(tmp_path)
+    save_student(student, folder.student)
+    write_json(folder.result, {"student_sha256": hashlib.sha256(folder.student.read_bytes()).hexdigest()})
+    load_student(build("projection", seed=9), folder.student)
+    content = bytearray(folder.student.read_bytes())
+    content[-100] ^= 1
+    folder.student.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged \(its SHA-256 is not the one in result.json\)"):
+        load_student(student, folder.student)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+from pathlib import PurePosixPath
 
 from search_spaces.benchmarks import Benchmark
 from trainables.data.formats.folder import case_variants
+from trainables.data.formats.images import IMAGE_SUFFIXES
 from trainables.data.formats.manifest import ManifestRow, is_utf8, shown
 from trainables.data.formats.variants import Variant, nearest_variant
 
@@ -130,6 +132,21 @@ def label_notes(variants: Sequence[Variant], benchmark: Benchmark) -> list[str]:
     if any(variant.classes for variant in variants):
         return [f"labels checked: the counts per class, {checked}"]
     return [f"labels could not be checked by counts: no counts per class are known; checked: {checked}"]
+
+
+def left_out_notes(files: Sequence[str], links: Sequence[str]) -> list[str]:
+    """What lies in class folders and is not read: files of other endings, and links that lead back."""
+    notes = []
+    if files:
+        endings = Counter(PurePosixPath(file).suffix.lower() or "no ending" for file in files)
+        counted = ", ".join(f"{count:,} {shown(ending)}" for ending, count in endings.most_common(LISTED))
+        notes.append(
+            f"{_count(files, 'file')} left out because of the ending ({counted}): {some(files, 3)}; "
+            f"an image ends in {' '.join(IMAGE_SUFFIXES)}"
+        )
+    if links:
+        notes.append(f"{_count(links, 'link')} not followed, back to a folder that it stands in: {some(links)}")
+    return notes
 
 
 def some(items: Sequence[str], limit: int = LISTED) -> str:

@@ -1,7 +1,11 @@
 """A benchmark in DomainBed's folder layout: ROOT/FOLDER/DOMAIN/CLASS/image, in torchvision ImageFolder's order.
 
 Ignored: hidden files and folders (`.DS_Store`, `.ipynb_checkpoints`), and plain files beside the domain or class
-folders (split lists, licences). A folder beside the domains that is no domain is an error that names it.
+folders (split lists, licences). A folder beside the domains that is no domain is an error that names it. Files in class
+folders whose ending is no image's are left out, as ImageFolder does; `verify` lists them.
+
+Deviation: a link that leads back to a folder it stands in is not followed; ImageFolder goes round until the system
+stops it, and takes every image dozens of times. `verify` lists such links.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError, unknown_name
-from trainables.data.formats.images import Indices, Role, decode, is_image_name
+from trainables.data.formats.images import Indices, Role, decode, is_image_name, is_other_picture
 from trainables.data.formats.manifest import ManifestRow, ScannedFile, is_utf8, manifest_hash, scan, shown
 
 
@@ -111,16 +115,30 @@ class FolderSource:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders inside, hidden ones left out, in byte order; raises `UserError` where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError as error:
-        raise _cannot_read(folder, error) from None
+    """Names of the folders inside in byte order, without hidden ones and links back; may raise `UserError`."""
+    names = _folders(folder)[0]
     for name in names:
         if not is_utf8(name):
             raise UserError(f"{folder} has the folder {shown(name)}, whose name is not UTF-8; rename it")
-    return sorted(names, key=os.fsencode)
+    return names
+
+
+def links_back(folder: Path) -> list[str]:
+    """Names of the links inside that lead to the folder itself or above it: they are no domains and no classes."""
+    return _folders(folder)[1]
+
+
+def _folders(folder: Path) -> tuple[list[str], list[str]]:
+    names: dict[bool, list[str]] = {False: [], True: []}
+    passed = [os.path.realpath(folder)]
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_folder(entry) and not entry.name.startswith("."):
+                    names[_leads_back(entry, passed)].append(entry.name)
+    except OSError as error:
+        raise _cannot_read(folder, error) from None
+    return sorted(names[False], key=os.fsencode), sorted(names[True], key=os.fsencode)
 
 
 def case_variants(names: Iterable[str]) -> list[str]:
@@ -190,46 +208,72 @@ def _first(names: list[str], limit: int = 5) -> str:
 
 def index_domain(folder: Path, domain: str, class_names: Sequence[str]) -> DomainIndex:
     """List a domain's images in ImageFolder's order; raises `UserError` when a class has none."""
-    per_class = [class_paths(folder, f"{domain}/{name}") for name in class_names]
-    empty = [name for name, paths in zip(class_names, per_class, strict=True) if not paths]
+    listings = {name: list_class(folder, f"{domain}/{name}") for name in class_names}
+    empty = [name for name, listing in listings.items() if not listing.images]
     if empty:
-        raise UserError(f"{folder / domain} has no image in the class folder {_first(empty)}")
-    counts = [len(paths) for paths in per_class]
+        pictures = [path for name in empty for path in listings[name].left_out if is_other_picture(path)]
+        other = f"; left out because of the ending: {_first(pictures)}" if pictures else ""
+        raise UserError(f"{folder / domain} has no image in the class folder {_first(empty)}{other}")
+    counts = [len(listing.images) for listing in listings.values()]
     labels = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
-    return DomainIndex(paths=tuple(path for paths in per_class for path in paths), labels=labels)
+    paths = tuple(path for listing in listings.values() for path in listing.images)
+    return DomainIndex(paths=paths, labels=labels)
 
 
-def class_paths(folder: Path, relative: str) -> list[str]:
-    """Images of a class folder `DOMAIN/CLASS` as paths relative to `folder`, in ImageFolder's order.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassListing:
+    """What is in a class folder; paths are relative to the benchmark's folder."""
 
-    Raises `UserError` where a folder cannot be read.
-    """
+    images: tuple[str, ...]
+    """In ImageFolder's order."""
+    left_out: tuple[str, ...] = ()
+    """Files that are not hidden, and no images by their ending."""
+    links_back: tuple[str, ...] = ()
+    """Links to a folder that they stand in, which are not followed."""
+
+
+def list_class(folder: Path, relative: str) -> ClassListing:
+    """List a class folder `DOMAIN/CLASS`; raises `UserError` where a folder cannot be read."""
     # torchvision.datasets.folder.make_dataset: sorted(os.walk(..., followlinks=True)), then sorted file names.
-    root = os.path.join(folder, relative)
+    files: dict[str, list[str]] = {}
+    links: list[str] = []
+    place = f"{folder}/{relative}"
+    # Each folder with all that were passed on the way to it, links resolved.
+    waiting = [(relative, [os.path.realpath(above) for above in (folder, os.path.dirname(place), place)])]
+    while waiting:
+        below, passed = waiting.pop()
+        files[below] = []
+        try:
+            with os.scandir(f"{folder}/{below}") as entries:
+                for entry in (entry for entry in entries if not entry.name.startswith(".")):
+                    if not _is_folder(entry):
+                        files[below].append(entry.name)
+                    elif _leads_back(entry, passed):
+                        links.append(f"{below}/{entry.name}")
+                    else:
+                        waiting.append((f"{below}/{entry.name}", [*passed, os.path.realpath(entry.path)]))
+        except OSError as error:
+            raise _cannot_read(error.filename or place, error) from None
+    paths = [f"{below}/{name}" for below in sorted(files) for name in sorted(files[below])]
+    images = tuple(filter(is_image_name, paths))
+    left_out = tuple(path for path in paths if not is_image_name(path))
+    return ClassListing(images=images, left_out=left_out, links_back=tuple(sorted(links)))
+
+
+def _leads_back(entry: os.DirEntry[str], passed: Sequence[str]) -> bool:
+    """Whether a folder is a link to a folder passed on the way to it (links resolved), or above one."""
+    if not entry.is_symlink():
+        return False
+    target = os.path.join(os.path.realpath(entry.path), "")
+    return any(f"{place}/".startswith(target) for place in passed)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        with os.scandir(root) as entries:
-            names = []
-            for entry in entries:
-                if entry.is_dir():
-                    return _nested_class_paths(root, relative)
-                names.append(entry.name)
-    except OSError as error:
-        raise _cannot_read(error.filename or root, error) from None
-    return [f"{relative}/{name}" for name in sorted(filter(is_image_name, names))]
-
-
-def _nested_class_paths(root: str, relative: str) -> list[str]:
-    def stop(error: OSError) -> None:
-        raise error
-
-    paths = []
-    for place, _, names in sorted(os.walk(root, onerror=stop, followlinks=True)):
-        below = os.path.relpath(place, root)
-        if any(part.startswith(".") and part != "." for part in below.split(os.sep)):
-            continue
-        prefix = relative if below == "." else f"{relative}/{below}"
-        paths += [f"{prefix}/{name}" for name in sorted(filter(is_image_name, names))]
-    return paths
+        return entry.is_dir()
+    except OSError:
+        # A link to itself is none; where an image was expected, reading it says so.
+        return False
 
 
 def benchmark_folder(root: Path, benchmark: Benchmark) -> Path:

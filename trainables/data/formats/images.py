@@ -1,4 +1,10 @@
-"""Where images come from: one interface over a folder, a Parquet file and a pack, and how a file becomes pixels."""
+"""Where images come from: one interface over a folder, a Parquet file and a pack, and how a file becomes pixels.
+
+Deviation: greys of more than 8 bits are scaled to 8, where the authors' code (Pillow's `convert("RGB")`) makes all of
+them white that are above 255. Black stays 0 and the format's white becomes 255: with 16 bits, v becomes v / 257,
+rounded. 32-bit integers and floating-point numbers do not say which value is white: such a file cannot be read. Colours
+of 16 bits are as Pillow reads them, without their low byte.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +26,9 @@ Indices = npt.NDArray[np.int64]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image, in lower case."""
+
+OTHER_PICTURES = (".gif", ".jfif", ".jpe", ".jp2", ".heic", ".heif", ".avif", ".tga")
+"""Endings of pictures that ImageFolder leaves out."""
 
 MAX_PIXELS = 2 * 89_478_485
 """More declared pixels than this are refused before decoding: Pillow's own limit against decompression bombs."""
@@ -54,7 +63,7 @@ class ImageSource(Protocol):
     def read(self, domain: str, index: int) -> Image.Image:
         """One image as RGB: the same pixels as Pillow's `convert("RGB")` on the file as stored.
 
-        Raises `UserError` naming the file when it cannot be decoded.
+        Greys of more than 8 bits are scaled first. Raises `UserError` naming the file when it cannot be decoded.
         """
 
     def pool(self, domain: str, role: Role) -> Indices:
@@ -67,6 +76,11 @@ def is_image_name(name: str) -> bool:
     Deviation: ImageFolder takes hidden files such as macOS's `._photo.jpg` and fails when it opens them.
     """
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_other_picture(name: str) -> bool:
+    """Whether a file is a picture by its name, and of those that are left out."""
+    return name.lower().endswith(OTHER_PICTURES)
 
 
 def decode(data: bytes | memoryview, path: str) -> Image.Image:
@@ -86,7 +100,7 @@ def problem_of(data: bytes) -> str:
             image.draft("RGB", (1, 1))
             image.load()
             if image.mode != "RGB":
-                image.convert("RGB")
+                _converted(image)
     except _DECODE_ERRORS as error:
         return _reason(error, len(data))
     return ""
@@ -170,6 +184,10 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+"""Tags of a TIFF."""
+_SCALED_TO_16_BITS = ("PNG", "PPM", "JPEG2000")
+"""Formats whose greys of more than 8 bits Pillow scales to 16 where they have fewer."""
 _PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -182,9 +200,35 @@ def _as_rgb(file: io.BytesIO, path: str) -> Image.Image:
     try:
         with _opened(file) as image:
             _check_size(image)
-            return image.convert("RGB")
+            return _converted(image)
     except _DECODE_ERRORS as error:
         raise UserError(f"cannot read image {path}: {_reason(error, file.getbuffer().nbytes)}") from None
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """Pillow's image as RGB; its modes of 16 and 32 bits are `I`, `I;16`, `I;16B` and so on, and `F`."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image.convert("RGB")
+    white = _white(image)
+    values = np.asarray(image).astype(np.int32)
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+        # White is 0: Pillow turns 8 bits around, and leaves 16 as they are.
+        values = white - values
+    # Rounded: white is odd, so that no value lies half-way.
+    scaled = (values * 510 + white) // (2 * white)
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _white(image: Image.Image) -> int:
+    """The value of white in a grey image of more than 8 bits; raises `ValueError` where its file does not say."""
+    if image.mode.startswith("I;16") and image.format == "TIFF":
+        # Of 12 bits in some, which Pillow does not scale.
+        bits: int = image.tag_v2[_BITS_PER_SAMPLE][0]  # type: ignore[attr-defined]
+        return (1 << bits) - 1
+    if image.mode != "F" and image.format in _SCALED_TO_16_BITS:
+        return 65_535
+    kind = "floating-point numbers" if image.mode == "F" else "32-bit or signed integers"
+    raise ValueError(f"its pixels are {kind}, which do not say what is white; save it with 8 or 16 bits per pixel")
 
 
 def _opened(file: io.BytesIO) -> Image.Image:

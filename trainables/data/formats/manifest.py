@@ -20,6 +20,8 @@ from trainables.storage.atomic_files import aside_of
 
 CHUNK = 256
 """Files handed to a thread at a time."""
+READER = 2
+"""Counts the changes of what `problem_of` says of the same bytes: an older scan is not taken for known."""
 NEVER_NS = -1
 """Modification time of a file that could not be read: no cache takes it for known."""
 
@@ -104,6 +106,8 @@ def read_scan_cache(root: Path, cache: Path) -> dict[str, ScannedFile]:
 
     try:
         columns = parquet.read_table(_cache_file(root, cache)).to_pydict()
+        if set(columns["reader"]) != {READER}:
+            return {}
         rows = zip(columns["size"], columns["mtime_ns"], columns["sha256"], columns["problem"], strict=True)
         return {os.fsdecode(path): ScannedFile(*row) for path, row in zip(columns["path"], rows, strict=True)}
     except (OSError, KeyError, ValueError):
@@ -123,6 +127,7 @@ def write_scan_cache(root: Path, cache: Path, paths: Sequence[str], found: Seque
             "mtime_ns": [item.mtime_ns for item in found],
             "sha256": [item.sha256 for item in found],
             "problem": [item.problem for item in found],
+            "reader": [READER for _ in found],
         }
     )
     file = _cache_file(root, cache)

@@ -22,10 +22,11 @@ from trainables.data.formats.findings import (
     duplicate_notes,
     image_errors,
     label_notes,
+    left_out_notes,
     name_variant,
     some,
 )
-from trainables.data.formats.folder import class_paths, subfolders
+from trainables.data.formats.folder import links_back, list_class, subfolders
 from trainables.data.formats.manifest import ManifestRow, manifest_hash, manifest_lines, scan
 from trainables.data.formats.open import find_unreadable, locate, not_found, packaged_icons
 from trainables.data.formats.pack import PACK_SUFFIX
@@ -119,10 +120,15 @@ def verify(
                 found[domain] = subfolders(folder / domain)
     expected = list(benchmark.class_names) or _most_common_classes(found.values())
     errors += class_errors(found, expected)
+    left_out: list[str] = []
+    links = [*links_back(folder), *(f"{domain}/{name}" for domain in found for name in links_back(folder / domain))]
     files: dict[tuple[str, str], list[str]] = {(domain, name): [] for domain in found for name in found[domain]}
     for (domain, name), paths in files.items():
         with _listed(errors):
-            paths += class_paths(folder, f"{domain}/{name}")
+            listing = list_class(folder, f"{domain}/{name}")
+            left_out += listing.left_out
+            links += listing.links_back
+            paths += listing.images
             if not paths:
                 errors.append(f"{domain}/{name} has no image")
     flat = [(domain, name, path) for (domain, name), paths in files.items() for path in paths]
@@ -133,9 +139,10 @@ def verify(
         for (domain, name, path), item in zip(flat, scanned, strict=True)
     ]
     counts = {domain: {name: len(files[domain, name]) for name in found[domain]} for domain in found}
-    return _judged(
+    judged = _judged(
         benchmark, rows, counts, form="folder", place=str(folder), expected=expected, errors=errors, variants=variants
     )
+    return replace(judged, notes=(*judged.notes, *left_out_notes(left_out, links)))
 
 
 def _of_pack(place: str, benchmark: Benchmark, variants: Sequence[Variant] | None) -> Verification:

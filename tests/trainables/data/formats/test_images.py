@@ -34,17 +34,12 @@ def _rotated() -> bytes:
     return _saved(_gradient("RGB"), "JPEG", exif=exif)
 
 
-def _sixteen_bit() -> bytes:
-    return _saved(Image.fromarray((np.arange(1200, dtype=np.uint16) * 50).reshape(30, 40)), "PNG")
-
-
 FILES = {
     "cmyk": _saved(_gradient("CMYK"), "JPEG"),
     "palette": _saved(_gradient("RGB").quantize(16), "PNG"),
     "greyscale": _saved(_gradient("L"), "JPEG"),
     "one bit": _saved(_gradient("1"), "PNG"),
     "alpha": _saved(_gradient("RGBA"), "PNG"),
-    "sixteen bit": _sixteen_bit(),
     "rotated by EXIF": _rotated(),
     "webp": _saved(_gradient("RGB"), "WEBP"),
     "tiff": _saved(_gradient("RGB"), "TIFF"),
