@@ -9,8 +9,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.budgets.budgets import Budgets
-from orchestrator.budgets.remaining_need import remaining_need
+from orchestrator.budgets.admission import Admission, Promises
+from orchestrator.budgets.costs import CostForecast, accounts, sweep_costs
+from orchestrator.budgets.remaining_queries import remaining_need
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import Cluster, call_on_cluster, check_answers, check_resources, connect
 from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor
@@ -28,7 +29,7 @@ from orchestrator.execution.preflight import (
 from orchestrator.execution.tune_run import folds_at_once, run_tune, scratch_folder, signals_stop
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
-from orchestrator.run_options import LastRun, Limits, absolute_data_root
+from orchestrator.run_options import LastRun, Limits, absolute_data_root, gpus_per_fold
 from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.fold_queue import Agenda, build_agenda
 from orchestrator.scheduler.stopping import StopRequest
@@ -39,6 +40,7 @@ from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.remembered import remember_run
 from orchestrator.store.sweep_folder import SweepFolder
+from orchestrator.store.usage import UsageMeter
 from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingAwayError
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
@@ -192,17 +194,9 @@ def run_sweep(
             store.mirrors.fetch(store.folds.embeddings_folder)
         need = remaining_need(specs, store=store, data_root=root) if priced or query_budget is not None else None
         only = failed_folds(store) if only_failed else None
-        budgets = Budgets(
-            store,
-            specs,
-            identity=owner.identity,
-            resources=resources,
-            limits=limits,
-            query_budget=query_budget,
-            price_per_1000=price_per_1000,
-            need=need,
-            only=only,
-        )
+        gpus = gpus_per_fold(resources)
+        meter = UsageMeter(store.usage_folder, owner.identity, gpus_per_fold=gpus, running=lambda: agenda.running)
+        costs = sweep_costs(specs, store, meter, limits=limits, resources=resources, price_per_1000=price_per_1000)
         agenda = build_agenda(
             groups,
             specs=specs,
@@ -210,7 +204,14 @@ def run_sweep(
             max_failures=max_failures,
             retry_failed=retry_failed or only_failed,
             only=only,
-            admission=budgets.admission,
+            admission=Admission(
+                query_budget,
+                accounts=accounts(limits),
+                forecast=costs,
+                promises=Promises(store),
+                is_retry=only_failed,
+            ),
+            need=need,
             leases=leases,
             repeatable=max_concurrent == 1,
         )
@@ -219,9 +220,8 @@ def run_sweep(
         )
         if need is not None:
             need.unchecked = unchecked(agenda.groups)
-        budgets.follow(agenda.groups, lambda: agenda.running)
         sync = BackgroundSync(settings.tracking, settings.message)
-        interrupted = _work(agenda, jobs, owner, settings, budgets, sync)
+        interrupted = _work(agenda, jobs, owner, settings, costs, sync)
         if need is not None:
             # What the next command will check again: the refusals name a budget that suffices for it.
             need.unchecked = unchecked(agenda.groups)
@@ -251,7 +251,7 @@ def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:
 
 
 def _work(
-    agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings, budgets: Budgets, sync: BackgroundSync
+    agenda: Agenda, jobs: FoldJobs, owner: Owner, settings: SweepSettings, costs: CostForecast, sync: BackgroundSync
 ) -> bool:
     """Run what is left; True where a signal ended it early."""
     settings.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
@@ -266,7 +266,7 @@ def _work(
     jobs.store.mirrors.when_lost = stop.because
     # Twice: Ray sets handlers of its own when it connects.
     with (
-        budgets.meter,
+        costs.meter,
         listening(jobs.store, owner, stop),
         signals_stop(stop),
         connect(address=settings.address) as cluster,
@@ -276,7 +276,7 @@ def _work(
         if not cluster.is_local:
             check_shared(jobs.store.shared, mirrored=jobs.store.mirrors.addresses)
         check_budget_can_be_kept(jobs.query_budget, jobs.store.mirrors, cluster)
-        budgets.forecast.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
+        costs.at_once = folds_at_once(cluster, settings.resources, settings.max_concurrent)
         try:
             if not stop.closing:
                 check_methods(agenda, jobs, _preflight_caller(settings))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.budgets.remaining_need import fold_need
+from orchestrator.budgets.remaining_queries import fold_need
 from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.execution.cluster import call_on_cluster, check_resources, connect
 from orchestrator.execution.executors import Executor, WorkerFunctions, chosen_executor, imported

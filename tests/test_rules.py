@@ -89,7 +89,6 @@ LARGE_CLASSES = {
     "trainables/fold_setup.py:FoldParts",
 }
 LONG_SIGNATURES = {
-    "orchestrator/budgets/budgets.py:Budgets.__init__",
     "orchestrator/scheduler/fold_queue.py:build_agenda",
     "orchestrator/search/pruning.py:GroupPruning._decide",
     "orchestrator/sweep.py:run_sweep",
@@ -103,7 +102,6 @@ DOUBLE_NAMES = {
     "Lease",
     "Mirror",
     "Residual",
-    "TimeForecast",
     "check_data",
     "embed",
     "fetch",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from orchestrator.budgets.budget import Admission
-from orchestrator.budgets.promises import Promises
-from orchestrator.budgets.remaining_need import RemainingNeed, fold_need
+from orchestrator.budgets.admission import Admission, Promises
+from orchestrator.budgets.costs import CostForecast
+from orchestrator.budgets.remaining_queries import RemainingNeed, fold_need
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.plan.fold_groups import fold_groups
 from orchestrator.plan.plan import make_plan
@@ -43,19 +45,26 @@ SWEEP = stub_sweep(methods=["kd"])
 """Four groups, one row."""
 
 
+def query_costs(asked: Callable[[], int]) -> CostForecast:
+    """Costs where nothing but queries counts."""
+    return CostForecast(lambda kind: 0.0, SimpleNamespace(), asked=asked)  # type: ignore[arg-type]
+
+
 class Spending:
     """A teacher's account: every stub fold asks for `PER_FOLD` queries, or for fewer than was feared."""
 
     def __init__(self, bench: Bench, budget: int, *, really: int = PER_FOLD, asked: int = 0) -> None:
         self.bench, self.really, self.asked = bench, really, asked
         promises = Promises(bench.store)
-        self.admission = Admission(budget, need=self.need, asked=lambda: self.asked, promises=promises)
+        self.admission = Admission(budget, forecast=query_costs(lambda: self.asked), promises=promises)
         specs = FoldSpecs(
             sweep=bench.sweep,
             benchmarks=bench.jobs.benchmarks,
             manifests=dict.fromkeys(bench.jobs.benchmarks, "0" * 64),
         )
-        self.agenda: Agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=self.admission)
+        self.agenda: Agenda = build_agenda(
+            bench.groups, specs=specs, store=bench.store, admission=self.admission, need=self.need
+        )
         bench.agenda = self.agenda
 
     def need(self, group: GroupAgenda, further: int | None = None) -> Need:
@@ -240,8 +249,8 @@ def test_a_method_without_a_teacher_runs_on_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
     need = RemainingNeed(specs, {"icons": open_benchmark(BENCHMARKS["icons"])}, store=bench.store)
-    admission = Admission(0, need=need, asked=lambda: 0)
-    bench.agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission)
+    admission = Admission(0, forecast=query_costs(lambda: 0))
+    bench.agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission, need=need)
     bench.run_all()
     assert bench.agenda.is_finished
 

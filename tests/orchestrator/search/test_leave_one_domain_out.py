@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.budgets.remaining_need import RemainingNeed
+from orchestrator.budgets.remaining_queries import RemainingNeed
 from orchestrator.cli.sweep_arguments import SweepOptions, build_request
 from orchestrator.inspection.explain import explain_trial
 from orchestrator.inspection.fold_names import known_folds
