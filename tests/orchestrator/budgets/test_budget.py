@@ -245,6 +245,30 @@ def test_a_worker_that_meets_the_budget_ends_the_sweep_and_fails_nothing(tmp_pat
     assert not list(tmp_path.rglob("error.json"))
 
 
+def test_between_two_events_a_groups_queries_are_counted_once(tmp_path: Path) -> None:
+    counted: list[tuple[str, int | None]] = []
+
+    class Counting(Spending):
+        def need(self, group: GroupAgenda, further: int | None = None) -> Need:
+            counted.append((group.group.name, further))
+            return super().need(group, further)
+
+    sweep = stub_sweep(methods=["kd", "vl2v_adip"])
+    spending = Counting(Bench(tmp_path, sweep), 4 * FOLDS_PER_GROUP * PER_FOLD)
+    first = spending.agenda.next()
+    assert first is not None
+    for _ in range(3):
+        assert not spending.agenda.is_out_of_budget
+        assert len(list(spending.agenda.admitted())) == 4
+    started = {call for call in counted if call[0] == first.group}
+    assert len(counted) == len(set(counted)) + len(started), "only the group that started is counted again"
+    counted.clear()
+    spending.bench.run(first)
+    list(spending.agenda.admitted())
+    assert {name for name, _ in counted} == {group.name for group in spending.bench.groups}, "a fold ended"
+    assert len(counted) == len(set(counted))
+
+
 def test_a_method_without_a_teacher_runs_on_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
