@@ -21,6 +21,10 @@ EventKind = Literal[
 ]
 
 
+ChangedFold = tuple[str, str]
+"""A fold group's name and a fold's key."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
     """Folds by state; `planned` is the sum of the others."""

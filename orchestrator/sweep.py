@@ -341,8 +341,8 @@ def _tune(
     sharing = ShareTeller(lambda text: settings.message(text, agenda.counts()))
 
     def watched(event: ProgressEvent) -> None:
-        if event.kind in ("fold_done", "fold_failed", "fold_pruned"):
-            sync.ask()
+        if event.fold is not None and event.kind in ("fold_done", "fold_failed", "fold_pruned"):
+            sync.ask(event.fold.group, event.fold.key)
         settings.progress(event)
         # What trains nothing holds little, and says little about the others.
         if event.kind == "fold_done" and event.fold is not None and method_facts(event.fold.method).stages:

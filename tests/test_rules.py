@@ -92,7 +92,6 @@ LONG_SIGNATURES = {
     "orchestrator/scheduler/fold_queue.py:build_agenda",
     "orchestrator/search/pruning.py:GroupPruning._decide",
     "orchestrator/sweep.py:run_sweep",
-    "orchestrator/tracking/run_records.py:_parent_record",
     "trainables/data/loading/batches.py:BatchStream.__init__",
     "trainables/data/loading/batches.py:_StepDataset.__init__",
     "trainables/teacher/http/server.py:serve",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
+from orchestrator.events import ChangedFold
 from search_spaces.errors import UserError, first_line
 
 
@@ -26,8 +27,12 @@ class Tracking(Protocol):
     def preflight(self) -> None:
         """Raises `TrackingAwayError` where the server cannot be reached, `UserError` where the address is none."""
 
-    def sync(self) -> object:
-        """Bring the projection up to date with the store; doing it twice adds nothing."""
+    def sync(self, changed: Collection[ChangedFold] | None = None) -> object:
+        """Bring the projection up to date with the store; doing it twice adds nothing.
+
+        Args:
+            changed: folds that ended since the last call, the only ones that are read again; None reads everything.
+        """
 
 
 class BackgroundSync:
@@ -36,6 +41,8 @@ class BackgroundSync:
     def __init__(self, tracking: Tracking | None, warn: Callable[[str], None]) -> None:
         self._tracking, self._warn = tracking, warn
         self._asked, self._ended = threading.Event(), threading.Event()
+        self._changed: set[ChangedFold] = set()
+        self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
         self.behind = ""
         """Why the projection is behind the store, in one line; empty where it is not."""
@@ -45,8 +52,10 @@ class BackgroundSync:
             self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
             self._thread.start()
 
-    def ask(self) -> None:
-        """Have the projection brought up to date soon."""
+    def ask(self, group: str, key: str) -> None:
+        """Have the projection brought up to date soon: a fold of a group has ended."""
+        with self._mutex:
+            self._changed.add((group, key))
         self._asked.set()
 
     def is_away(self, reason: str) -> None:
@@ -64,20 +73,23 @@ class BackgroundSync:
         self._asked.set()
         if self._thread is not None:
             self._thread.join()
-        self._sync()
+        self._sync(None)
 
     def _loop(self) -> None:
         while not self._ended.is_set():
             self._asked.wait()
             self._asked.clear()
             if not self._ended.is_set():
-                self._sync()
+                with self._mutex:
+                    changed, self._changed = self._changed, set()
+                self._sync(changed)
 
-    def _sync(self) -> None:
+    def _sync(self, changed: Collection[ChangedFold] | None) -> None:
         if self._tracking is None:
             return
         try:
-            self._tracking.sync()
+            # What could not be brought up to date is read again with everything else.
+            self._tracking.sync(None if self.behind else changed)
         except Exception as error:
             # Training does not depend on tracking: the store is whole, and a later sync fills everything in.
             self.is_away(first_line(error))

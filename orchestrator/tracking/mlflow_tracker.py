@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from orchestrator.events import ChangedFold
 from orchestrator.tracking.background import TrackingAwayError
 from orchestrator.tracking.metric_points import SUMMARY, MetricPoint
 from orchestrator.tracking.mlflow_client import (
@@ -32,8 +33,9 @@ from orchestrator.tracking.mlflow_client import (
     quoted,
     without_doubles,
 )
+from orchestrator.tracking.projection import SweepProjection
 from orchestrator.tracking.provenance import environment, git_state
-from orchestrator.tracking.run_records import RunRecord, sweep_records
+from orchestrator.tracking.run_records import RunRecord, digest
 from search_spaces.errors import UserError
 from trainables.storage.json_files import write_json
 from trainables.storage.leases import Lease, this_process
@@ -77,12 +79,10 @@ class Tracker:
         self.uri = uri or default_uri(store.out)
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         self._store, self._sweep = store, sweep
-        self._documents = {
-            **(documents or {}),
-            "config.json": sweep.to_mapping(),
-            "git.json": git_state(),
-            "environment.json": environment(),
-        }
+        own = {"config.json": sweep.to_mapping(), "git.json": git_state(), "environment.json": environment()}
+        self._projection = SweepProjection(store, sweep, {**(documents or {}), **own})
+        self._written: dict[str, str] = {}
+        """Digests of the documents that this process wrote, by run."""
         self._lock = threading.Lock()
         self._client: MlflowClient | None = None
         self._experiment_id = ""
@@ -120,10 +120,13 @@ class Tracker:
             # A server that says what is wrong is one.
             raise TrackingAwayError(said, ADVICE) if is_server(self.uri) else UserError(said) from None
 
-    def sync(self) -> int:
+    def sync(self, changed: Collection[ChangedFold] | None = None) -> int:
         """Bring MLflow up to date with the store; unchanged runs are left alone. Returns how many runs were written.
 
         Processes that do so at the same time take turns.
+
+        Args:
+            changed: folds that ended since the last call, the only ones that are read again; None reads everything.
 
         Raises:
             TrackingError: MLflow did not take it; a later call catches up.
@@ -133,8 +136,7 @@ class Tracker:
                 # MLflow's own client would try for a while, at every run.
                 check_reachable(self.uri)
                 self._open()
-                records = sweep_records(self._store, self._sweep, self._documents)
-                return sum(guarded(partial(self._project, record)) for record in records)
+                return sum(guarded(partial(self._project, record)) for record in self._projection.records(changed))
             except TrackingAwayError as away:
                 raise TrackingError(away.reason) from None
             except UserError as error:
@@ -162,7 +164,8 @@ class Tracker:
 
     def _forget(self) -> None:
         self._client = None
-        self._run_ids, self._versions, self._logged = {}, {}, {}
+        self._run_ids, self._versions, self._logged, self._written = {}, {}, {}, {}
+        self._projection.forget()
 
     def comparison_address(self, base: str) -> str:
         """The page of an MLflow server at `base` that compares the sweep's trials side by side."""
@@ -256,8 +259,11 @@ class Tracker:
             tags=[RunTag(name, redact(value)) for name, value in record.tags.items()],
         )
         self._logged[run_id] |= {(point.name, point.step) for point in fresh}
-        for name, content in record.documents.items():
-            self._write_document(run_id, name, redacted(content))
+        documents = digest(record.documents)
+        if self._written.get(run_id) != documents:
+            for name, content in record.documents.items():
+                self._write_document(run_id, name, redacted(content))
+            self._written[run_id] = documents
         for path in record.files:
             self._client.log_artifact(run_id, str(path))
         if record.status == "RUNNING":

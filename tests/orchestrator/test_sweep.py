@@ -45,7 +45,7 @@ class Tracked:
         if self.unreachable:
             raise TrackingAwayError("tracking server http://127.0.0.1:9 does not answer", "start it")
 
-    def sync(self) -> None:
+    def sync(self, changed: object = None) -> None:
         self.synced += 1
         if self.down or self.unreachable:
             raise RuntimeError("503 Service Unavailable\nlong text")

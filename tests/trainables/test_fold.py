@@ -65,6 +65,8 @@ def test_a_fold_trains_every_stage_and_repeats_bit_for_bit(make_job: MakeJob, me
     assert _losses(one) == _losses(other)
     stages = ["align"] * 5 + ["distill"] * 9 if method == "vl2v_adip" else ["distill"] * 9
     assert [stage for stage, *_ in _losses(one)] == stages
+    evaluations = [line["step"] for line in FoldFolder(one.folder).read_journal() if line["kind"] == "evaluation"]
+    assert evaluations == ([0, 2, 4] if method == "vl2v_adip" else []) + [0, 2, 4, 6, 8], "step 0 and the last included"
     assert result["status"] == "done"
     assert result["key"] == one.spec.key
     asked = {"vl2v_adip": (5 + 9) * 12, "vl2v_sd": 9 * 12, "erm": 0, "kd": 9 * 12}

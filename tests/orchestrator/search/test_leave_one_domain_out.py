@@ -26,7 +26,7 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Attempt
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder, open_store
-from orchestrator.tracking.run_records import sweep_records
+from orchestrator.tracking.projection import SweepProjection
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
 from tests.orchestrator.scheduler.test_fold_queue import Bench
@@ -316,7 +316,7 @@ def test_a_budget_counts_pair_folds_as_the_plan_does(tmp_path: Path) -> None:
 def test_tracking_gets_every_pair_fold_and_no_held_out_number(tmp_path: Path) -> None:
     bench = Bench(tmp_path, left_out_sweep())
     bench.run_all()
-    records = list(sweep_records(bench.store, bench.sweep, {}))
+    records = list(SweepProjection(bench.store, bench.sweep, {}).records())
     own = [record for record in records if record.kind == "trial" and record.group == "icons/erm/line"]
     assert len({record.key for record in own}) == len(own) == 3 + 9 + 1
     assert sum(record.tags["chosen"] == "true" for record in own) == 2, "the chosen trial on both seeds"

@@ -77,6 +77,12 @@ def test_random_weights_follow_from_the_seed_alone() -> None:
 
 
 def test_the_papers_weights_are_in_timms_list() -> None:
+    assert PAPER_WEIGHTS == {
+        "vit_base_patch16_224": "augreg_in21k_ft_in1k",
+        "vit_small_patch16_224": "augreg_in21k_ft_in1k",
+        "deit_small_distilled_patch16_224": "fb_in1k",
+        "resnet50": "tv_in1k",
+    }
     for student in PAPER_WEIGHTS:
         assert tagged_name(student) in timm.list_models(f"{student}.*", pretrained=True)
     assert tagged_name("vit_base_patch16_224.mae") == "vit_base_patch16_224.mae"

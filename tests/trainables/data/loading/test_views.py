@@ -13,6 +13,7 @@ from torchvision import transforms
 from trainables.data.loading.views import IMAGENET_MEAN, IMAGENET_STD, EvalView, TrainView
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
 def _picture(seed: int, size: tuple[int, int]) -> Image.Image:
@@ -24,10 +25,10 @@ def _picture(seed: int, size: tuple[int, int]) -> Image.Image:
 def test_the_train_view_is_torchvisions(size: tuple[int, int]) -> None:
     official = transforms.Compose(
         [
-            transforms.RandomResizedCrop(48, scale=(0.7, 1.0)),
-            transforms.RandomHorizontalFlip(),
-            transforms.ColorJitter(0.3, 0.3, 0.3, 0.3),
-            transforms.RandomGrayscale(),
+            transforms.RandomResizedCrop(48, scale=(0.7, 1.0), ratio=(3 / 4, 4 / 3), interpolation=BILINEAR),
+            transforms.RandomHorizontalFlip(0.5),
+            transforms.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.3),
+            transforms.RandomGrayscale(0.1),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
         ]
@@ -43,7 +44,8 @@ def test_the_train_view_is_torchvisions(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(48, 48), (227, 150), (20, 31)])
 def test_the_eval_view_is_torchvisions(size: tuple[int, int]) -> None:
-    official = transforms.Compose([transforms.Resize((48, 48)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    squashed = transforms.Resize((48, 48), interpolation=BILINEAR)
+    official = transforms.Compose([squashed, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     image = _picture(1, size)
     assert torch.equal(EvalView(48)(image), official(image))
 
