@@ -103,7 +103,6 @@ DOUBLE_NAMES = {
     "Lease",
     "Mirror",
     "Residual",
-    "TimeForecast",
     "check_data",
     "normalise",
     "pack",
