@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from search_spaces.errors import UserError, unknown_name
+from trainables.redaction import redact
 from trainables.teacher.ledger import BudgetReached
 
 PROGRAM = "vl2v-orchestrate"
@@ -96,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _mistake(line: str) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {redact(' '.join(line.split()))}", file=sys.stderr)
     return USER_MISTAKE
 
 
