@@ -33,7 +33,7 @@ _QUERY_NAMES = re.compile(r"key|code|otp", re.IGNORECASE)
 _ADDRESS = re.compile(r"://(?!/)")
 _NO_PORT = re.compile(r"[^/?#@]*:(?!\d*(?:[/?#,;:)'\"]|$))")
 """An authority with a colon and no port behind it: a password, whose end is further on."""
-_NAME = re.compile(r"(?<![\w.-])(?P<name>[\w.-]+)(?:=|%3D|['\"]\s*:\s*(?=['\"]))", re.IGNORECASE)
+_NAME = re.compile(r"(?<![\w.-])(?P<name>[\w-][\w.-]*)(?:=|%3D|['\"]\s*:\s*(?=['\"]))", re.IGNORECASE)
 """`name=`, and the `"name": ` of JSON and Python in front of a quoted text."""
 _VALUE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&#]*""")
 _AUTHORIZATION = re.compile(

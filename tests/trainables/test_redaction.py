@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "MLFLOW_TRACKING_URI": "http://user:p@ssw0rd@127.0.0.1:1",
     "REPOSITORY": "ssh://git@host/x",
     "SAME": "postgresql://mlflow:mlflow@host/mlflow",
+    "LS_COLORS": "di=01;34:*.key=00;31:*.sig=00",
     "PEM_KEY": "-----BEGIN-----\nMIIEvQIBADANBg\n-----END-----",
 }
 
@@ -56,6 +57,7 @@ ENVIRONMENT = {
         ("Authorization: Bearer x1, more", "Authorization: *** more"),
         # Of the environment.
         ("p4 of p44 in /home/me", "*** of p44 in /home/me"),
+        ("at 00:31", "at 00:31"),
         ("false 1 anonymous git mlflow", "false 1 anonymous git mlflow"),
         ("hush-hush-and-more", "***"),
         ("key a/b+c== and a%2Fb%2Bc%3D%3D and a%2fb%2bc%3d%3d", "key *** and *** and ***"),
