@@ -192,7 +192,7 @@ def _next_member(opened: tarfile.TarFile, stream: _TarStream) -> tarfile.TarInfo
     member = opened.next()
     stream.header_bytes_left = None
     # It keeps every member, which are millions.
-    opened.members.clear()
+    opened.members.clear()  # type: ignore[attr-defined]
     if member is None and stream.last.strip(b"\0"):
         # For `tarfile` a damaged header is the end of the archive; that is made of zeros.
         raise ArchiveError(f"{stream.archive.name} is truncated or damaged: a header in its middle is none")
