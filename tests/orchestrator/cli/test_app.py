@@ -237,6 +237,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mistake_does_not_repeat_a_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VENDOR_KEY", "hush-hush")
+    assert run(["plan", "--benchmark", "hush-hush http://me:p@ssw0rd@host/x?sig=s1g"]) == 2
+    said = capsys.readouterr().err
+    assert "'*** http://***@host/x?sig=***" in said
+    assert not [secret for secret in ("hush", "ssw0rd", "s1g") if secret in said]
+
+
 def test_later_sources_win(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text(
