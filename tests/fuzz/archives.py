@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from tests.fuzz.tally import Tally, main, tally
+from tests.support.bad_archives import member
 from tests.support.folders import encoded, tiny_benchmark
-from tests.trainables.data.bad_archives import member
 from trainables.data.acquire.archives import ArchiveError, unpack
 from trainables.data.acquire.assemble import Assembly, StepError, run_step
 from trainables.data.acquire.sources import Step

@@ -16,7 +16,7 @@ import pyarrow as pa
 from search_spaces.errors import UserError
 from tests.fuzz.tally import Tally, main, tally
 from tests.support.folders import tiny_benchmark, write_tiny
-from tests.trainables.data.malformed_packs import (
+from tests.support.malformed_packs import (
     as_batch,
     description_of,
     index_of,

@@ -15,7 +15,7 @@ import torch
 from search_spaces.errors import UserError
 from tests.fuzz.requests import safetensors as _safetensors
 from tests.fuzz.tally import Tally, main, tally
-from tests.trainables.teacher.scripted_server import FACTS, Reply, ScriptedServer, answer, embeddings, scripted_server
+from tests.support.scripted_server import FACTS, Reply, ScriptedServer, answer, embeddings, scripted_server
 from trainables.teacher.http.connection import Patience
 from trainables.teacher.http.remote import RemoteTeacher
 

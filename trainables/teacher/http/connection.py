@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources, check_shows_no_secret, content_key
 from trainables.storage.redaction import redact
-from trainables.teacher.exchange import Answer, BoundedClient, LostExchangeError, UnusableAnswerError
+from trainables.teacher.http.exchange import Answer, BoundedClient, LostExchangeError, UnusableAnswerError
 from trainables.teacher.http.wire import FINGERPRINT, IDEMPOTENCY_KEY, MAX_IMAGES, PROTOCOL, TOKEN_VARIABLE
 from trainables.teacher.names import another_teacher
 

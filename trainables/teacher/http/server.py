@@ -29,9 +29,9 @@ from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from search_spaces.errors import UserError, first_line
+from trainables.teacher.http.service import Faults, Limits, Refusal, ServerLedger, TeacherService
 from trainables.teacher.http.wire import FINGERPRINT, IDEMPOTENCY_KEY, PROTOCOL, SAFETENSORS, WireError
 from trainables.teacher.protocol import Teacher
-from trainables.teacher.service import Faults, Limits, Refusal, ServerLedger, TeacherService
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """What the Host header says of a server that only this machine reaches."""

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from search_spaces.errors import UserError
 from tests.fuzz import archives
 from tests.support.archives import tarred
-from tests.trainables.data.bad_archives import BAD_ARCHIVES, zip_of
+from tests.support.bad_archives import BAD_ARCHIVES, zip_of
 from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
 from trainables.data.formats.parquet import bounded_batches
 

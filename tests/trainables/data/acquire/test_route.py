@@ -16,8 +16,8 @@ import pytest
 from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from tests.support.archives import downloads, local_sources, tarred
+from tests.support.bad_archives import BAD_ARCHIVES, zip_of
 from tests.support.file_server import FileServer
-from tests.trainables.data.bad_archives import BAD_ARCHIVES, zip_of
 from trainables.data.acquire import route
 from trainables.data.acquire.fetch import FetchSettings, fetch
 from trainables.data.acquire.receipt import receipt_notes

@@ -14,7 +14,7 @@ import pytest
 from search_spaces.errors import UserError
 from tests.fuzz import packs
 from tests.support.folders import tiny_benchmark, write_tiny
-from tests.trainables.data.malformed_packs import (
+from tests.support.malformed_packs import (
     as_batch,
     describe,
     description_of,

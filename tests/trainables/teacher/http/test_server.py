@@ -23,11 +23,11 @@ import torch
 
 from search_spaces.errors import UserError
 from tests.fuzz import requests
-from tests.trainables.teacher.quick_server import QuickServer, QuickTeacher, quick_server
-from trainables.teacher import service
+from tests.support.quick_server import QuickServer, QuickTeacher, quick_server
+from trainables.teacher.http import service
 from trainables.teacher.http.server import ANY_HOST, LOOPBACK_HOSTS, serve
+from trainables.teacher.http.service import Limits, ServerLedger
 from trainables.teacher.http.wire import IDEMPOTENCY_KEY, MAX_IMAGES, pack, unpack
-from trainables.teacher.service import Limits, ServerLedger
 
 SMALL = Limits(
     max_images=8, max_side=64, max_prompts=5, max_prompt_letters=20, max_image_bytes=400_000, max_text_bytes=2000,
@@ -297,7 +297,7 @@ def test_who_leaves_in_mid_body_costs_one_line_at_most(small: QuickServer) -> No
 
 _SLOW = """
 import sys, time
-from tests.trainables.teacher.quick_server import QuickTeacher
+from tests.support.quick_server import QuickTeacher
 from trainables.teacher.http.server import serve
 
 def compute():

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.teacher.http.server import create_app, listening
-from trainables.teacher.service import Limits
+from trainables.teacher.http.service import Limits
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 
 from search_spaces.errors import UserError
 from tests.fuzz import responses
-from tests.trainables.teacher.scripted_server import (
+from tests.support.scripted_server import (
     FACTS,
     ScriptedServer,
     answer,
