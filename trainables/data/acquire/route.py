@@ -23,8 +23,7 @@ from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
 from trainables.data.acquire.http_transport import MirrorError, Progress, quiet
 from trainables.data.acquire.sources import RemoteFile
 from trainables.data.acquire.transports import check_arrived, download
-from trainables.storage.fold_folder import DamagedFileError
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import DamagedFileError, read_json, write_json
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
