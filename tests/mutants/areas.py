@@ -32,6 +32,7 @@ SWAD = "tests/trainables/fitting/test_swad.py"
 SPEED = (
     "tests/trainables/fitting/test_speed.py::test_two_steps_of_adam_by_hand",
     "tests/trainables/fitting/test_speed.py::test_images_and_convolutions_are_arranged_and_nothing_else",
+    "tests/trainables/fitting/test_speed.py::test_a_module_is_compiled_after_everything_before_is_forgotten",
     "tests/trainables/fitting/test_speed.py::test_the_check_compiles_for_the_device_it_is_asked_for",
     "tests/trainables/fitting/test_speed.py::test_without_a_compiler_the_check_ends_in_one_line",
     PIECES,
@@ -48,7 +49,7 @@ SAMPLERS = "tests/search_spaces/test_samplers.py"
 AREAS: dict[str, Area] = {
     "fold": Area("trainables/fold.py", (WHOLE, FOLD, NOT_RESUMED)),
     "align": Area("trainables/align.py", (WHOLE, FOLD, NOT_RESUMED)),
-    "fold setup": Area("trainables/fold_setup.py", (WHOLE, STORED)),
+    "fold setup": Area("trainables/fold_setup.py", ("tests/trainables/test_fold_setup.py", WHOLE, STORED)),
     "seeds": Area("trainables/seeds.py", ("tests/trainables/test_seeds.py",)),
     "stage": Area("trainables/fitting/stage.py", (STAGE, CHECKPOINT_RULE)),
     "swad": Area("trainables/fitting/swad.py", (SWAD, "tests/trainables/fitting/test_swad_memory.py")),

@@ -55,4 +55,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "torch.compile(_one_line, dynamic=True)(torch.ones(2, device=device))",
         "one line is compiled for one shape, which says whether there is a compiler",
     ),
+    Equivalent(
+        "update",
+        "constant + 1",
+        "return value - 2**64 if value >= 2**63 else value",
+        "return value - 2**64 if value >= 3**63 else value",
+        "torch of today takes an unsigned number for the signed one of the same bits; others refuse it",
+    ),
 )

@@ -62,4 +62,4 @@ def check_compiler(device: torch.device) -> None:
 
 
 def _one_line(numbers: Tensor) -> Tensor:
-    return torch.relu(numbers) * 2.0
+    return torch.relu(numbers)

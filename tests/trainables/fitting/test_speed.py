@@ -19,7 +19,7 @@ from search_spaces.hyperparameters import Hyperparameters, Resources, Speed, Sta
 from tests.support.small_folds import Interrupted, assert_same_weights, losses, run_small_fold
 from tests.support.stage_updates import stage_updates
 from trainables.fitting import speed as speed_module
-from trainables.fitting.speed import adam, arranged, check_compiler
+from trainables.fitting.speed import adam, arranged, check_compiler, compiled
 from trainables.jobs import FoldJob
 from trainables.worker import preflight, run_job
 
@@ -50,6 +50,17 @@ def test_images_and_convolutions_are_arranged_and_nothing_else() -> None:
     assert arranged(features) is features
     convolution = arranged(nn.Conv2d(3, 2, 3))
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_module_is_compiled_after_everything_before_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: done.append("forgotten"))
+    monkeypatch.setattr(speed_module.torch, "compile", lambda module, **settings: done.append((module, settings)))
+    module = nn.Linear(1, 1)
+    compiled(module)
+    assert done == ["forgotten", (module, {"dynamic": False})]
 
 
 def test_the_check_compiles_for_the_device_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

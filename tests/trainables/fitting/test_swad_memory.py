@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from search_spaces.hyperparameters import Swad
-from trainables.fitting.swad import DenseAverager
+from trainables.fitting.swad import DenseAverager, WeightAverage
 
 SIZE = 64
 EVERY = 2
@@ -109,3 +109,19 @@ def test_a_resumed_average_lies_where_the_user_said() -> None:
     resumed = DenseAverager(Swad(), device=torch.device("meta"))
     resumed.load_state(averager.state())
     assert {tensor.device.type for tensor in _tensors(resumed.state())} == {"meta"}
+
+
+def test_averages_lie_on_the_device_that_is_asked_for() -> None:
+    """Torch's `meta` device has shapes and no numbers: it stands for a GPU here."""
+    elsewhere, beside = WeightAverage(torch.device("meta")), WeightAverage()
+    for step in range(3):
+        for average in (elsewhere, beside):
+            average.add(_weights(step), step, step)
+    again = WeightAverage.from_state(beside.state(), torch.device("meta"))
+    frozen = elsewhere.frozen(0.5)
+    for average in (elsewhere, again, frozen):
+        assert {weight.device.type for weight in average.weights.values()} == {"meta"}
+    frozen.count = 0
+    frozen.add(_weights(4), 4, 4)
+    assert frozen.weights["a"].device.type == "meta"
+    assert beside.weights["a"].device.type == "cpu"
