@@ -30,7 +30,7 @@ from trainables.storage.json_files import write_json
 # Ray warns of its own settings when a trainer is built in this process.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-ON_RAY = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(900)]) for name in ("tune", "train")]
+ON_RAY = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for name in ("tune", "train")]
 EVERYWHERE = pytest.mark.parametrize("executor", ["inline", *ON_RAY])
 TIMES = ("seconds", "started", "finished", "time")
 
