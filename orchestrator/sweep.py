@@ -1,4 +1,4 @@
-"""Run a sweep, or go on with one: check, look what is left, hand it to Ray Tune, keep everything."""
+"""Run a sweep, or go on with one: check, look what is left, hand it to a back end, keep everything."""
 
 from __future__ import annotations
 
