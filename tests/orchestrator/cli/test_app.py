@@ -216,6 +216,7 @@ MISTAKES = {
     "no store to list": (["teacher", "status"], "--out DIR or --store DIR"),
     "no token": (["teacher", "serve", "--teacher", "demo", "--host", "0.0.0.0"], "VL2V_TEACHER_TOKEN"),
     "no such teacher": (["teacher", "serve", "--teacher", "demmo"], "nearest: demo"),
+    "no such host": (["teacher", "serve", "--teacher", "demo", "--allowed-host", "a:80"], "without a port; got 'a:80'"),
     "no such fault": (["teacher", "serve", "--teacher", "demo", "--fault", "drip=1"], "--fault is one of drop"),
     "cluster file": (["doctor", "--cluster-file", "none.yaml", "--json"], ""),
 }
