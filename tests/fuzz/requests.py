@@ -12,10 +12,10 @@ import torch
 
 from tests.fuzz.tally import Tally, main, tally
 from tests.support.quick_server import QuickServer, QuickTeacher, quick_server
-from trainables.teacher.http.service import Limits
+from trainables.teacher.http.service import ServiceLimits
 from trainables.teacher.http.wire import IDEMPOTENCY_KEY, WireError, pack, unpack
 
-LIMITS = Limits(
+LIMITS = ServiceLimits(
     max_images=8, max_side=32, max_prompts=6, max_prompt_letters=40, max_image_bytes=200_000, max_text_bytes=4000,
     receive_s=2.0,
 )  # fmt: skip

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.teacher.http.server import create_app, listening
-from trainables.teacher.http.service import Limits
+from trainables.teacher.http.server import create_app, http_server
+from trainables.teacher.http.service import ServiceLimits
 
 
 @dataclass
@@ -75,16 +75,16 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def quick_server(
-    teacher: QuickTeacher | None = None, *, limits: Limits | None = None, **app: Any
+    teacher: QuickTeacher | None = None, *, limits: ServiceLimits | None = None, **app: Any
 ) -> Iterator[QuickServer]:
     """Serve until the end of the block."""
-    limits = limits or Limits()
+    limits = limits or ServiceLimits()
     made = create_app(teacher or QuickTeacher(), fingerprint="quick", limits=limits, **app)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(256)
         running = QuickServer(listener.getsockname()[1])
-        server = listening(made, host="127.0.0.1", port=0, limits=limits)
+        server = http_server(made, host="127.0.0.1", port=0, limits=limits)
         handler = _Lines(running.lines)
         logging.getLogger("uvicorn.error").addHandler(handler)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -7,7 +7,7 @@ is one ranged read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -50,7 +50,7 @@ class PackSource:
         self._benchmark = benchmark
         self._files = PackFiles(self.location, filesystem)
         self.description = self._files.checked_description()
-        self._check()
+        _check_benchmark(self.location, self.description, benchmark)
         self._starts: dict[str, tuple[int, int]] = {}
         start = 0
         for name, count in self.description["domains"].items():
@@ -62,14 +62,6 @@ class PackSource:
             self.check_files()
             if problem := self.wrong_index():
                 raise self._files.damaged(problem)
-
-    def _check(self) -> None:
-        found, wanted = self.description, self._benchmark
-        if tuple(found["domains"]) != wanted.domain_names:
-            some = repr(list(found["domains"]))[:200]
-            raise UserError(f"{self.location} has the domains {some}, {wanted.name} has others")
-        if wanted.class_names and tuple(found["class_names"]) != wanted.class_names:
-            raise UserError(f"the classes of {self.location} are not those of {wanted.name}")
 
     def check_files(self) -> None:
         """Raise `UserError` where a file is not there in full; none is read."""
@@ -208,3 +200,12 @@ def is_pack(location: str | Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def _check_benchmark(location: str, found: Mapping[str, Any], wanted: Benchmark) -> None:
+    """Raises `UserError` where a pack's description is that of another benchmark."""
+    if tuple(found["domains"]) != wanted.domain_names:
+        some = repr(list(found["domains"]))[:200]
+        raise UserError(f"{location} has the domains {some}, {wanted.name} has others")
+    if wanted.class_names and tuple(found["class_names"]) != wanted.class_names:
+        raise UserError(f"the classes of {location} are not those of {wanted.name}")

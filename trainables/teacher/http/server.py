@@ -1,8 +1,8 @@
 """A reference server for a teacher: the vendor's side of `teacher.http.wire`, to run and test against for real.
 
 It keeps a ledger by idempotency key, so that a query that is asked again after a lost answer is not paid twice, also
-across restarts. `Faults` makes it misbehave on purpose. What is sent to it is bounded in size and time (`Limits`). No
-page on the web reaches it by a name of its own (the Host check).
+across restarts. `Faults` makes it misbehave on purpose. What is sent to it is bounded in size and time
+(`ServiceLimits`). No page on the web reaches it by a name of its own (the Host check).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from search_spaces.errors import UserError, first_line
-from trainables.teacher.http.service import Faults, Limits, Refusal, ServerLedger, TeacherService
+from trainables.teacher.http.service import Faults, Refusal, ServerLedger, ServiceLimits, TeacherService
 from trainables.teacher.http.wire import FINGERPRINT, IDEMPOTENCY_KEY, PROTOCOL, SAFETENSORS, WireError
 from trainables.teacher.protocol import Teacher
 
@@ -39,7 +39,7 @@ ANY_HOST = ("*",)
 GRACE_S = 3
 """Seconds that answers may still take once the server is to end."""
 
-__all__ = ["ANY_HOST", "LOOPBACK_HOSTS", "Faults", "Limits", "create_app", "serve"]
+__all__ = ["ANY_HOST", "LOOPBACK_HOSTS", "Faults", "ServiceLimits", "create_app", "serve"]
 _log = logging.getLogger("uvicorn.error")
 
 
@@ -60,7 +60,7 @@ def create_app(
     image_size: int | None = None,
     ledger: Path | None = None,
     faults: Faults | None = None,
-    limits: Limits | None = None,
+    limits: ServiceLimits | None = None,
     hosts: Sequence[str] = LOOPBACK_HOSTS,
 ) -> FastAPI:
     """The server as an ASGI application. `fingerprint` names the weights it serves; no `token`, no questions.
@@ -72,7 +72,7 @@ def create_app(
     Raises:
         UserError: the ledger cannot be written, or another server keeps it.
     """
-    limits = limits or Limits()
+    limits = limits or ServiceLimits()
     service = TeacherService(
         teacher, ledger=ServerLedger(ledger), faults=faults or Faults(), limits=limits, image_size=image_size
     )
@@ -228,7 +228,7 @@ class _BoundedHTTP(H11Protocol):
             timer.cancel()
 
 
-def listening(app: FastAPI, *, host: str, port: int, limits: Limits) -> uvicorn.Server:
+def http_server(app: FastAPI, *, host: str, port: int, limits: ServiceLimits) -> uvicorn.Server:
     """The application's server, with the limits that are not the application's to keep."""
     config = uvicorn.Config(
         app,
@@ -244,7 +244,13 @@ def listening(app: FastAPI, *, host: str, port: int, limits: Limits) -> uvicorn.
 
 
 def serve(
-    teacher: Teacher, *, port: int, host: str = "127.0.0.1", threads: int = 1, limits: Limits | None = None, **app: Any
+    teacher: Teacher,
+    *,
+    port: int,
+    host: str = "127.0.0.1",
+    threads: int = 1,
+    limits: ServiceLimits | None = None,
+    **app: Any,
 ) -> None:
     """Serve until interrupted; port 0 takes a free one, which uvicorn prints.
 
@@ -254,9 +260,9 @@ def serve(
         UserError: the address or the ledger cannot be had.
     """
     torch.set_num_threads(threads)
-    limits = limits or Limits()
+    limits = limits or ServiceLimits()
     served = create_app(teacher, limits=limits, **app)
-    server = listening(served, host=host, port=port, limits=limits)
+    server = http_server(served, host=host, port=port, limits=limits)
     try:
         server.run()
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ LINE_LETTERS = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class ServiceLimits:
     """What one request may ask for, so that memory and time have a bound whatever is sent.
 
     Memory: about three times `at_once` bodies. A request beyond it is refused with 413 or 422, a slow one with 408.
@@ -158,7 +158,7 @@ class TeacherService:
     """The endpoints' work. `image_size` is the one side that the teacher takes; None where it takes any."""
 
     def __init__(
-        self, teacher: Teacher, *, ledger: ServerLedger, faults: Faults, limits: Limits, image_size: int | None
+        self, teacher: Teacher, *, ledger: ServerLedger, faults: Faults, limits: ServiceLimits, image_size: int | None
     ) -> None:
         self.teacher, self.ledger, self.faults, self.limits = teacher, ledger, faults, limits
         self.image_size = image_size

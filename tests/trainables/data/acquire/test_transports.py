@@ -57,6 +57,8 @@ def bring(file: RemoteFile, mirror: Mirror, folder: Path, *, attempts: int = 2) 
 _KILLED = """
 import sys
 from pathlib import Path
+from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.transports import download
 transport, address, endpoint, place, size, sha256 = sys.argv[1:7]
 mirror = Mirror(transport=transport, address=address, endpoint=endpoint)
 download(RemoteFile(name="x.bin", size=int(size), sha256=sha256 or None), mirror, Path(place))

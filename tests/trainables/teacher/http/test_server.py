@@ -26,10 +26,10 @@ from tests.fuzz import requests
 from tests.support.quick_server import QuickServer, QuickTeacher, quick_server
 from trainables.teacher.http import service
 from trainables.teacher.http.server import ANY_HOST, LOOPBACK_HOSTS, serve
-from trainables.teacher.http.service import Limits, ServerLedger
+from trainables.teacher.http.service import ServerLedger, ServiceLimits
 from trainables.teacher.http.wire import IDEMPOTENCY_KEY, MAX_IMAGES, pack, unpack
 
-SMALL = Limits(
+SMALL = ServiceLimits(
     max_images=8, max_side=64, max_prompts=5, max_prompt_letters=20, max_image_bytes=400_000, max_text_bytes=2000,
     receive_s=1.0, connections=64,
 )  # fmt: skip
@@ -73,7 +73,7 @@ def at_once(server: QuickServer, bodies: list[tuple[str, bytes]], key: str) -> l
 def test_ten_bodies_under_one_key_are_one_answer_and_nine_refusals(tmp_path: Path, ledger: str | None) -> None:
     teacher = QuickTeacher(before=lambda: time.sleep(0.2))
     file = tmp_path / ledger if ledger else None
-    with quick_server(teacher, ledger=file, limits=Limits(at_once=10)) as server:
+    with quick_server(teacher, ledger=file, limits=ServiceLimits(at_once=10)) as server:
         bodies = [("images", pack("images", IMAGES + number)) for number in range(8)]
         assert at_once(server, [*bodies, ("texts", texts("a")), ("texts", texts("b"))], "one") == [200] + [422] * 9
         assert paid(server)["requests"] == 1
@@ -81,7 +81,7 @@ def test_ten_bodies_under_one_key_are_one_answer_and_nine_refusals(tmp_path: Pat
 
 
 def test_one_body_ten_times_is_ten_answers_and_one_payment() -> None:
-    with quick_server(QuickTeacher(before=lambda: time.sleep(0.05)), limits=Limits(at_once=10)) as server:
+    with quick_server(QuickTeacher(before=lambda: time.sleep(0.05)), limits=ServiceLimits(at_once=10)) as server:
         assert at_once(server, [("images", pack("images", IMAGES))] * 10, "one") == [200] * 10
         assert paid(server) == {"images": 3, "texts": 0, "requests": 1}
 
@@ -278,7 +278,7 @@ def test_a_body_without_end_is_refused_and_then_hung_up_on(small: QuickServer) -
 
 def test_who_does_not_take_the_answer_is_hung_up_on() -> None:
     # Eight megabytes: more than the system keeps for a connection.
-    with quick_server(QuickTeacher(embedding_dim=4096), limits=Limits(receive_s=1.0)) as server:
+    with quick_server(QuickTeacher(embedding_dim=4096), limits=ServiceLimits(receive_s=1.0)) as server:
         body = pack("images", torch.rand(MAX_IMAGES, 3, 1, 1))
         with server.connection() as connection:
             connection.sendall(QUERY + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
