@@ -24,6 +24,7 @@ import torch
 from search_spaces.errors import UserError
 from tests.fuzz import requests
 from tests.support.quick_server import QuickServer, QuickTeacher, quick_server
+from tests.support.repository import REPOSITORY
 from trainables.teacher.http import service
 from trainables.teacher.http.server import ANY_HOST, LOOPBACK_HOSTS, serve
 from trainables.teacher.http.service import ServerLedger, ServiceLimits
@@ -34,7 +35,6 @@ SMALL = ServiceLimits(
     receive_s=1.0, connections=64,
 )  # fmt: skip
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +320,11 @@ def test_a_signal_ends_the_server_within_seconds(number: signal.Signals, state: 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW, str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SLOW, str(port)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         server, deadline = QuickServer(port), time.monotonic() + 120
@@ -340,7 +344,7 @@ def test_a_signal_ends_the_server_within_seconds(number: signal.Signals, state: 
                 connection.sendall(QUERY + b"Content-Length: 9999\r\n\r\nabc")
                 time.sleep(0.5)
             process.send_signal(number)
-            process.wait(20)
+            process.wait(60)
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     finally:
