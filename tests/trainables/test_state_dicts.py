@@ -127,6 +127,18 @@ def test_a_conversion_that_fails_says_where() -> None:
     assert same(network.state_dict(), state())
 
 
+def test_a_conversion_is_not_needed_where_the_names_are_the_models_own() -> None:
+    """Some tell by the classifier whether a file is old: one without it would be renamed."""
+
+    def convert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {f"new.{name}" if "head.weight" not in weights else name: value for name, value in weights.items()}
+
+    for weights in (state(), below("backbone.", state())):
+        network = Network()
+        load_strictly(network, weights, what="w", convert=convert)
+        assert same(network.state_dict(), state())
+
+
 @pytest.mark.parametrize(
     ("name", "library"),
     [
