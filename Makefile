@@ -1,15 +1,17 @@
-# make demo | test | test-slow | mutants | mutants-sample | bench | lint. Each makes .venv and installs once.
+# make demo | test | test-slow | mutants | mutants-sample | fuzz | bench | lint. Each makes .venv and installs once.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= demo
+FUZZ ?= archives images packs requests responses secrets weights
+INPUTS ?= 1000
 
 # Another commit samples other errors; the seed is printed.
 MUTANTS_SEED ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || date -u +%Y%m%d)
 
-.PHONY: demo test test-slow mutants mutants-sample bench lint install
+.PHONY: demo test test-slow mutants mutants-sample fuzz bench lint install
 
 install: $(INSTALLED)
 
@@ -32,6 +34,9 @@ mutants: $(INSTALLED)
 
 mutants-sample: $(INSTALLED)
 	$(BIN)/python -m tests.mutants --processes 2 --sample 10 --seed "$(MUTANTS_SEED)"
+
+fuzz: $(INSTALLED)
+	for kind in $(FUZZ); do $(BIN)/python -m tests.fuzz.$$kind --inputs $(INPUTS) || exit 1; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Run a sweep, or go on with one: check, look what is left, hand it to Ray Tune, keep everything."""
+"""Run a sweep, or go on with one: check, look what is left, hand it to a back end, keep everything."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
-from orchestrator.budgets.budgets import Budgets
-from orchestrator.budgets.remaining_need import RemainingNeed, remaining_need
+from orchestrator.budgets.admission import Admission, Promises
+from orchestrator.budgets.costs import CostForecast, accounts, sweep_costs
+from orchestrator.budgets.remaining_queries import RemainingNeed, remaining_need
 from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 from orchestrator.execution.back_ends import open_back_end
 from orchestrator.execution.executors import chosen_executor
@@ -26,7 +27,7 @@ from orchestrator.execution.preflight import (
 from orchestrator.exit_codes import ExitCode
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
-from orchestrator.run_options import RunOptions, absolute_data_root
+from orchestrator.run_options import RunOptions, absolute_data_root, gpus_per_fold
 from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.fold_queue import Agenda, build_agenda
@@ -36,6 +37,7 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import GroupRecord, PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
+from orchestrator.store.usage import UsageMeter
 from orchestrator.tracking.background import BackgroundSync, Tracking
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
@@ -92,7 +94,7 @@ class _Work:
     owner: Owner
     agenda: Agenda
     jobs: FoldJobs
-    budgets: Budgets
+    costs: CostForecast
     need: RemainingNeed | None
     """Of the teacher's queries, where a budget depends on it."""
     tracking: Tracking | None
@@ -190,7 +192,9 @@ def _work(
         store.mirrors.fetch(store.folds.embeddings_folder)
     need = remaining_need(specs, store=store, data_root=options.data_root) if options.counts_queries else None
     only = failed_folds(store) if options.only_failed else None
-    budgets = Budgets(store, specs, options, identity=leases.owner.identity, need=need, only=only)
+    gpus, identity = gpus_per_fold(options.resources), leases.owner.identity
+    meter = UsageMeter(store.usage_folder, identity, gpus_per_fold=gpus, running=lambda: agenda.running)
+    costs = sweep_costs(specs, store, meter, options)
     agenda = build_agenda(
         groups,
         specs=specs,
@@ -198,13 +202,19 @@ def _work(
         max_failures=options.max_failures,
         retry_failed=options.retry_failed or options.only_failed,
         only=only,
-        admission=budgets.admission,
+        admission=Admission(
+            options.query_budget,
+            accounts=accounts(options.limits),
+            forecast=costs,
+            promises=Promises(store),
+            is_retry=options.only_failed,
+        ),
+        need=need,
         leases=leases,
         repeatable=options.max_concurrent == 1,
     )
     if need is not None:
         need.unchecked = unchecked(agenda.groups)
-    budgets.follow(agenda.groups, lambda: agenda.running)
     return _Work(
         store=store,
         options=options,
@@ -217,7 +227,7 @@ def _work(
             resources=options.resources,
             query_budget=options.query_budget,
         ),
-        budgets=budgets,
+        costs=costs,
         need=need,
         tracking=tracking,
         sync=BackgroundSync(tracking, lambda text: _message(progress, text)),
@@ -244,7 +254,7 @@ def _run_what_is_left(work: _Work) -> bool:
     store.mirrors.when_lost = stop.because
     # Twice: Ray sets handlers of its own when it connects.
     with (
-        work.budgets.meter,
+        work.costs.meter,
         listening(store, work.owner, stop),
         signals_stop(stop),
         open_back_end(
@@ -257,7 +267,7 @@ def _run_what_is_left(work: _Work) -> bool:
         signals_stop(stop),
     ):
         back_end.check(store.shared, mirrors=store.mirrors, query_budget=options.query_budget)
-        work.budgets.forecast.at_once = back_end.at_once
+        work.costs.at_once = back_end.at_once
         try:
             if not stop.closing:
                 check_methods(agenda, work.jobs, back_end.preflight)

@@ -96,14 +96,12 @@ LONG_SIGNATURES = {
     "orchestrator/search/pruning.py:GroupPruning._decide",
     "trainables/data/loading/batches.py:BatchStream.__init__",
     "trainables/data/loading/batches.py:_StepDataset.__init__",
-    "trainables/teacher/http/server.py:serve",
 }
 DOUBLE_NAMES = {
     "Known",
     "Lease",
     "Mirror",
     "Residual",
-    "TimeForecast",
     "check_data",
     "normalise",
     "pack",

@@ -33,6 +33,8 @@ PARALLEL = "module."
 
 _ADVICE = "save its state_dict() with safetensors or torch.save"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_FOLDER = 0x10
+"""The bit of a zip file's attributes that says so."""
 _FOREIGN = (
     (b"version https://git-lfs", "it is a Git LFS pointer: the weights themselves were not downloaded"),
     (b"\x89HDF", "it is an HDF5 file, as Keras writes"),
@@ -116,7 +118,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             raise
         raise _not_torch(path, str(error), first_line(error)) from None
     if record := _damaged_record(path):
-        raise UserError(f"{path} is damaged: its record {record} does not have the checksum that it was saved with")
+        raise UserError(f"{path} is damaged: its record {record} is not as it was saved")
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}; a state dict (name -> tensor) is wanted")
     return content
@@ -152,8 +154,12 @@ def _damaged_record(path: Path) -> str:
         return ""
     try:
         with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            # Called a folder, a record is not read by torch: the tensor holds what was in memory.
+            folders = [record.filename for record in records if record.external_attr & _FOLDER and record.file_size]
             # Saved without checksums (torch.serialization.set_crc32_options), all of them are 0.
-            return (archive.testzip() or "") if any(record.CRC for record in archive.infolist()) else ""
+            damaged = archive.testzip() if any(record.CRC for record in records) else None
+            return damaged or next(iter(folders), "")
     except Exception:
         # A changed bit can say that a record is encrypted, or compressed in a way that is not known.
         return "of all records"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.plan.durations import FoldDurations, Kind, assumed_seconds
+from orchestrator.budgets.costs import assumed_durations
+from orchestrator.plan.durations import FoldDurations, Kind
 from orchestrator.plan.plan import Plan
 from orchestrator.run_options import Limits, gpus_per_fold
 from orchestrator.store.sweep_folder import SweepFolder
@@ -17,7 +18,7 @@ from search_spaces.hyperparameters import Resources
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TimeForecast:
+class PlanForecast:
     """What the folds of a whole sweep take, one after the other."""
 
     folds: int
@@ -54,9 +55,10 @@ def forecast_time(
     *,
     price_per_1000: float | None = None,
     store: SweepFolder | None = None,
-) -> TimeForecast:
+) -> PlanForecast:
     """Forecast all folds of a plan, those too that `store` holds finished, by how long these took."""
-    known = FoldDurations(lambda kind: _assumed(plan, limits, kind), {} if store is None else took(store))
+    assumed = assumed_durations(plan.sweep, plan.benchmarks, limits.seconds_per_fold)
+    known = FoldDurations(assumed, {} if store is None else took(store))
     folds = {(item.benchmark, item.method): item.folds for item in plan.forecasts}
     if plan.selection.pair_folds:
         for pairs in plan.pair_forecasts:
@@ -71,7 +73,7 @@ def forecast_time(
     per_hour = limits.price_per_gpu_hour
     gpus = gpus_per_fold(resources)
     prices = [price for price in (queries, None if per_hour is None else hours * gpus * per_hour) if price is not None]
-    return TimeForecast(
+    return PlanForecast(
         folds=sum(folds.values()),
         fold_hours=hours,
         gpus_per_fold=gpus,
@@ -91,10 +93,3 @@ def took(store: SweepFolder) -> dict[Kind, list[float]]:
             if result is not None:
                 found.setdefault((group.benchmark, group.method), []).append(result.seconds)
     return found
-
-
-def _assumed(plan: Plan, limits: Limits, kind: Kind) -> float:
-    benchmark, method = kind
-    if limits.seconds_per_fold is not None:
-        return limits.seconds_per_fold
-    return assumed_seconds(plan.benchmarks[benchmark], plan.sweep.hyperparameters_for(benchmark), method)

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from orchestrator.exit_codes import ExitCode
 from search_spaces.errors import UserError, unknown_name
+from trainables.storage.redaction import redact
 from trainables.teacher.ledger import BudgetReached
 
 PROGRAM = "vl2v-orchestrate"
@@ -104,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _mistake(line: str) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {redact(' '.join(line.split()))}", file=sys.stderr)
     return ExitCode.USER_MISTAKE
 
 

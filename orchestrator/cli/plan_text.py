@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from orchestrator.budgets.plan_forecast import TimeForecast
+from orchestrator.budgets.plan_forecast import PlanForecast
 from orchestrator.plan.durations import ASSUMED_IMAGES_PER_S
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.query_bounds import Need
@@ -156,7 +156,7 @@ def selection_line(
     )
 
 
-def time_lines(found: TimeForecast, limits: Limits, *, store: SweepFolder | None = None) -> Iterator[str]:
+def time_lines(found: PlanForecast, limits: Limits, *, store: SweepFolder | None = None) -> Iterator[str]:
     """The forecast in words, and what each budget makes of it."""
     gpus = f", {found.gpu_hours:,.1f} GPU-hours with {found.gpus_per_fold:g} each" if found.gpus_per_fold else ""
     told = limits.seconds_per_fold

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.budgets.remaining_need import fold_need
+from orchestrator.budgets.remaining_queries import fold_need
 from orchestrator.events import Counts, FoldEvent, Progress, ProgressEvent, no_progress
 from orchestrator.execution.back_ends import open_back_end
 from orchestrator.execution.executors import chosen_executor

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.budgets.budget import Admission
+from orchestrator.budgets.admission import Admission
 from orchestrator.events import STATES, Counts
+from orchestrator.scheduler.standings import GroupNeed, Standings
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.pruning import Decision
 from orchestrator.search.specs import FoldSpecs
@@ -47,14 +48,16 @@ class Agenda:
         store: SweepFolder,
         admission: Admission | None = None,
         *,
+        need: GroupNeed | None = None,
         only: Collection[str] | None = None,
     ) -> None:
         self.groups, self._states, self._store, self._only = groups, states, store, only
         self._admission = admission or Admission()
         self._by_name = {group.group.name: group for group in groups}
+        self._standings = Standings(groups, need, only=only)
         for group in groups:
-            group.permits_trial = self._admission.permits_trial
-        self._admission.go_on(groups)
+            group.permits_trial = self._permits_trial
+        self._admission.resume(self._standings)
         self._aligning: dict[str, str] = {}
 
     @property
@@ -78,15 +81,17 @@ class Agenda:
 
     def refusals(self) -> list[str]:
         """Which budgets do not cover what is left, one line each."""
-        return self._admission.refusals(group for group in self.groups if not group.is_finished)
+        return self._admission.refusals(
+            (group.group.name for group in self.groups if not group.is_finished), self._standings
+        )
 
     def to_check(self) -> Iterator[GroupAgenda]:
         """Groups that are not finished and whose queries the budget lets be asked, now or later."""
-        return (group for group in self._in_order() if self._admission.queries_admit(group))
+        return (group for group in self._in_order() if self._admits(group, queries_only=True))
 
     def admitted(self) -> Iterator[GroupAgenda]:
         """Groups that are not finished and that the budget lets run; those that were begun come first."""
-        return (group for group in self._in_order() if self._admission.admits(group))
+        return (group for group in self._in_order() if self._admits(group))
 
     def next(self) -> Ticket | None:
         """The next fold to start, or None while the others have to report first.
@@ -97,7 +102,7 @@ class Agenda:
         """
         open_groups = [group for group in self.groups if not group.is_finished]
         for group in sorted(open_groups, key=lambda group: (group.num_running, -group.num_waiting)):
-            if not self._admission.admits(group):
+            if not self._admits(group):
                 continue
             for number, planned in group.candidates(self._only):
                 spec = group.spec(number, planned)
@@ -165,7 +170,7 @@ class Agenda:
 
     def _has_work(self, group: GroupAgenda) -> bool:
         if self._only is None:
-            return not group.is_at_rest
+            return self._permits_trial(group) or not group.is_idle
         return any(planned.key in self._only for _, planned in group.waiting())
 
     def _in_order(self) -> list[GroupAgenda]:
@@ -179,7 +184,14 @@ class Agenda:
         align_key = self._aligning.pop(ticket.planned.key, None)
         if align_key is not None and align_key not in self._aligning.values():
             self._states.leases.release(self._store.folds.align(align_key))
+        self._standings.look_again()
         self._admission.look_again()
+
+    def _admits(self, group: GroupAgenda, *, queries_only: bool = False) -> bool:
+        return self._admission.admits(group.group.name, self._standings, queries_only=queries_only)
+
+    def _permits_trial(self, group: GroupAgenda) -> bool:
+        return self._admission.permits_trial(group.group.name, self._standings)
 
     def _changed(self, name: str, planned: PlannedFold) -> None:
         """Have the fold's group counted anew; a pair fold may belong to several."""
@@ -226,6 +238,7 @@ def build_agenda(
     retry_failed: bool = False,
     only: Collection[str] | None = None,
     admission: Admission | None = None,
+    need: GroupNeed | None = None,
     leases: FoldLeases | None = None,
     repeatable: bool = False,
 ) -> Agenda:
@@ -233,6 +246,7 @@ def build_agenda(
 
     Args:
         only: hand out the folds with these keys and no others.
+        need: counts the groups' queries, where a budget or a price asks for that.
         leases: of this sweep; None makes them for this process.
         repeatable: let no suggestion depend on when other sweeps on the store finish a fold.
     """
@@ -241,4 +255,4 @@ def build_agenda(
         # Before anything is decided: what is asked for is given back, be it run now or by the sweep itself.
         states.failed(key)
     agendas = [GroupAgenda(group, specs=specs, store=store, states=states, repeatable=repeatable) for group in groups]
-    return Agenda(agendas, states, store, admission, only=only)
+    return Agenda(agendas, states, store, admission, need=need, only=only)

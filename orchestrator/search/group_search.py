@@ -54,6 +54,8 @@ class GroupAgenda:
             group, sweep=specs.sweep, store=store, states=states, num_steps=steps[-1] if steps else 0
         )
         self._known: tuple[Counts, bool] | None = None
+        self.num_changes = 0
+        """Goes up with everything that happens to the group's folds."""
 
     @property
     def is_finished(self) -> bool:
@@ -63,6 +65,7 @@ class GroupAgenda:
     def changed(self) -> None:
         """Something happened to one of the group's folds: count again when next asked."""
         self._known = None
+        self.num_changes += 1
 
     def counts(self) -> Counts:
         """The group's folds by state; a fold that two trials share counts for both."""
@@ -91,9 +94,9 @@ class GroupAgenda:
         return bool(self._trials)
 
     @property
-    def is_at_rest(self) -> bool:
-        """The budgets let no further trial begin, and what was started is finished."""
-        if len(self._trials) == self.group.trials or self.permits_trial(self) or any(self.waiting()):
+    def is_idle(self) -> bool:
+        """Nothing waits or runs and the best trial is settled: only a further trial brings the group work."""
+        if len(self._trials) == self.group.trials or any(self.waiting()):
             return False
         if any(self.states.is_running(planned.key) for _, planned in self.view.planned()):
             return False

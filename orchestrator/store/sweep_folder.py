@@ -16,7 +16,7 @@
     OUT/request.json                   a stop or cancel that was asked of who is at work (`scheduler.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
-    OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.budgets.promises`)
+    OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.budgets.admission`)
 
 OUT and STORE may be addresses of an object storage: then these are the folders that mirror them here
 (`orchestrator.store.remote.mirrors`).

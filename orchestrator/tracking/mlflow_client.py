@@ -75,10 +75,11 @@ def check_reachable(uri: str) -> None:
     except urllib.error.HTTPError:
         return
     except (ValueError, http.client.InvalidURL) as error:
-        raise UserError(f"{redact(uri)} is no address of a tracking server ({error}); {ADVICE}") from None
+        # The reason names a part of the address: of a password too, where it is taken for a port.
+        raise UserError(redact(f"{uri} is no address of a tracking server ({error}); {ADVICE}")) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise TrackingAwayError(f"tracking server {redact(uri)} does not answer ({reason})", ADVICE) from None
+        raise TrackingAwayError(redact(f"tracking server {uri} does not answer ({reason})"), ADVICE) from None
 
 
 def is_server(uri: str) -> bool:

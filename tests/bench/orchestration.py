@@ -108,7 +108,7 @@ def _bare_loop(made: SweepFolder, own: SweepFolder) -> tuple[float, list[float]]
     from trainables.worker import run_job
 
     jobs = FoldJobs(store=own, benchmarks={"icons": BENCHMARKS["icons"]}, data_root=None, resources=Resources())
-    specs = [made.spec(fold.key) for group in made.groups() for fold in made.planned_folds(group.name)]
+    specs = [made.folds.spec(fold.key) for group in made.groups() for fold in made.records.planned_folds(group.name)]
     first, outside, started = 0.0, [], time.monotonic()
     for spec in specs:
         assert spec is not None

@@ -31,19 +31,21 @@ def store_differences(out: Path, reference: Path) -> Iterator[str]:
     """Folds, trials and choices that are not those of the undisturbed run; half files."""
     store, whole = open_store(out), open_store(reference)
     planned = {fold.key for group in store.groups() for fold in store.records.planned_folds(group.name)}
-    expected = {fold.key for group in whole.groups() for fold in whole.planned_folds(group.name)}
+    expected = {fold.key for group in whole.groups() for fold in whole.records.planned_folds(group.name)}
     if planned != expected:
         yield f"{len(planned - expected)} folds were planned that should not be, {len(expected - planned)} were not"
     there = {path.name for path in (store.shared / "folds").iterdir()}
     if there != planned:
         yield f"folders of {len(there - planned)} folds that nobody planned, none of {len(planned - there)} planned"
     for key in sorted(planned & expected):
-        yield from (f"fold {key[:12]}: {text}" for text in fold_differences(store.folds.fold(key), whole.fold(key)))
+        yield from (
+            f"fold {key[:12]}: {text}" for text in fold_differences(store.folds.fold(key), whole.folds.fold(key))
+        )
     for group in whole.groups():
-        points = [[trial.point for trial in place.trials(group.name)] for place in (store, whole)]
+        points = [[trial.point for trial in place.records.trials(group.name)] for place in (store, whole)]
         if points[0] != points[1]:
             yield f"{group.name}: other suggestions"
-        if store.records.confirmation(group.name) != whole.confirmation(group.name):
+        if store.records.confirmation(group.name) != whole.records.confirmation(group.name):
             yield f"{group.name}: another choice"
     for pattern in (*HALF_FILES, *WHILE_RUNNING):
         left = (path for path in out.rglob(pattern) if path.name not in KEPT)

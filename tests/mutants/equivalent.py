@@ -62,4 +62,18 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "return value - 2**64 if value >= 3**63 else value",
         "torch of today takes an unsigned number for the signed one of the same bits; others refuse it",
     ),
+    Equivalent(
+        "batches",
+        "constant + 1",
+        "decode_cache_mb: float = 512,",
+        "decode_cache_mb: float = 513,",
+        "how many decoded images are kept changes no number",
+    ),
+    Equivalent(
+        "views",
+        "comparison",
+        "elif width / height > max(CROP_RATIO):",
+        "elif (width / height >= max(CROP_RATIO)):",
+        "of exactly this shape the widest crop is the whole image",
+    ),
 )

@@ -132,10 +132,12 @@ def test_other_test_labels_change_neither_trials_nor_pair_folds_nor_the_choice(t
         group, write_benchmark(tmp_path / "relabelled", relabelled="sketch"), tmp_path / "relabelled" / "out"
     )
     assert right.manifests() != other.manifests(), "the labels are the same"
-    assert [trial.point for trial in right.trials(group)] == [trial.point for trial in other.trials(group)]
+    assert [trial.point for trial in right.records.trials(group)] == [
+        trial.point for trial in other.records.trials(group)
+    ]
     assert chosen.number == chosen_too.number
     told_apart = []
-    for one, two in zip(right.pairs(group), other.pairs(group), strict=True):
+    for one, two in zip(right.records.pairs(group), other.records.pairs(group), strict=True):
         for fold, fold_too in zip(one.folds, two.folds, strict=True):
             (source,) = set(fold.fold.test_domains) - {"sketch"}
             assert held_out(right, fold.key, source) == held_out(other, fold_too.key, source)

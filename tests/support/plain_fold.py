@@ -1,6 +1,6 @@
 """A second, plain way through a fold: every weight of every step is kept, and what is wanted is picked afterwards.
 
-Only the settings come from `trainables` and `search_spaces`; the equations, seeds and rules are written once more.
+Only settings and the demo student's architecture come from the packages; equations, seeds and rules are written again.
 """
 
 from __future__ import annotations

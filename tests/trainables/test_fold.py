@@ -172,7 +172,7 @@ def test_permuted_test_labels_change_test_accuracy_only(make_job: MakeJob) -> No
     true, permuted = make_job("erm", out="true"), make_job("erm", out="permuted")
     source = open_benchmark(true.benchmark, true.data_root)
     results = [
-        run_small_fold(job, source=wrapped, teacher=None, report=lambda metrics: None)
+        run_fold(job, source=wrapped, teacher=None, report=lambda metrics: None)
         for job, wrapped in ((true, source), (permuted, _PermutedTestLabels(source)))
     ]
     assert_same_weights(true, permuted)
@@ -185,7 +185,7 @@ def test_permuted_test_labels_change_test_accuracy_only(make_job: MakeJob) -> No
 
 def test_result_and_journal_hold_no_test_domain_number(make_job: MakeJob) -> None:
     job = make_job("erm")
-    run_fold(job)
+    run_small_fold(job)
     folder = FoldFolder(job.folder)
     for file in (folder.result, folder.journal):
         text = file.read_text()
@@ -223,7 +223,7 @@ def test_a_worker_whose_folder_somebody_else_took_stops_at_its_next_report(
         time.sleep(0.3)
 
     with pytest.raises(LeaseLostError, match=f"^process {other.process} on {other.host} has taken over this fold"):
-        run_small_fold(job, source=open_benchmark(job.benchmark, job.data_root), teacher=None, report=report)
+        run_fold(job, source=open_benchmark(job.benchmark, job.data_root), teacher=None, report=report)
     assert reports == 1
     assert not FoldFolder(job.folder).is_done
     assert read_owner(FoldFolder(job.folder).worker) == other

@@ -230,7 +230,19 @@ def test_a_flipped_bit_in_torchs_file_is_noticed(tmp_path: Path) -> None:
     place = content.find(state()["conv.weight"].numpy().tobytes())
     content[place] ^= 1
     file.write_bytes(content)
-    assert re.search("is damaged: its record .*data/0 does not have the checksum", the_line(file))
+    assert re.search("is damaged: its record .*data/0 is not as it was saved", the_line(file))
+
+
+def test_a_record_that_a_flipped_bit_calls_a_folder_is_noticed(tmp_path: Path) -> None:
+    """Of such a record torch makes a tensor of whatever is in memory."""
+    file = tmp_path / "w.pt"
+    torch.save(state(), file)
+    content = bytearray(file.read_bytes())
+    # The attributes of a record in the list at the end of the file: 8 bytes before its name.
+    place = content.rfind(b"/data/1") - len("w")
+    content[place - 8] ^= 0x10
+    file.write_bytes(content)
+    assert re.search("is damaged: its record .*data/1 is not as it was saved", the_line(file))
 
 
 def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,14 @@ def serve_command(
             "--ledger", metavar="FILE", help="Keep what was paid, so that nothing is paid twice after a restart."
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="Name by which requests may address it, beside localhost; on loopback no other is taken.",
+        ),
+    ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,9 +70,11 @@ def serve_command(
         raise UserError(f"--threads and --image-size are 1 or more, got {min(threads, image_size)}")
     if teacher_kind(name) == "remote":
         raise UserError("a remote teacher is served elsewhere already; give demo or an open_clip teacher")
-    faults = _faults(fault or [])
+    faults, hosts = _faults(fault or []), allowed_host or []
+    if wrong := [name for name in hosts if re.fullmatch(r"(\*\.)?[\w.-]+|\[[0-9a-fA-F:.]+\]", name) is None]:
+        raise UserError(f"--allowed-host is a host's name, *.DOMAIN or [ADDRESS], without a port; got {wrong[0]!r}")
     fingerprint = teacher_fingerprint(name)
-    from trainables.teacher.http.server import Faults, serve
+    from trainables.teacher.http.server import ANY_HOST, LOOPBACK_HOSTS, Faults, serve
     from trainables.teacher.open import open_teacher
 
     opened = open_teacher(name, image_size=image_size)
@@ -76,6 +87,8 @@ def serve_command(
         image_size=None if name == "demo" else image_size,
         ledger=Path(ledger).expanduser() if ledger else None,
         faults=Faults(**faults),
+        # Elsewhere a token keeps strangers away, and names of this machine are not known here.
+        hosts=(*LOOPBACK_HOSTS, *hosts) if host in LOOPBACK or hosts else ANY_HOST,
         threads=threads,
     )
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.budgets.budget import Admission
-from orchestrator.budgets.promises import Promises
-from orchestrator.budgets.remaining_need import RemainingNeed, fold_need
+from orchestrator.budgets.admission import Admission, Promises
+from orchestrator.budgets.remaining_queries import RemainingNeed, fold_need
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.one_fold import check_budget
 from orchestrator.plan.fold_groups import fold_groups
@@ -28,6 +27,7 @@ from search_spaces.methods import method_facts
 from search_spaces.schedule import stage_steps
 from search_spaces.sweeps import Sweep
 from tests.support.bench import Bench
+from tests.support.query_costs import query_costs
 from tests.support.stub_sweep import stub_sweep
 from trainables.data.formats.open import open_benchmark
 from trainables.data.loading.splits import split_fold
@@ -49,13 +49,15 @@ class Spending:
     def __init__(self, bench: Bench, budget: int, *, really: int = PER_FOLD, asked: int = 0) -> None:
         self.bench, self.really, self.asked = bench, really, asked
         promises = Promises(bench.store)
-        self.admission = Admission(budget, need=self.need, asked=lambda: self.asked, promises=promises)
+        self.admission = Admission(budget, forecast=query_costs(lambda: self.asked), promises=promises)
         specs = FoldSpecs(
             sweep=bench.sweep,
             benchmarks=bench.jobs.benchmarks,
             manifests=dict.fromkeys(bench.jobs.benchmarks, "0" * 64),
         )
-        self.agenda: Agenda = build_agenda(bench.groups, specs=specs, store=bench.store, admission=self.admission)
+        self.agenda: Agenda = build_agenda(
+            bench.groups, specs=specs, store=bench.store, admission=self.admission, need=self.need
+        )
         bench.follow(self.agenda)
 
     def need(self, group: GroupAgenda, further: int | None = None) -> Need:
@@ -236,12 +238,36 @@ def test_a_worker_that_meets_the_budget_ends_the_sweep_and_fails_nothing(tmp_pat
     assert not list(tmp_path.rglob("error.json"))
 
 
+def test_between_two_events_a_groups_queries_are_counted_once(tmp_path: Path) -> None:
+    counted: list[tuple[str, int | None]] = []
+
+    class Counting(Spending):
+        def need(self, group: GroupAgenda, further: int | None = None) -> Need:
+            counted.append((group.group.name, further))
+            return super().need(group, further)
+
+    sweep = stub_sweep(methods=["kd", "vl2v_adip"])
+    spending = Counting(Bench(tmp_path, sweep), 4 * FOLDS_PER_GROUP * PER_FOLD)
+    first = spending.agenda.next()
+    assert first is not None
+    for _ in range(3):
+        assert not spending.agenda.is_out_of_budget
+        assert len(list(spending.agenda.admitted())) == 4
+    started = {call for call in counted if call[0] == first.group}
+    assert len(counted) == len(set(counted)) + len(started), "only the group that started is counted again"
+    counted.clear()
+    spending.bench.run(first)
+    list(spending.agenda.admitted())
+    assert {name for name, _ in counted} == {group.name for group in spending.bench.groups}, "a fold ended"
+    assert len(counted) == len(set(counted))
+
+
 def test_a_method_without_a_teacher_runs_on_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
     need = RemainingNeed(specs, {"icons": open_benchmark(BENCHMARKS["icons"])}, store=bench.store)
-    admission = Admission(0, need=need, asked=lambda: 0)
-    bench.follow(build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission))
+    admission = Admission(0, forecast=query_costs(lambda: 0))
+    bench.follow(build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission, need=need))
     bench.run_all()
     assert bench.agenda.is_finished
 

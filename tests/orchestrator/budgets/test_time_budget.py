@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.budgets.budget import Admission
-from orchestrator.budgets.time_budget import QueryPrice, TimeForecast, accounts
+from orchestrator.budgets.admission import Admission
+from orchestrator.budgets.costs import CostForecast, GroupStanding, Load, Rates, accounts, assumed_durations
 from orchestrator.plan.durations import FoldDurations, assumed_seconds
 from orchestrator.plan.query_bounds import Need
 from orchestrator.report.formats import markdown
@@ -19,7 +19,7 @@ from orchestrator.report.measurements import Selection
 from orchestrator.report.report import build_report
 from orchestrator.run_options import Limits
 from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
-from orchestrator.search.folds_to_come import folds_left
+from orchestrator.search.folds_to_come import FoldsLeft
 from orchestrator.search.group_search import GroupAgenda
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.usage import Usage, UsageMeter, read_usage
@@ -48,6 +48,20 @@ class Clock:
         self.total += Usage(wall_seconds=seconds, fold_seconds=seconds, gpu_seconds=2 * seconds, folds_at_once=1)
 
 
+def standing(whole: int, *, first: int = 0, queries: Mapping[int | None, Need] | None = None) -> GroupStanding:
+    """A started group with so many folds left."""
+    left = FoldsLeft(whole=whole, to_finish=first, first=first, with_another_trial=whole)
+    return GroupStanding(
+        name="icons/erm/line",
+        row=("icons", "erm"),
+        is_started=True,
+        is_finished=False,
+        is_idle=False,
+        left=left,
+        queries=queries or {},
+    )
+
+
 class Timed:
     """A sweep whose folds reserve two GPUs and take as long as `takes` says, given how many are done."""
 
@@ -60,16 +74,18 @@ class Timed:
         specs = FoldSpecs(
             sweep=sweep, benchmarks=self.bench.jobs.benchmarks, manifests=dict.fromkeys(sweep.benchmarks, "0" * 64)
         )
-        self.forecast = TimeForecast(sweep, specs.benchmarks, self.clock)  # type: ignore[arg-type]
         self.slowness: dict[str, float] = {}
         """By method; 1 where none is given."""
-        self.forecast._assumed = lambda kind: assumed * self.slowness.get(kind[1], 1.0)  # type: ignore[method-assign]
+        rates = Rates(gpus_per_fold=2.0, per_gpu_hour=limits.price_per_gpu_hour or 0.0)
+        self.forecast = CostForecast(
+            lambda kind: assumed * self.slowness.get(kind[1], 1.0),
+            self.clock,  # type: ignore[arg-type]
+            rates=rates,
+        )
         self.forecast.at_once = lambda: 1
-        queries = QueryPrice(need=lambda group: Need(), asked=lambda: 0)
-        self.accounts = accounts(limits, self.forecast, lambda: self.clock.total, gpus=2.0, queries=queries)
+        self.accounts = accounts(limits)
         admission = Admission(accounts=self.accounts, forecast=self.forecast)
         self.agenda: Agenda = build_agenda(self.bench.groups, specs=specs, store=self.bench.store, admission=admission)
-        self.forecast.groups = self.agenda.groups
 
     def run_all(self, slots: int = 1) -> None:
         running: list[Ticket] = []
@@ -331,10 +347,8 @@ def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
         again = Timed(tmp_path, Limits(wall_hours=hours), takes=always(100.0), sweep=sweep)
         failed = failed_folds(again.bench.store)
         assert len(failed) == 1
-        admission = Admission(
-            accounts=again.accounts, forecast=again.forecast, folds=lambda group: folds_left(group).whole
-        )
-        specs = again.agenda.groups[0]._specs
+        admission = Admission(accounts=again.accounts, forecast=again.forecast, is_retry=True)
+        specs = again.agenda.groups[0].specs
         agenda = build_agenda(
             again.bench.groups,
             specs=specs,
@@ -343,7 +357,6 @@ def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
             only=failed,
             retry_failed=True,
         )
-        again.forecast.groups = agenda.groups
         assert agenda.is_out_of_budget is out_of_budget
         assert (agenda.next() is None) is out_of_budget
 
@@ -366,24 +379,33 @@ def test_durations_are_measured_then_the_methods_then_assumed() -> None:
 def test_money_is_gpu_hours_and_queries_at_their_prices(tmp_path: Path) -> None:
     timed = Timed(tmp_path, Limits(), takes=always(0.0), sweep=SWEEP)
     # Half of a group's four folds: half of its 3,000 queries at 4.0 a thousand, and 2 x 100 s on two GPUs at 9.0.
-    queries = QueryPrice(4.0, need=lambda group: Need(images=2900, texts=100), asked=lambda: 500)
-    used = Usage(gpu_seconds=1800.0)
-    limits = Limits(money=20.0, price_per_gpu_hour=9.0)
-    (account,) = accounts(limits, timed.forecast, lambda: used, gpus=2.0, queries=queries)
-    load = [(timed.agenda.groups[0], 2)]
-    assert account.spent() == pytest.approx(0.5 * 9.0 + 2.0)
-    assert account.cost(load) == pytest.approx(400 / 3600 * 9.0 + 6.0)
-    assert account.covers(load)
-    assert not account.covers([(timed.agenda.groups[0], 4), (timed.agenda.groups[1], 4)])
-    assert account.covers([(timed.agenda.groups[0], 0)])
+    need = {None: Need(images=2900, texts=100)}
+    timed.clock.total = Usage(gpu_seconds=1800.0)
+    costs = CostForecast(
+        lambda kind: 100.0,
+        timed.clock,  # type: ignore[arg-type]
+        rates=Rates(gpus_per_fold=2.0, per_gpu_hour=9.0, per_1000_queries=4.0),
+        asked=lambda: 500,
+    )
+    (account,) = accounts(Limits(money=20.0, price_per_gpu_hour=9.0))
+
+    def covers(load: Load) -> bool:
+        return account.covers(costs.used(), costs.time(load))
+
+    load: Load = [(standing(4, first=2, queries=need), "first")]
+    assert account.amount(costs.used()) == pytest.approx(0.5 * 9.0 + 2.0)
+    assert account.amount(costs.time(load)) == pytest.approx(400 / 3600 * 9.0 + 6.0)
+    assert covers(load)
+    assert not covers([(standing(4, queries=need), "whole"), (standing(4, queries=need), "whole")])
+    assert covers([(standing(4, first=0, queries=need), "first")])
 
 
 def test_folds_side_by_side_share_the_wall_but_none_is_shorter_than_one(tmp_path: Path) -> None:
     timed = Timed(tmp_path, Limits(), takes=always(0.0), sweep=SWEEP)
-    load = [(timed.agenda.groups[0], 4), (timed.agenda.groups[1], 4)]
+    load: Load = [(standing(4), "whole"), (standing(4), "whole")]
     for at_once, seconds in ((1, 800.0), (4, 200.0), (100, 100.0)):
         timed.forecast.at_once = lambda at_once=at_once: at_once
-        assert timed.forecast.wall_seconds(load) == seconds
+        assert timed.forecast.time(load).wall_seconds == seconds
 
 
 def test_budgets_that_would_limit_nothing_are_refused_in_one_line() -> None:
@@ -437,12 +459,12 @@ def test_usage_adds_up_over_processes_and_a_kill_forgets_seconds(
     assert read_usage(tmp_path / "nowhere") == Usage()
 
 
-def test_what_the_user_says_of_a_folds_time_goes_before_the_assumption(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, SWEEP)
-    specs = (SWEEP, bench.jobs.benchmarks)
-    told = TimeForecast(*specs, Clock(), seconds_per_fold=7.0)  # type: ignore[arg-type]
-    assert told.seconds([(bench.agenda.groups[0], 3)]) == 21
-    assert told.basis([(bench.agenda.groups[0], 3)]).startswith("assumed")
+def test_what_the_user_says_of_a_folds_time_goes_before_the_assumption() -> None:
+    assumed = assumed_durations(SWEEP, BENCHMARKS, seconds_per_fold=7.0)
+    told = CostForecast(assumed, Clock(), rates=Rates(gpus_per_fold=1.0))  # type: ignore[arg-type]
+    load: Load = [(standing(3), "whole")]
+    assert told.time(load).gpu_seconds == 21
+    assert told.basis(load).startswith("assumed")
 
 
 @pytest.mark.parametrize("selection", ["source_validation", "oracle"])

@@ -216,6 +216,7 @@ MISTAKES = {
     "no store to list": (["teacher", "status"], "--out DIR or --store DIR"),
     "no token": (["teacher", "serve", "--teacher", "demo", "--host", "0.0.0.0"], "VL2V_TEACHER_TOKEN"),
     "no such teacher": (["teacher", "serve", "--teacher", "demmo"], "nearest: demo"),
+    "no such host": (["teacher", "serve", "--teacher", "demo", "--allowed-host", "a:80"], "without a port; got 'a:80'"),
     "no such fault": (["teacher", "serve", "--teacher", "demo", "--fault", "drip=1"], "--fault is one of drop"),
     "cluster file": (["doctor", "--cluster-file", "none.yaml", "--json"], ""),
 }
@@ -235,6 +236,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         assert expected in written.err
         assert written.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_does_not_repeat_a_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VENDOR_KEY", "hush-hush")
+    assert run(["plan", "--benchmark", "hush-hush http://me:p@ssw0rd@host/x?sig=s1g"]) == 2
+    said = capsys.readouterr().err
+    assert "'*** http://***@host/x?sig=***" in said
+    assert not [secret for secret in ("hush", "ssw0rd", "s1g") if secret in said]
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

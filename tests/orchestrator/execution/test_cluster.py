@@ -203,6 +203,7 @@ def test_what_ends_an_engine_is_one_line() -> None:
 COLLECTED_WHILE_RAY_ENDS = """
 import threading, time
 import ray
+from orchestrator.execution.cluster import connect
 
 class Cycle:
     def __init__(self, reference):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.budgets.budget import Admission
+from orchestrator.budgets.admission import Admission
 from orchestrator.execution.back_ends import BackEnd
 from orchestrator.execution.cluster import Cluster, connect
 from orchestrator.execution.in_process import InProcess
@@ -20,6 +20,7 @@ from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
 from tests.support.bench import Bench
+from tests.support.query_costs import query_costs
 from tests.support.stub_sweep import STUB, stub_sweep
 from tests.support.stub_worker import starts
 from trainables.data.formats.open import open_benchmark
@@ -29,7 +30,7 @@ from trainables.storage.json_files import write_json
 # Ray warns of its own settings when a trainer is built in this process.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-ON_RAY = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(900)]) for name in ("tune", "train")]
+ON_RAY = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for name in ("tune", "train")]
 EVERYWHERE = pytest.mark.parametrize("executor", ["inline", *ON_RAY])
 TIMES = ("seconds", "started", "finished", "time")
 
@@ -121,8 +122,9 @@ def test_a_users_mistake_ends_everything_and_counts_as_no_failure(tmp_path: Path
 @EVERYWHERE
 def test_a_budget_that_is_reached_leaves_the_fold_waiting(tmp_path: Path, back_end: BackEnd) -> None:
     write_json(tmp_path / "BEHAVIOUR", {"budget": "kd"})
-    admission = Admission(10**6, need=lambda group, further=None: Need(images=1), asked=lambda: 0)
-    bench = Bench(tmp_path, stub_sweep(methods=["kd"], trials=1, seeds=1, space="paper"), admission=admission)
+    admission = Admission(10**6, forecast=query_costs(lambda: 0))
+    sweep = stub_sweep(methods=["kd"], trials=1, seeds=1, space="paper")
+    bench = Bench(tmp_path, sweep, admission=admission, need=lambda group, further=None: Need(images=1))
     back_end.run(bench.dispatcher, bench.jobs)
     assert bench.agenda.is_out_of_budget
     assert len(starts(tmp_path)) == 1

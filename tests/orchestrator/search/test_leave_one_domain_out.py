@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.budgets.remaining_need import RemainingNeed
+from orchestrator.budgets.remaining_queries import RemainingNeed
 from orchestrator.inspection.explain import explain_trial
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.status import sweep_status

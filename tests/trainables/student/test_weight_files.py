@@ -18,6 +18,7 @@ from search_spaces.errors import UserError
 from trainables.student.backbones import build_backbone
 from trainables.student.model import Student
 from trainables.student.storage import save_student
+from trainables.student.torchvision_weights import TorchvisionNetwork, renamed
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 FORMS = ("pt", "safetensors")
@@ -182,6 +183,20 @@ def test_features_that_differ_from_torchvisions_are_refused(tmp_path: Path, monk
     assert "those of torchvision's mobilenet_v2, which computes other features" in the_line("mobilenetv2_100", file)
 
 
+def test_torchvisions_order_counts_only_where_kinds_and_shapes_agree() -> None:
+    def network(*names: str) -> TorchvisionNetwork:
+        return TorchvisionNetwork(name="x", module=nn.Identity(), weights={name: torch.ones(3, 3) for name in names})
+
+    backbone = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    found = renamed(network("a.weight", "b.weight"), backbone)
+    assert found is not None
+    assert list(found) == ["0.weight", "1.weight"]
+    assert renamed(network("a.weight", "b.gamma"), backbone) is None
+    assert renamed(network("a.weight"), backbone) is None
+    assert renamed(network("a.weight", "b.weight", "c.weight"), backbone) is None
+    assert renamed(network("a.weight", "b.weight"), nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 2))) is None
+
+
 def facebooks(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """ConvNeXt's weights under the names of its authors, which timm renames."""
     renames = (
@@ -211,6 +226,12 @@ def test_a_classifier_is_left_out_after_timm_renamed_it(form: str, prefix: str, 
 def test_a_file_of_nothing_but_a_classifier_is_refused_and_nothing_downloaded(tmp_path: Path) -> None:
     line = the_line("resnet18", written({"fc.weight": torch.ones(7, 512)}, tmp_path, "pt"))
     assert "do not fit the architecture" in line
+
+
+def test_what_is_no_classifier_is_not_left_out(tmp_path: Path) -> None:
+    weights = timms("resnet18", num_classes=7).state_dict() | {"layer5.0.conv1.weight": torch.ones(3, 3)}
+    line = the_line("resnet18", written(weights, tmp_path, "pt"))
+    assert line.endswith("do not fit the architecture; the model has no layer5.0.conv1.weight")
 
 
 def test_what_timm_itself_would_leave_random_is_refused(tmp_path: Path) -> None:

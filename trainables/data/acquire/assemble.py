@@ -21,7 +21,7 @@ from PIL import Image
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from trainables.data.acquire.archives import ArchiveError
+from trainables.data.acquire.archives import ArchiveError, is_disk_fault
 from trainables.data.acquire.http_transport import Progress, quiet
 from trainables.data.acquire.sources import Step
 from trainables.data.formats.parquet import bounded_batches
@@ -54,24 +54,29 @@ class Assembly:
 def run_step(step: Step, number: int, assembly: Assembly) -> None:
     """Run one step, unless it is noted as done.
 
-    Raises `StepError` when a file is not as the step expects, `UserError` when the disk is at fault.
+    Raises `StepError` when a file is not as the step expects, whatever the step stumbles over; `UserError` when the
+    disk is at fault.
     """
     target, benchmark = assembly.target, assembly.benchmark
     done_file = target.with_name("steps.json")
-    done: list[int] = (read_json(done_file) or {}).get("done", [])
+    advice = f"remove {target.parent} and run the same again"
+    done: list[int] = (read_json(done_file, advice=advice) or {}).get("done", [])
     if number in done:
         return
     try:
         target.mkdir(parents=True, exist_ok=True)
         _STEPS[step.step](step, assembly)
         write_json(done_file, {"done": [*done, number]})
-    except OSError as error:
-        if error.errno is None:
-            # No number of the system: a library's own word for a damaged file.
-            raise StepError(step.source, f"{step.source} cannot be read: {' '.join(str(error).split())}") from None
-        raise UserError(
-            f"cannot assemble {benchmark.name} in {target}: {error.strerror or error}; what has arrived is kept"
-        ) from None
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and is_disk_fault(error):
+            raise UserError(
+                f"cannot assemble {benchmark.name} in {target}: {error.strerror or error}; what has arrived is kept"
+            ) from None
+        # Annotations, names and pictures are of any kind, and so are the errors of those who read them.
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StepError(step.source, f"{step.source} cannot be read: {said}") from None
 
 
 def _take(step: Step, assembly: Assembly) -> None:
@@ -158,8 +163,8 @@ def _merged_annotations(
             content = json.loads(file.read_text())
             images |= {str(item["id"]): (str(item["location"]), str(item["file_name"])) for item in content["images"]}
             annotations |= {(str(item["image_id"]), int(item["category_id"])) for item in content["annotations"]}
-            categories |= {int(item["id"]): item["name"] for item in content["categories"]}
-        except (ValueError, KeyError, TypeError) as error:
+            categories |= {int(item["id"]): str(item["name"]) for item in content["categories"]}
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StepError(archive, f"{file.name} is no annotation file: {' '.join(str(error).split())}") from None
     return images, annotations, categories
 
@@ -209,7 +214,9 @@ def _placed(
     try:
         domain = _matching(names["domain"].get(row["domain"], row["domain"]), benchmark.domain_names)
         label = names["label"].get(row["label"], row["label"])
-        label = benchmark.class_names[label] if isinstance(label, int) else label
+        if isinstance(label, int):
+            # Not a number from behind, which -1 would be.
+            label = dict(enumerate(benchmark.class_names))[label]
         class_name = _matching(label, benchmark.class_names)
         image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
         if not isinstance(image, bytes):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.storage.redaction import redact
 
 if TYPE_CHECKING:
     import httpx
@@ -108,8 +109,8 @@ def _save(
     validator: str,
     progress: Progress,
 ) -> None:
-    length = response.headers.get("content-length")
-    total = have + int(length) if length and length.isdecimal() else None
+    length = _number(response.headers.get("content-length"))
+    total = None if length is None else have + length
     if file.size is not None and total is not None and total != file.size:
         raise MirrorError(f"offers {total:,} bytes instead of {file.size:,}")
     if not have:
@@ -144,10 +145,12 @@ def resume_point(part: Path, mirror: Mirror) -> tuple[int, str, bool]:
         size = part.stat().st_size
     except (OSError, ValueError):
         return 0, "", False
-    total = known.get("total")
-    if known.get("address") != mirror.address or (total is not None and size > total):
+    if not isinstance(known, dict) or known.get("address") != mirror.address:
         return 0, "", False
-    return size, known.get("validator", ""), 0 < size == total
+    total, validator = known.get("total"), known.get("validator")
+    if not isinstance(validator, str) or not isinstance(total, int | None) or (total is not None and size > total):
+        return 0, "", False
+    return size, validator, 0 < size == total
 
 
 def _validator(headers: Mapping[str, str]) -> str:
@@ -163,8 +166,8 @@ def check_status(status: int, retry_after: str | None) -> None:
     meaning = {404: "not found", 403: "forbidden", 410: "gone", 401: "wants a log-in", 429: "too many requests"}
     said = f"answered {status} {meaning.get(status, 'server error' if status >= 500 else '')}".strip()
     if status in (408, 429) or status >= 500:
-        seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
-        raise TemporaryError(said, seconds)
+        seconds = _number(retry_after)
+        raise TemporaryError(said, None if seconds is None else float(seconds))
     raise MirrorError(said)
 
 
@@ -189,6 +192,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _number(header: str | None) -> int | None:
+    """A header's whole number; None where it holds none, or more digits than any number of ours."""
+    return int(header) if header and header.isascii() and header.isdecimal() and len(header) < 19 else None
+
+
 def words(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """What an error says, on one line, without a secret (a mirror may lead to a signed address)."""
+    said = redact(" ".join(str(error).split()))
+    return "".join(letter for letter in said if letter.isprintable())[:200] or type(error).__name__

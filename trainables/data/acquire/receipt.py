@@ -33,7 +33,9 @@ def receipt_notes(folder: Path) -> tuple[str, ...]:
     receipt = _read(folder)
     if receipt is None:
         return ()
-    origins = dict.fromkeys(str(fact.get("from")) for fact in receipt.get("files", {}).values())
+    files = receipt.get("files")
+    facts = files.values() if isinstance(files, dict) else ()
+    origins = dict.fromkeys(str(fact.get("from")) for fact in facts if isinstance(fact, dict))
     lines = [f"fetched by the route {receipt.get('route')!r} from {', '.join(origins)}"]
     if receipt.get("note"):
         lines.append(str(receipt["note"]))

@@ -23,7 +23,7 @@ from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
 from trainables.data.acquire.http_transport import MirrorError, Progress, quiet
 from trainables.data.acquire.sources import RemoteFile
 from trainables.data.acquire.transports import check_arrived, download
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import DamagedFileError, read_json, write_json
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -55,8 +55,12 @@ class Arrivals:
         return self.work / "assembled"
 
     def facts(self) -> dict[str, Any]:
-        """Origin, size and SHA-256 of each file that has arrived, by name."""
-        return read_json(self.work / "files.json") or {}
+        """Origin, size and SHA-256 of each file that has arrived, by name; what is damaged is found out again."""
+        try:
+            found = read_json(self.work / "files.json") or {}
+        except DamagedFileError:
+            return {}
+        return {name: fact for name, fact in found.items() if isinstance(fact, dict)}
 
     def obtain(self, file: RemoteFile) -> Path:
         """The file, or the folder it was unpacked into.

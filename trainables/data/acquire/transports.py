@@ -65,7 +65,7 @@ def download(
     answered, failures, most = False, 0, _bytes_here(destination)
     while True:
         try:
-            with _disk_faults(destination):
+            with _faults_of_disk_or_mirror(destination):
                 arrived = _TRANSPORTS[mirror.transport](file, mirror, destination, progress)
                 stages(f"checking {file.name}", 0, None)
                 digest = check_arrived(file, arrived)
@@ -127,15 +127,20 @@ def _wrong(kind: str, found: str, wanted: str | None) -> str:
 
 
 @contextmanager
-def _disk_faults(destination: Path) -> Iterator[None]:
+def _faults_of_disk_or_mirror(destination: Path) -> Iterator[None]:
     try:
         yield
+    except (UserError, MirrorError):
+        raise
     except OSError as error:
         if error.errno not in _DISK_FAULTS:
             raise connection_fault(error) from None
         raise UserError(
             f"cannot write {destination}: {error.strerror or error}; what has arrived is kept, run the same again"
         ) from None
+    except Exception as error:
+        # Answers are of any kind, and so are the errors of the libraries that read them.
+        raise MirrorError(f"answered what cannot be understood: {words(error)}") from None
 
 
 def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
@@ -181,7 +186,7 @@ def _holds(arrived: Path, mirror: Mirror) -> bool:
         known = json.loads(state_of(arrived).read_text())
     except (OSError, ValueError):
         return False
-    return bool(known.get("address") == mirror.address)
+    return isinstance(known, dict) and known.get("address") == mirror.address
 
 
 def _fetch_hugging_face(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:

@@ -209,6 +209,8 @@ def _converted(image: Image.Image) -> Image.Image:
     """Pillow's image as RGB; its modes of 16 and 32 bits are `I`, `I;16`, `I;16B` and so on, and `F`."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image.convert("RGB")
+    # First: of a file that is cut short, that is said.
+    image.load()
     white = _white(image)
     values = np.asarray(image).astype(np.int32)
     if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]

@@ -26,9 +26,16 @@ from search_spaces.errors import UserError
 from trainables.data.formats.folder import FolderSource
 from trainables.data.formats.images import ImageSource, decode
 from trainables.data.formats.manifest import ManifestRow, is_utf8, manifest_hash, shown
-from trainables.data.formats.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, shard_name
+from trainables.data.formats.pack_files import (
+    DESCRIPTION,
+    INDEX,
+    PACK_FORMAT,
+    POOLS,
+    PackFiles,
+    index_schema,
+    shard_name,
+)
 from trainables.data.formats.pack_place import alone_at, move_into_place, recover
-from trainables.data.formats.pack_reader import damaged_files, read_description
 from trainables.data.formats.parquet import ParquetSource
 from trainables.storage.json_files import write_json
 
@@ -127,15 +134,24 @@ def _is_there(destination: Path, wanted: dict[str, Any], overwrite: bool) -> boo
     """
     if not destination.exists():
         return False
-    present = read_description(destination)
+    files = PackFiles(str(destination), None)
+    present = files.description()
     if all(present.get(name) == value for name, value in wanted.items()):
-        return not damaged_files(destination, by_content=overwrite)
+        return not (_is_malformed(files) or (overwrite and files.changed(present)))
     if not overwrite:
         raise UserError(
             f"{destination} is a pack of other data or settings, or of another format; overwrite it or name another "
             "place"
         )
     return False
+
+
+def _is_malformed(files: PackFiles) -> bool:
+    """Whether a pack cannot be opened."""
+    try:
+        return bool(files.problem())
+    except UserError:
+        return True
 
 
 def _write(
@@ -180,7 +196,7 @@ class _ShardWriter:
         self._shard_bytes = shard_bytes
         self._images: list[_PackedImage] = []
         self._size = 0
-        self._columns: dict[str, list[Any]] = {name: [] for name in _index_schema().names}
+        self._columns: dict[str, list[Any]] = {name: [] for name in index_schema().names}
 
     def add(self, image: _PackedImage) -> None:
         if self._images and self._size + len(image.data) > self._shard_bytes:
@@ -248,13 +264,6 @@ def _write_shard(file: Path, images: list[bytes]) -> list[int]:
         return [int(start + offset) for offset in offsets[:-1]]
 
 
-def _index_schema() -> Any:
-    import pyarrow as pa
-
-    whole_numbers = {name: pa.int64() for name in ("label", "size", "width", "height", "shard", "offset", "length")}
-    return pa.schema({"path": pa.large_string(), **whole_numbers, "pool": pa.int8(), "sha256": pa.large_string()})
-
-
 def _append(columns: dict[str, list[Any]], image: _PackedImage, shard: int, offset: int) -> None:
     values = {
         "path": image.row.path,
@@ -275,7 +284,7 @@ def _append(columns: dict[str, list[Any]], image: _PackedImage, shard: int, offs
 def _write_index(file: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow as pa
 
-    table = pa.table(columns, schema=_index_schema())
+    table = pa.table(columns, schema=index_schema())
     batch = table.combine_chunks().to_batches()[0]
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)

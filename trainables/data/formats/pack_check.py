@@ -25,6 +25,8 @@ def checked_rows(source: PackSource) -> tuple[list[ManifestRow], list[str]]:
     if any(error.startswith(INDEX) for error in errors):
         # Nothing that the index says can be trusted.
         return [], errors
+    if problem := source.wrong_index():
+        return [], [*errors, problem]
     rows = source.manifest_rows
     if manifest_hash(rows) != source.manifest:
         errors.append("its images are not those of the manifest that it names")

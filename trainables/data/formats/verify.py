@@ -149,7 +149,9 @@ def _of_pack(place: str, benchmark: Benchmark, variants: Sequence[Variant] | Non
     errors: list[str] = []
     rows: list[ManifestRow] = []
     with _listed(errors):
-        source = PackSource(place, benchmark)
+        # Its index is looked at once it is known whether its bytes are those that were packed.
+        source = PackSource(place, benchmark, is_new=False)
+        source.check_files()
         rows, errors = checked_rows(source)
     return _judged(benchmark, rows, _class_counts(rows), form="pack", place=place, errors=errors, variants=variants)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 
 from search_spaces.errors import UserError
 from trainables.teacher.http.connection import Connection, Patience
-from trainables.teacher.http.wire import SAFETENSORS, WireError, pack, unpack
+from trainables.teacher.http.wire import MAX_HEADER_BYTES, MAX_PROMPTS, SAFETENSORS, WireError, pack, unpack
+
+NUMBER_BYTES = 8
+"""Of the longest floating-point numbers that an answer may hold."""
 
 
 class RemoteTeacher:
@@ -40,7 +44,11 @@ class RemoteTeacher:
         self._device, self._image_size = torch.device(device), image_size
         self.url = self._connection.url
         self.name = f"remote:{self.url}"
-        facts = self._connection.facts()
+        try:
+            facts = self._connection.facts()
+        except BaseException:
+            self._connection.close()
+            raise
         self.embedding_dim = facts.embedding_dim
         self.logit_scale = facts.logit_scale
         self.fingerprint = facts.fingerprint
@@ -69,10 +77,10 @@ class RemoteTeacher:
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """L2-normalised text embeddings [len(prompts), D], float32."""
-        if not prompts:
+        parts = [prompts[start : start + MAX_PROMPTS] for start in range(0, len(prompts), MAX_PROMPTS)]
+        if not parts:
             return torch.zeros(0, self.embedding_dim, device=self._device)
-        response = self._connection.post("/v1/texts", json={"prompts": list(prompts)})
-        return self._checked(response.content, len(prompts)).to(self._device)
+        return torch.cat([self._ask_texts(part) for part in parts]).to(self._device)
 
     def image_encoder(self) -> tuple[nn.Module, int]:
         """A remote teacher is a black box."""
@@ -83,9 +91,15 @@ class RemoteTeacher:
         self._connection.close()
 
     def _ask_images(self, images_N3HW: Tensor) -> Tensor:
-        body = pack("images", images_N3HW.float())
-        response = self._connection.post("/v1/images", content=body, headers={"Content-Type": SAFETENSORS})
-        return self._checked(response.content, len(images_N3HW))
+        return self._ask("/v1/images", pack("images", images_N3HW.float()), SAFETENSORS, rows=len(images_N3HW))
+
+    def _ask_texts(self, prompts: Sequence[str]) -> Tensor:
+        body = json.dumps({"prompts": list(prompts)}).encode()
+        return self._ask("/v1/texts", body, "application/json", rows=len(prompts))
+
+    def _ask(self, path: str, body: bytes, content_type: str, *, rows: int) -> Tensor:
+        longest = rows * self.embedding_dim * NUMBER_BYTES + MAX_HEADER_BYTES + 8
+        return self._checked(self._connection.post(path, body, content_type=content_type, max_bytes=longest), rows)
 
     def _checked(self, body: bytes, rows: int) -> Tensor:
         try:
@@ -94,7 +108,7 @@ class RemoteTeacher:
             raise UserError(f"the teacher at {self.url} answers nonsense: {error}") from None
         if embeddings_ND.shape != (rows, self.embedding_dim) or not embeddings_ND.is_floating_point():
             raise UserError(
-                f"the teacher at {self.url} answers {embeddings_ND.dtype} {list(embeddings_ND.shape)}; "
+                f"the teacher at {self.url} answers {embeddings_ND.dtype} {list(embeddings_ND.shape)[:8]}; "
                 f"float [{rows}, {self.embedding_dim}] is wanted"
             )
         embeddings_ND = embeddings_ND.float()

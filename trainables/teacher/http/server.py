@@ -1,159 +1,46 @@
 """A reference server for a teacher: the vendor's side of `teacher.http.wire`, to run and test against for real.
 
 It keeps a ledger by idempotency key, so that a query that is asked again after a lost answer is not paid twice, also
-across restarts. `Faults` makes it misbehave on purpose.
+across restarts. `Faults` makes it misbehave on purpose. What is sent to it is bounded in size and time
+(`ServiceLimits`). No page on the web reaches it by a name of its own (the Host check).
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import hmac
-import json
-import random
-import threading
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import logging
+import os
+from asyncio import TimerHandle, Transport
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import h11
 import torch
+import uvicorn
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
-from torch import Tensor
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from search_spaces.errors import UserError
-from trainables.storage.json_lines import append_lines, read_lines
-from trainables.teacher.http.wire import (
-    FINGERPRINT,
-    IDEMPOTENCY_KEY,
-    MAX_IMAGES,
-    PROTOCOL,
-    SAFETENSORS,
-    WireError,
-    pack,
-    unpack,
-)
+from search_spaces.errors import UserError, first_line
+from trainables.teacher.http.service import Faults, Refusal, ServerLedger, ServiceLimits, TeacherService
+from trainables.teacher.http.wire import FINGERPRINT, IDEMPOTENCY_KEY, PROTOCOL, SAFETENSORS, WireError
 from trainables.teacher.protocol import Teacher
 
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+"""What the Host header says of a server that only this machine reaches."""
+ANY_HOST = ("*",)
+GRACE_S = 3
+"""Seconds that answers may still take once the server is to end."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Faults:
-    """Shares of POST requests that go wrong on purpose, each in [0, 1]."""
-
-    drop: float = 0.0
-    """The query is computed and paid, and the connection breaks before its answer."""
-    too_many: float = 0.0
-    """429 with `Retry-After: 0`, nothing computed."""
-    error: float = 0.0
-    """500, nothing computed."""
-    nan: bool = False
-    """Every answer holds a NaN."""
-    extra_dim: bool = False
-    """Every answer has one dimension too many."""
-    seed: int = 0
-
-
-class ServerLedger:
-    """What was paid, by idempotency key; with a file, also after a restart."""
-
-    def __init__(self, file: Path | None = None) -> None:
-        self.file = file
-        self._paid: dict[str, tuple[str, str, int]] = {}
-        self._mutex = threading.Lock()
-        for entry in [] if file is None else read_lines(file):
-            with suppress(KeyError):
-                self._paid[entry["key"]] = (entry["kind"], entry["body"], entry["count"])
-
-    def conflicts(self, key: str, body: str) -> bool:
-        """Whether the key was paid for another body."""
-        paid = self._paid.get(key)
-        return paid is not None and paid[1] != body
-
-    def pay(self, key: str, *, kind: str, body: str, count: int) -> None:
-        """Count a query once: flushed to disk before its answer leaves."""
-        with self._mutex:
-            if key in self._paid:
-                return
-            self._paid[key] = (kind, body, count)
-            if self.file is not None:
-                append_lines(self.file, [{"key": key, "kind": kind, "body": body, "count": count}])
-
-    def totals(self) -> dict[str, int]:
-        """Images and texts paid, and the number of requests."""
-        with self._mutex:
-            paid = list(self._paid.values())
-        sums = {name: sum(count for kind, _, count in paid if kind == name) for name in ("images", "texts")}
-        return {**sums, "requests": len(paid)}
-
-
-class Refusal(Exception):
-    """A request that is answered with an error status."""
-
-    def __init__(self, status: int, line: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(line)
-        self.status, self.line, self.headers = status, line, dict(headers or {})
-
-
-class TeacherService:
-    """The endpoints' work, without HTTP."""
-
-    def __init__(self, teacher: Teacher, *, ledger: ServerLedger, faults: Faults, max_images: int) -> None:
-        self.teacher, self.ledger, self.faults, self.max_images = teacher, ledger, faults, max_images
-        self._random = random.Random(faults.seed)
-        self._one_at_a_time = threading.Lock()
-
-    def images(self, key: str, body: bytes) -> bytes:
-        """Embeddings of the images in a safetensors body."""
-        images_N3HW = unpack("images", body)
-        if images_N3HW.ndim != 4 or images_N3HW.shape[1] != 3 or not images_N3HW.is_floating_point():
-            raise Refusal(400, f"images are float [N, 3, S, S], got {images_N3HW.dtype} {list(images_N3HW.shape)}")
-        if len(images_N3HW) > self.max_images:
-            raise Refusal(413, f"at most {self.max_images} images in a request, got {len(images_N3HW)}")
-        if not bool(torch.isfinite(images_N3HW).all()):
-            raise Refusal(400, "the images hold NaN or infinite numbers")
-        self._refuse_reuse(key, body)
-        with self._one_at_a_time:
-            embeddings_ND = self.teacher.embed_images(images_N3HW)
-        return self._answer(key, "images", body, embeddings_ND)
-
-    def texts(self, key: str, body: bytes) -> bytes:
-        """Embeddings of the prompts in a JSON body."""
-        try:
-            prompts = json.loads(body)["prompts"]
-        except (ValueError, KeyError, TypeError):
-            raise Refusal(400, 'the body is JSON {"prompts": [...]}') from None
-        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise Refusal(400, "prompts is a list of texts")
-        self._refuse_reuse(key, body)
-        with self._one_at_a_time:
-            embeddings_CD = self.teacher.embed_texts(prompts)
-        return self._answer(key, "texts", body, embeddings_CD)
-
-    def fault(self) -> str:
-        """Which fault the next POST has: `drop`, `too_many`, `error` or none."""
-        drawn = self._random.random()
-        for name in ("drop", "too_many", "error"):
-            drawn -= getattr(self.faults, name)
-            if drawn < 0:
-                return name
-        return ""
-
-    def _refuse_reuse(self, key: str, body: bytes) -> None:
-        if not key:
-            raise Refusal(400, f"the header {IDEMPOTENCY_KEY} is wanted")
-        if self.ledger.conflicts(key, hashlib.sha256(body).hexdigest()):
-            raise Refusal(422, f"this {IDEMPOTENCY_KEY} was used for another body")
-
-    def _answer(self, key: str, kind: str, body: bytes, embeddings: Tensor) -> bytes:
-        self.ledger.pay(key, kind=kind, body=hashlib.sha256(body).hexdigest(), count=len(embeddings))
-        if self.faults.nan:
-            embeddings = embeddings.clone()
-            embeddings[0, 0] = float("nan")
-        if self.faults.extra_dim:
-            embeddings = torch.cat([embeddings, embeddings[:, :1]], dim=1)
-        return pack("embeddings", embeddings)
+__all__ = ["ANY_HOST", "LOOPBACK_HOSTS", "Faults", "ServiceLimits", "create_app", "serve"]
+_log = logging.getLogger("uvicorn.error")
 
 
 class _BrokenOff(Response):
@@ -173,20 +60,39 @@ def create_app(
     image_size: int | None = None,
     ledger: Path | None = None,
     faults: Faults | None = None,
-    max_images: int = MAX_IMAGES,
+    limits: ServiceLimits | None = None,
+    hosts: Sequence[str] = LOOPBACK_HOSTS,
 ) -> FastAPI:
-    """The server as an ASGI application. `fingerprint` names the weights it serves; no `token`, no questions."""
-    service = TeacherService(teacher, ledger=ServerLedger(ledger), faults=faults or Faults(), max_images=max_images)
-    app = FastAPI(title="VL2V teacher", openapi_url=None)
+    """The server as an ASGI application. `fingerprint` names the weights it serves; no `token`, no questions.
+
+    Args:
+        image_size: the one side of its images, in pixels; None where the teacher takes any.
+        hosts: what the Host header of a request may say; `ANY_HOST` for anything.
+
+    Raises:
+        UserError: the ledger cannot be written, or another server keeps it.
+    """
+    limits = limits or ServiceLimits()
+    service = TeacherService(
+        teacher, ledger=ServerLedger(ledger), faults=faults or Faults(), limits=limits, image_size=image_size
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.ledger.close()
+
+    app = FastAPI(title="VL2V teacher", openapi_url=None, lifespan=lifespan)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.state.service = service
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    at_once = asyncio.Semaphore(limits.at_once)
 
     def check(request: Request) -> None:
         given = request.headers.get("Authorization", "")
         if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise Refusal(401, "a bearer token is wanted")
-
-    @app.exception_handler(Refusal)
-    async def refuse(request: Request, refusal: Refusal) -> Response:
-        return JSONResponse({"error": refusal.line}, status_code=refusal.status, headers=refusal.headers)
 
     @app.get("/v1/teacher")
     async def facts(request: Request) -> Response:
@@ -195,7 +101,7 @@ def create_app(
         content |= {
             "embedding_dim": teacher.embedding_dim,
             "logit_scale": teacher.logit_scale,
-            "max_images": max_images,
+            "max_images": service.max_images,
         }
         return JSONResponse(content, headers={FINGERPRINT: fingerprint})
 
@@ -204,45 +110,167 @@ def create_app(
         check(request)
         return JSONResponse(service.ledger.totals())
 
-    @app.post("/v1/{kind}")
-    async def ask(request: Request, kind: str) -> Response:
+    async def answer(request: Request, work: Callable[[str, bytes], bytes]) -> Response:
         check(request)
-        work = {"images": service.images, "texts": service.texts}.get(kind)
-        if work is None:
-            raise Refusal(404, "there are /v1/images and /v1/texts")
         fault = service.fault()
         if fault == "too_many":
             raise Refusal(429, "too many requests", {"Retry-After": "0"})
         if fault == "error":
             raise Refusal(500, "a fault on purpose")
         try:
-            answer = await run_in_threadpool(work, request.headers.get(IDEMPOTENCY_KEY, ""), await request.body())
-        except (WireError, UserError) as error:
-            raise Refusal(400, str(error)) from None
+            async with at_once:
+                body = await _received(request, limits.receive_s)
+                content = await _computed(work, request.headers.get(IDEMPOTENCY_KEY, ""), body)
+        except asyncio.CancelledError:
+            raise Refusal(503, "the server is being ended") from None
         answered = _BrokenOff if fault == "drop" else Response
-        return answered(answer, media_type=SAFETENSORS, headers={FINGERPRINT: fingerprint})
+        return answered(content, media_type=SAFETENSORS, headers={FINGERPRINT: fingerprint})
+
+    @app.post("/v1/images", max_body_size=limits.max_image_bytes)
+    async def images(request: Request) -> Response:
+        return await answer(request, service.images)
+
+    @app.post("/v1/texts", max_body_size=limits.max_text_bytes)
+    async def texts(request: Request) -> Response:
+        return await answer(request, service.texts)
+
+    @app.post("/v1/{kind}")
+    async def unknown(request: Request, kind: str) -> Response:
+        check(request)
+        raise Refusal(404, "there are /v1/images and /v1/texts")
 
     return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """One line of JSON, whoever refuses."""
+    if isinstance(error, Refusal):
+        return JSONResponse({"error": error.line}, status_code=error.status, headers=error.headers)
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _received(request: Request, seconds: float) -> bytes:
+    """The body of a request; one that does not come in time is given up."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.body()
+    except TimeoutError:
+        raise Refusal(408, f"the body did not arrive within {seconds:g} s") from None
+    except ClientDisconnect:
+        # Nobody is there to read this.
+        raise Refusal(400, "the connection ended before the body") from None
+
+
+async def _computed(work: Callable[[str, bytes], bytes], key: str, body: bytes) -> bytes:
+    """The answer, from a thread; the server can end before it."""
+    try:
+        return await to_thread.run_sync(work, key, body, abandon_on_cancel=True)
+    except Refusal:
+        raise
+    except (WireError, UserError) as error:
+        raise Refusal(400, str(error)) from None
+    except Exception as error:
+        # What the teacher stumbles over (memory, a device) is told here, and not in a hundred lines for each request.
+        line = f"the teacher failed: {type(error).__name__}: {first_line(error)}"
+        _log.error(line)
+        raise Refusal(500, line) from None
+
+
+class _BoundedHTTP(H11Protocol):
+    """Hangs up on whoever sends headers, or the rest of a refused body, or takes an answer too slowly.
+
+    uvicorn waits for ever. (It is the endpoint that gives up a body that is wanted.)
+    """
+
+    seconds: float
+    _timers: dict[str, TimerHandle]
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timers = {}
+        self._start("headers")
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._start("headers")
+        else:
+            self._stop("headers")
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._stop("rest")
+
+    def on_response_complete(self) -> None:
+        # Whoever hangs up at once, while a body is sent, takes the answer away.
+        if self.conn.their_state is h11.SEND_BODY:
+            self._start("rest")
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start("answer")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop("answer")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for name in list(self._timers):
+            self._stop(name)
+        super().connection_lost(exc)
+
+    def _start(self, name: str) -> None:
+        if name not in self._timers:
+            self._timers[name] = self.loop.call_later(self.seconds, self.transport.abort)
+
+    def _stop(self, name: str) -> None:
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+
+
+def http_server(app: FastAPI, *, host: str, port: int, limits: ServiceLimits) -> uvicorn.Server:
+    """The application's server, with the limits that are not the application's to keep."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="info",
+        access_log=False,
+        http=type("BoundedHTTP", (_BoundedHTTP,), {"seconds": limits.receive_s}),
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    return uvicorn.Server(config)
 
 
 def serve(
     teacher: Teacher,
     *,
     port: int,
-    fingerprint: str,
     host: str = "127.0.0.1",
-    token: str | None = None,
-    image_size: int | None = None,
-    ledger: Path | None = None,
-    faults: Faults | None = None,
     threads: int = 1,
+    limits: ServiceLimits | None = None,
+    **app: Any,
 ) -> None:
     """Serve until interrupted; port 0 takes a free one, which uvicorn prints.
 
-    `threads` are torch's: on the CPU the last bits of an answer depend on them.
-    """
-    import uvicorn
+    `threads` are torch's: on the CPU the last bits of an answer depend on them. `app` is what else `create_app` takes.
 
+    Raises:
+        UserError: the address or the ledger cannot be had.
+    """
     torch.set_num_threads(threads)
-    app = create_app(teacher, fingerprint=fingerprint, token=token, image_size=image_size, ledger=ledger, faults=faults)
-    uvicorn.run(app, host=host, port=port, log_level="info", access_log=False)
+    limits = limits or ServiceLimits()
+    served = create_app(teacher, limits=limits, **app)
+    server = http_server(served, host=host, port=port, limits=limits)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        if served.state.service.is_busy:
+            # torch is not interrupted in a batch, and the interpreter would wait for its thread.
+            os._exit(0)
+    except SystemExit:
+        # uvicorn has said why.
+        raise UserError(
+            f"a teacher cannot be served on {host}, port {port}; name another with --host or --port"
+        ) from None

@@ -17,17 +17,11 @@ import pytest
 from pyarrow import parquet
 
 from search_spaces.errors import UserError
+from tests.fuzz import archives
 from tests.support.archives import tarred
+from tests.support.bad_archives import BAD_ARCHIVES, zip_of
 from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
 from trainables.data.formats.parquet import bounded_batches
-
-
-def _zip(entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
 
 
 def _zip_link() -> bytes:
@@ -52,7 +46,7 @@ def _tar_member(kind: bytes, name: str = "a/thing") -> bytes:
 
 def _lying_zip() -> bytes:
     """A zip whose directory declares ten bytes for a megabyte of zeros."""
-    data = bytearray(_zip({"a/zeros": bytes(2**20)}))
+    data = bytearray(zip_of({"a/zeros": bytes(2**20)}))
     for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
         place = data.index(signature) + offset
         data[place : place + 4] = (10).to_bytes(4, "little")
@@ -61,7 +55,7 @@ def _lying_zip() -> bytes:
 
 def _zip_name_not_utf8() -> bytes:
     """A zip whose flag says that its names are UTF-8."""
-    return _zip({"a/éé.jpg": b"1"}).replace("éé".encode(), b"\xff\xfe\xff\xfe")
+    return zip_of({"a/éé.jpg": b"1"}).replace("éé".encode(), b"\xff\xfe\xff\xfe")
 
 
 def _tar_that_declares_too_little() -> bytes:
@@ -86,16 +80,16 @@ def _tar_with_a_long_header(size: int) -> bytes:
 
 
 CASES = {
-    "zip with ..": ("x.zip", _zip({"a/../../evil": b"1"}), "leads outside"),
-    "zip with an absolute name": ("x.zip", _zip({"/tmp/evil": b"1"}), "leads outside"),
-    "zip with a backslash": ("x.zip", _zip({"..\\evil": b"1"}), "leads outside"),
-    "zip with a drive": ("x.zip", _zip({"C:/evil": b"1"}), "leads outside"),
+    "zip with ..": ("x.zip", zip_of({"a/../../evil": b"1"}), "leads outside"),
+    "zip with an absolute name": ("x.zip", zip_of({"/tmp/evil": b"1"}), "leads outside"),
+    "zip with a backslash": ("x.zip", zip_of({"..\\evil": b"1"}), "leads outside"),
+    "zip with a drive": ("x.zip", zip_of({"C:/evil": b"1"}), "leads outside"),
     "zip with a link": ("x.zip", _zip_link(), "link or device"),
-    "zip bomb, declared": ("x.zip", _zip({"a": bytes(2_000_000)}), "declares more than 1,000,000 bytes"),
+    "zip bomb, declared": ("x.zip", zip_of({"a": bytes(2_000_000)}), "declares more than 1,000,000 bytes"),
     "zip that declares too little": ("x.zip", _lying_zip(), "truncated or damaged"),
     "zip with a name that is not UTF-8": ("x.zip", _zip_name_not_utf8(), "a file name that is not UTF-8"),
-    "zip, truncated": ("x.zip", _zip({"a": os.urandom(5000)})[:3000], "truncated or damaged"),
-    "zip, damaged": ("x.zip", _zip({"a": b"z" * 5000}, zipfile.ZIP_STORED).replace(b"zzzz", b"zyzz", 1), "damaged"),
+    "zip, truncated": ("x.zip", zip_of({"a": os.urandom(5000)})[:3000], "truncated or damaged"),
+    "zip, damaged": ("x.zip", zip_of({"a": b"z" * 5000}, zipfile.ZIP_STORED).replace(b"zzzz", b"zyzz", 1), "damaged"),
     "no zip": ("x.zip", b"<html>", "truncated or damaged"),
     "tar with ..": ("x.tar.gz", tarred({"../evil": b"1"}), "leads outside"),
     "tar with an absolute name": ("x.tar.gz", tarred({"/tmp/evil": b"1"}), "leads outside"),
@@ -108,6 +102,7 @@ CASES = {
     "tar with a long header": ("x.tar.gz", _tar_with_a_long_header(2**21), "a header of more than 1,048,576 bytes"),
     "tar, truncated": ("x.tar.gz", tarred({"a": os.urandom(90_000)})[:40_000], "truncated or damaged"),
     "no tar": ("x.tar", b"<html>" * 1000, "truncated or damaged"),
+    **BAD_ARCHIVES,
     "the same file twice": ("x.tar.gz", tarred({"a/b": b"1", "a/./b": b"2"}), "the same file twice"),
 }
 
@@ -155,7 +150,7 @@ def test_a_good_archive_is_unpacked(tmp_path: Path, name: str) -> None:
     long = "/".join(["é" * 60] * 4) if name.startswith("long") else "é"
     entries = {"a/b c/1.jpg": b"one" * 200_000, f"a/{long}.jpg": b"two", "a/empty": b""}
     tar = gzip.decompress(tarred(entries))
-    content = {".zip": _zip(entries), ".gz": gzip.compress(tar), ".bz2": bz2.compress(tar), ".xz": lzma.compress(tar)}
+    content = {".zip": zip_of(entries), ".gz": gzip.compress(tar), ".bz2": bz2.compress(tar), ".xz": lzma.compress(tar)}
     (tmp_path / name).write_bytes(content.get(Path(name).suffix, tar))
     unpack(tmp_path / name, tmp_path / "out", max_bytes=1_000_000)
     found = {
@@ -169,14 +164,14 @@ def test_a_good_archive_is_unpacked(tmp_path: Path, name: str) -> None:
 def test_an_abandoned_attempt_is_replaced(tmp_path: Path) -> None:
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "old").write_text("half")
-    (tmp_path / "x.zip").write_bytes(_zip({"a": b"1"}))
+    (tmp_path / "x.zip").write_bytes(zip_of({"a": b"1"}))
     unpack(tmp_path / "x.zip", tmp_path / "out", max_bytes=1000)
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["a"]
     assert not (tmp_path / ".out.part").exists()
 
 
 def test_a_place_that_cannot_be_written_is_not_the_archives_fault(tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_bytes(_zip({"a": b"1"}))
+    (tmp_path / "x.zip").write_bytes(zip_of({"a": b"1"}))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot unpack x.zip") as caught:
         unpack(tmp_path / "x.zip", tmp_path / "file" / "out", max_bytes=1000)
@@ -188,3 +183,7 @@ def test_names_of_archives() -> None:
     assert is_archive("a.tar.gz")
     assert not is_archive("list.txt")
     assert not is_archive("pacs.parquet")
+
+
+def test_random_archives_and_their_content_are_the_mirrors_fault() -> None:
+    assert archives.tried(60, seed=0).problems == []

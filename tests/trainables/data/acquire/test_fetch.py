@@ -409,6 +409,9 @@ def test_a_read_only_root_is_named(tmp_path: Path, pacs: BenchmarkSources, monke
 _KILLED = """
 import sys
 from pathlib import Path
+from search_spaces.benchmarks import PACS
+from trainables.data.acquire.fetch import FetchSettings, fetch
+from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
 address, root, size, sha256 = sys.argv[1:5]
 file = RemoteFile(name="PACS.zip", size=int(size), sha256=sha256, mirrors=(Mirror(transport="http", address=address),))
 route = Route(name="archive", files=(file,), steps=(Step(step="take", source="PACS.zip/kfold"),))

@@ -16,6 +16,7 @@ import pytest
 from search_spaces.benchmarks import BENCHMARKS, PACS
 from search_spaces.errors import UserError
 from tests.support.archives import downloads, local_sources, tarred
+from tests.support.bad_archives import BAD_ARCHIVES, zip_of
 from tests.support.file_server import FileServer
 from trainables.data.acquire import route
 from trainables.data.acquire.fetch import FetchSettings, fetch
@@ -25,6 +26,12 @@ from trainables.data.acquire.sources import BenchmarkSources, Mirror
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 QUICK = FetchSettings(attempts=3, first_wait_s=0.01, variants=[])
+
+
+@pytest.fixture(scope="module")
+def vlcs_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The file of a small VLCS, by name."""
+    return downloads("VLCS", tmp_path_factory.mktemp("vlcs"))
 
 
 def _unvouched(sources: BenchmarkSources, *routes: int) -> BenchmarkSources:
@@ -52,21 +59,14 @@ def _mirrored(sources: BenchmarkSources, *mirrors: Mirror) -> BenchmarkSources:
     )
 
 
-def _zip(entries: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
-
-
 def _without(archive: bytes, domain: str) -> bytes:
     """The zip without one domain: it unpacks, and verification finds it out."""
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-        return _zip({name: opened.read(name) for name in opened.namelist() if f"/{domain}/" not in name})
+        return zip_of({name: opened.read(name) for name in opened.namelist() if f"/{domain}/" not in name})
 
 
-OTHER_FOLDER = _zip({"PACS_2/photo/dog/1.jpg": b""})
+DEEP = b"[" * 99_999
+OTHER_FOLDER = zip_of({"PACS_2/photo/dog/1.jpg": b""})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,9 @@ OTHER_FOLDER = _zip({"PACS_2/photo/dog/1.jpg": b""})
         ("PACS", 1, "pacs.parquet", lambda content: content[:5000], "pacs.parquet is no Parquet file, or is damaged"),
         ("DomainNet", 0, "domain_net_duplicates.txt", lambda content: b"clipart/zebra/duplicate_0.jpg\n", "lists 1"),
         ("DomainNet", 0, "domain_net_duplicates.txt", lambda content: content + b"a/b.jpg\n", "lists 8 images"),
+        ("DomainNet", 0, "domain_net_duplicates.txt", lambda content: b"n" * 300 + content[29:], "cannot be read"),
         ("TerraIncognita", 0, "eccv_18_annotations.tar.gz", lambda content: tarred({"b.json": b"[]"}), "b.json is no"),
+        ("TerraIncognita", 0, "eccv_18_annotations.tar.gz", lambda content: tarred({"b.json": DEEP}), "depth"),
         ("TerraIncognita", 0, "eccv_18_all_images_sm.tar.gz", lambda content: tarred({"a.jpg": b""}), "are missing"),
     ],
 )  # fmt: skip
@@ -101,6 +103,28 @@ def test_a_repaired_mirror_helps(
     repaired = _unvouched(local_sources(benchmark, server, files), route)
     assert fetch(BENCHMARKS[benchmark], root, sources=repaired, settings=QUICK).errors == ()
     assert sum(server.sent.values()) == len(files[name]), "what was not at fault is not asked again"
+
+
+@pytest.mark.parametrize("case", [case for case, (name, *_) in BAD_ARCHIVES.items() if name == "x.zip"])
+def test_a_wrong_archive_gives_way_to_the_next_mirror(
+    tmp_path: Path, server: FileServer, pacs_files: dict[str, bytes], case: str
+) -> None:
+    bad = _served(server, "bad.zip", BAD_ARCHIVES[case][1])
+    good = _served(server, "good.zip", pacs_files["PACS.zip"])
+    sources = _mirrored(_unvouched(local_sources("PACS", server, pacs_files), 0), bad, good)
+    assert fetch(PACS, tmp_path, sources=sources, settings=QUICK).num_images == 56
+    receipt = json.loads((tmp_path / "PACS" / ".fetch.json").read_text())
+    assert receipt["files"]["PACS.zip"]["from"] == str(good)
+
+
+@pytest.mark.parametrize("case", [case for case, (name, *_) in BAD_ARCHIVES.items() if name != "x.zip"])
+def test_a_wrong_tar_gives_way_to_the_next_mirror(
+    tmp_path: Path, server: FileServer, vlcs_files: dict[str, bytes], case: str
+) -> None:
+    bad = _served(server, "bad.tar.gz", BAD_ARCHIVES[case][1])
+    good = _served(server, "good.tar.gz", vlcs_files["VLCS.tar.gz"])
+    sources = _mirrored(_unvouched(local_sources("VLCS", server, vlcs_files), 0), bad, good)
+    assert fetch(BENCHMARKS["VLCS"], tmp_path, sources=sources, settings=QUICK).num_images == 40
 
 
 @pytest.mark.parametrize(
@@ -313,3 +337,16 @@ def test_a_damaged_copy_is_not_accepted_as_unknown(
     with pytest.raises(UserError, match="1 of 4 domain folders are missing: photo"):
         fetch(PACS, tmp_path, sources=sources, settings=replace(QUICK, variants=None, accept_unknown=True))
     assert not (tmp_path / "PACS").exists()
+
+
+def test_damaged_notes_of_what_has_arrived_are_made_again(
+    tmp_path: Path, server: FileServer, pacs_files: dict[str, bytes]
+) -> None:
+    sources = _unvouched(local_sources("PACS", server, pacs_files), 0)
+    with pytest.raises(UserError, match="not the benchmark"):
+        fetch(PACS, tmp_path, sources=sources, settings=replace(QUICK, variants=None))
+    (notes,) = tmp_path.glob(".fetch-PACS/*/files.json")
+    notes.write_text('{"PACS.zip": 7}')
+    server.sent.clear()
+    assert fetch(PACS, tmp_path, sources=sources, settings=QUICK).num_images == 56
+    assert sum(server.sent.values()) == 0

@@ -57,6 +57,8 @@ def bring(file: RemoteFile, mirror: Mirror, folder: Path, *, attempts: int = 2) 
 _KILLED = """
 import sys
 from pathlib import Path
+from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.transports import download
 transport, address, endpoint, place, size, sha256 = sys.argv[1:7]
 mirror = Mirror(transport=transport, address=address, endpoint=endpoint)
 download(RemoteFile(name="x.bin", size=int(size), sha256=sha256 or None), mirror, Path(place))
@@ -204,3 +206,36 @@ def test_googles_client_is_told_to_try_for_a_second_by_itself(tmp_path: Path, mo
     with pytest.raises(MirrorError, match=r"Could not connect to server \(2 attempts\)"):
         bring(described(b"x"), mirror, tmp_path, attempts=5)
     assert told == [timedelta(seconds=1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("transport", "note"),
+    [
+        *((transport, note) for transport in ("http", "google_drive") for note in ("[1]", "{", '{"address": 7}', "")),
+        ("http", '{"address": "ADDRESS", "total": "many"}'),
+        ("http", '{"address": "ADDRESS", "validator": 7}'),
+    ],
+)
+def test_a_damaged_note_of_a_part_is_none(tmp_path: Path, server: FileServer, transport: str, note: str) -> None:
+    content = os.urandom(SIZE)
+    mirror, _ = mirrored(server, transport, content)
+    name = "x.bin.part" if transport == "http" else "x.bin.drive"
+    (tmp_path / name).write_bytes(b"half")
+    (tmp_path / f"{name}.json").write_text(note.replace("ADDRESS", mirror.address))
+    assert bring(described(content), mirror, tmp_path) == content
+
+
+def test_an_answer_that_a_library_stumbles_over_is_the_mirrors_fault(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*arguments: object) -> Path:
+        raise KeyError("signed https://host/x?X-Amz-Signature=abc \x1b[31m\n")
+
+    mirror, _ = mirrored(server, "http", b"x")
+    monkeypatch.setitem(transports._TRANSPORTS, "http", stumble)
+    with pytest.raises(MirrorError) as caught:
+        bring(described(b"x"), mirror, tmp_path)
+    assert str(caught.value).startswith(
+        "answered what cannot be understood: 'signed https://host/x?X-Amz-Signature=***"
+    )
+    assert str(caught.value).isprintable()

@@ -43,6 +43,7 @@ SERVER = """
 import json, os, sys
 from pathlib import Path
 from trainables.teacher.http.server import Faults, serve
+from trainables.teacher.open import open_teacher
 settings = json.loads(sys.argv[1])
 teacher = open_teacher(settings["name"], image_size=32)
 ledger = Path(settings["ledger"])

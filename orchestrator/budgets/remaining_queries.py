@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.plan.query_bounds import Need, largest, own_need, preflight_need, total
 from orchestrator.plan.selection_costs import points_agree
 from orchestrator.search.folds_to_come import first_specs, num_unwritten, unsettled_specs, unwritten_pairs
+from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
@@ -22,11 +24,6 @@ from search_spaces.schedule import stage_steps
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
 from trainables.storage.fold_folder import FoldFolder
-
-if TYPE_CHECKING:
-    from orchestrator.search.group_search import GroupAgenda
-    from orchestrator.search.specs import FoldSpecs
-    from orchestrator.store.sweep_folder import SweepFolder
 
 
 class RemainingNeed:
