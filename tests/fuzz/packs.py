@@ -151,7 +151,9 @@ def _wrong_bytes(chance: random.Random, place: Path) -> None:
     """Flipped, cut, lengthened or emptied; the description may vouch for it."""
     names = sorted(file.name for file in place.iterdir())
     name = chance.choice([INDEX, INDEX, DESCRIPTION, *names])
-    data = bytearray((place / name).read_bytes())
+    if not (place / name).is_file() or not (data := bytearray((place / name).read_bytes())):
+        # An earlier damage has left nothing of it.
+        return
     kind = chance.choice(["flip", "flip", "cut", "more", "empty"])
     if kind == "flip":
         for _ in range(chance.choice([1, 3, 30])):
@@ -181,7 +183,10 @@ def _wrong_description(chance: random.Random, place: Path) -> None:
 
 
 def _lost_file(chance: random.Random, place: Path) -> None:
-    file = chance.choice(sorted(place.iterdir()))
+    files = sorted(file for file in place.iterdir() if file.is_file())
+    if not files:
+        return
+    file = chance.choice(files)
     file.unlink()
     if chance.random() < 0.3:
         file.mkdir()
@@ -201,7 +206,11 @@ def _index(place: Path) -> pa.Table | None:
         table = index_of(place)
     except (pa.ArrowException, OSError):
         return None
-    is_usual = table.num_rows > 0 and sorted(table.column_names) == sorted(index_schema().names)
+    # In whatever order; `set` because a column may stand twice.
+    is_usual = table.num_rows > 0 and {(field.name, field.type) for field in table.schema} == {
+        (field.name, field.type) for field in index_schema()
+    }
+    is_usual = is_usual and len(table.column_names) == len(index_schema())
     return table if is_usual and _is_described(place) else None
 
 

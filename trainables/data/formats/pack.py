@@ -26,16 +26,9 @@ from search_spaces.errors import UserError
 from trainables.data.formats.folder import FolderSource
 from trainables.data.formats.images import ImageSource, decode
 from trainables.data.formats.manifest import ManifestRow, is_utf8, manifest_hash, shown
-from trainables.data.formats.pack_files import (
-    DESCRIPTION,
-    INDEX,
-    PACK_FORMAT,
-    POOLS,
-    PackFiles,
-    index_schema,
-    shard_name,
-)
+from trainables.data.formats.pack_files import DESCRIPTION, INDEX, PACK_FORMAT, POOLS, index_schema, shard_name
 from trainables.data.formats.pack_place import alone_at, move_into_place, recover
+from trainables.data.formats.pack_reading import PackFiles
 from trainables.data.formats.parquet import ParquetSource
 from trainables.storage.json_files import write_json
 

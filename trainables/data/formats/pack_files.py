@@ -1,29 +1,21 @@
-"""The files of a pack: their names, how they are read from wherever they lie, and what is wrong with what they say.
+"""What a pack's files are called, and what is wrong with what they say of themselves.
 
-Nothing that a pack says is taken at its word: `description_problem` and `index_problem` look at every value before
-memory is taken for it.
+Nothing that a pack says is taken at its word: every value is looked at before memory is taken for it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from search_spaces.errors import UserError
-
 PACK_FORMAT = 2
 DESCRIPTION, INDEX = "pack.json", "index.arrow"
 POOLS = ("", "train", "test")
 """A row's pool by its number in the index: serves every role, source domains only, the test domain only."""
-CHUNK_BYTES = 2**22
 MAX_SIDE = 2**20
 """Pixels; no image format of ours has longer sides."""
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -56,11 +48,11 @@ def description_problem(content: Mapping[str, Any]) -> str:
         if name not in content:
             return f"{DESCRIPTION} has no {name!r}"
         if not is_right(content[name]):
-            return f"{DESCRIPTION} has {_cut(content[name])} as {name!r}; it is {wanted}"
+            return f"{DESCRIPTION} has {cut(content[name])} as {name!r}; it is {wanted}"
     if len(content["files"]) != content["num_shards"] + 1:
         return f"{DESCRIPTION} names {len(content['files']):,} files for {content['num_shards']:,} shards and the index"
     unknown = set(content["files"]) - {INDEX, *map(shard_name, range(content["num_shards"]))}
-    return f"{DESCRIPTION} names the file {_cut(min(unknown))}, which no pack has" if unknown else ""
+    return f"{DESCRIPTION} names the file {cut(min(unknown))}, which no pack has" if unknown else ""
 
 
 def index_problem(batch: Any, description: Mapping[str, Any]) -> str:
@@ -132,7 +124,8 @@ def _first(values: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], name: str, al
         yield f"{INDEX} says {name} {values[row]} for image {row:,}; it is {allowed}"
 
 
-def _cut(value: Any) -> str:
+def cut(value: Any) -> str:
+    """A value as it stands in one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -142,12 +135,18 @@ def _is_count(value: Any, *, least: int = 0) -> bool:
 
 
 def _are_domains(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) > 0 and all(_is_count(count, least=1) for count in value.values())
+    are_counts = isinstance(value, dict) and all(_is_count(count, least=1) for count in value.values())
+    return are_counts and _are_names(list(value))
 
 
 def _are_names(value: Any) -> bool:
-    are_texts = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
-    return are_texts and 0 < len(value) == len(set(value))
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        return False
+    try:
+        in_order: list[str] = sorted(set(value), key=str.encode)
+    except UnicodeEncodeError:
+        return False
+    return value == in_order
 
 
 def _are_files(value: Any) -> bool:
@@ -166,8 +165,8 @@ def _is_switch(value: Any) -> bool:
 
 
 _DESCRIPTION_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "domains": (_are_domains, "the number of images, 1 or more, by domain"),
-    "class_names": (_are_names, "a list of names"),
+    "domains": (_are_domains, "the number of images, 1 or more, by domain, in byte order"),
+    "class_names": (_are_names, "a list of names in byte order"),
     "encoding": (lambda value: value in ("stored", "pixels"), "stored or pixels"),
     "manifest": (_is_digest, "a SHA-256"),
     "packed_from": (_is_digest, "a SHA-256"),
@@ -176,128 +175,3 @@ _DESCRIPTION_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_shards": (lambda value: _is_count(value, least=1), "a number of 1 or more"),
     "files": (_are_files, "size and SHA-256 by file"),
 }
-
-
-class PackFiles:
-    """The files of a pack, wherever they lie."""
-
-    def __init__(self, location: str, filesystem: Any) -> None:
-        self.location = location
-        self.path = location
-        self.filesystem = filesystem
-        if filesystem is None and "://" in location:
-            import pyarrow as pa
-            from pyarrow import fs
-
-            try:
-                self.filesystem, self.path = fs.FileSystem.from_uri(location)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise UserError(f"cannot read {location}: {' '.join(str(error).split())}") from None
-
-    def description(self) -> dict[str, Any]:
-        """What the pack says of itself, of whatever format; raises `UserError` where it is no JSON object."""
-        try:
-            with self._input(DESCRIPTION) as file:
-                description: dict[str, Any] = json.loads(file.read())
-                if not isinstance(description, dict):
-                    raise ValueError(f"{DESCRIPTION} holds no description")
-                return description
-        except (OSError, ValueError, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-            raise UserError(f"{self.location} is not a pack: {reason}") from None
-
-    def checked_description(self) -> dict[str, Any]:
-        """The description of a pack that this program reads; raises `UserError` for another format or wrong values."""
-        description = self.description()
-        if description.get("format") != PACK_FORMAT:
-            raise UserError(
-                f"{self.location} is a pack of format {_cut(description.get('format'))}, this program reads "
-                f"{PACK_FORMAT}; pack the benchmark again, with --overwrite"
-            )
-        if problem := description_problem(description):
-            raise self.damaged(problem)
-        return description
-
-    def problem(self) -> str:
-        """What is wrong with description and index, or which files are not there in full; no image is read."""
-        description = self.description()
-        if problem := description_problem(description) or "; ".join(self.lacking(description)):
-            return problem
-        return index_problem(self.record_batch(INDEX), description)
-
-    def damaged(self, problem: str) -> UserError:
-        """What is said of a pack that is not as it was written."""
-        return UserError(f"the pack {self.location} is damaged: {problem}")
-
-    def lacking(self, description: dict[str, Any]) -> list[str]:
-        """Files of the description that are not there in full, in words."""
-        wanted = {name: facts["size"] for name, facts in description["files"].items()}
-        sizes = dict(zip(wanted, self._sizes(list(wanted)), strict=True))
-        return [
-            f"{name} is missing" if (have := sizes[name]) is None else f"{name} has {have:,} bytes instead of {size:,}"
-            for name, size in wanted.items()
-            if sizes[name] != size
-        ]
-
-    def _sizes(self, names: list[str]) -> list[int | None]:
-        if self.filesystem is None:
-            files = [Path(self.path) / name for name in names]
-            return [file.stat().st_size if file.is_file() else None for file in files]
-        try:
-            found = self.filesystem.get_file_info([f"{self.path.rstrip('/')}/{name}" for name in names])
-        except OSError as error:
-            raise UserError(f"cannot read {self.location}: {' '.join(str(error).split())}") from None
-        return [info.size if info.is_file else None for info in found]
-
-    def changed(self, description: dict[str, Any]) -> list[str]:
-        """Names of the files whose content is not what was packed."""
-        files: dict[str, dict[str, Any]] = description["files"]
-        return [name for name, facts in files.items() if self._sha256(name) != facts["sha256"]]
-
-    def _sha256(self, name: str) -> str:
-        digest = hashlib.sha256()
-        try:
-            with self._input(name) as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    digest.update(chunk)
-        except OSError as error:
-            raise self.damaged(" ".join(str(error).split())) from None
-        return digest.hexdigest()
-
-    def record_batch(self, name: str) -> Any:
-        import pyarrow as pa
-
-        try:
-            opened = pa.ipc.open_file(self._input(name))
-            if opened.num_record_batches != 1:
-                raise self.damaged(f"{name} has {opened.num_record_batches:,} parts instead of one")
-            return opened.get_batch(0)
-        except (OSError, pa.ArrowException) as error:
-            raise self.damaged(f"{name}: {' '.join(str(error).split())}") from None
-
-    def open(self, name: str) -> Callable[[int, int], Any]:
-        """A function from (offset, length) to bytes of the file: views of the mapped file, or ranged reads."""
-        import pyarrow as pa
-
-        try:
-            file = self._input(name)
-            whole = file.read_buffer() if self.filesystem is None else None
-            size = file.size()
-        except (OSError, pa.ArrowException) as error:
-            raise self.damaged(f"{name}: {' '.join(str(error).split())}") from None
-
-        def read(offset: int, length: int) -> Any:
-            if offset < 0 or length < 0 or offset + length > size:
-                raise self.damaged(f"{name} is cut short")
-            return file.read_at(length, offset) if whole is None else whole.slice(offset, length)
-
-        return read
-
-    def _input(self, name: str) -> Any:
-        if self.filesystem is not None:
-            return self.filesystem.open_input_file(f"{self.path.rstrip('/')}/{name}")
-        import pyarrow as pa
-
-        if name == DESCRIPTION:
-            return io.BytesIO((Path(self.path) / name).read_bytes())
-        return pa.memory_map(str(Path(self.path) / name))

@@ -20,14 +20,8 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.formats.images import Indices, Role, decode
 from trainables.data.formats.manifest import ManifestRow
-from trainables.data.formats.pack_files import (
-    INDEX,
-    POOLS,
-    PackFiles,
-    index_problem,
-    numbers,
-    shard_name,
-)
+from trainables.data.formats.pack_files import INDEX, POOLS, index_problem, numbers, shard_name
+from trainables.data.formats.pack_reading import PackFiles
 
 LISTED = 10
 """Files that an error names."""
