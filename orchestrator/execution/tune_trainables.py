@@ -17,7 +17,6 @@ from typing import Any
 from orchestrator.execution.executors import imported
 from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.ray_compat import (
-    ACTOR_PARTS,
     TRAINER_PARTS,
     check_parts,
     replace_report_queue,
@@ -82,7 +81,6 @@ def failures_reported(
 
 def actor_trainable(resources: Resources) -> Any:
     """The trainable of one-worker folds, with what Ray reserves for each."""
-    check_parts(ACTOR_PARTS)
     reserved: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         reserved["GPU"] = resources.gpus_per_worker
