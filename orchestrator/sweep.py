@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
@@ -30,17 +30,17 @@ from orchestrator.plan.plan import make_plan
 from orchestrator.run_options import RunOptions, absolute_data_root, gpus_per_fold
 from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.dispatcher import Dispatcher
-from orchestrator.scheduler.fold_queue import Agenda, build_agenda
+from orchestrator.scheduler.fold_queue import FoldQueue, build_fold_queue
 from orchestrator.scheduler.stopping import StopRequest, signals_stop
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.leases import FoldLeases, alone_in
-from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import UsageMeter
 from orchestrator.tracking.background import BackgroundSync, Tracking
-from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
@@ -92,7 +92,7 @@ class _Work:
     store: SweepFolder
     options: RunOptions
     owner: Owner
-    agenda: Agenda
+    queue: FoldQueue
     jobs: FoldJobs
     costs: CostForecast
     need: RemainingNeed | None
@@ -131,7 +131,7 @@ def run_sweep(
         options.benchmarks, store=store, data_root=options.data_root, tell=lambda text: _message(progress, text)
     )
     with alone_in(store) as owner, closing(FoldLeases(owner)) as leases:
-        groups = fold_group_records(sweep, options.benchmarks)
+        groups = make_plan(sweep, options.benchmarks).groups
         store.claim(sweep, groups, manifests)
         store.remember_run(options)
         specs = FoldSpecs(sweep=sweep, benchmarks=options.benchmarks, manifests=manifests)
@@ -139,14 +139,14 @@ def run_sweep(
         interrupted = _run_what_is_left(work)
         if work.need is not None:
             # What the next command will check again: the refusals name a budget that suffices for it.
-            work.need.unchecked = unchecked(work.agenda.groups)
-    progress(ProgressEvent(kind="sweep_finished", counts=work.agenda.counts()))
+            work.need.unchecked = unchecked(work.queue.groups)
+    progress(ProgressEvent(kind="sweep_finished", counts=work.queue.counts()))
     return SweepOutcome(
-        counts=work.agenda.counts(),
-        failures=tuple(_failures(work.agenda, store)),
+        counts=work.queue.counts(),
+        failures=tuple(_failures(work.queue, store)),
         interrupted=interrupted,
-        out_of_budget=work.agenda.is_out_of_budget,
-        refusals=tuple(work.agenda.refusals()) if work.agenda.is_out_of_budget else (),
+        out_of_budget=work.queue.is_out_of_budget,
+        refusals=tuple(work.queue.refusals()) if work.queue.is_out_of_budget else (),
         tracking_behind=work.sync.behind,
         seconds=time.monotonic() - started,
     )
@@ -159,7 +159,7 @@ def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:
     planned = (planned for view in views for _, planned in view.planned())
 
     def went_wrong(key: str) -> bool:
-        attempts = store.folds.attempts(key)
+        attempts = store.folds.failures(key)
         return attempts.failed or bool(attempts.attempts and store.folds.fold_state(key, None) == "waiting")
 
     return {fold.key: fold for fold in planned if went_wrong(fold.key)}
@@ -179,7 +179,7 @@ def _resolved(options: RunOptions, sweep: Sweep, store: SweepFolder) -> RunOptio
 
 
 def _work(
-    groups: Sequence[GroupRecord],
+    groups: Sequence[FoldGroup],
     specs: FoldSpecs,
     store: SweepFolder,
     options: RunOptions,
@@ -193,9 +193,9 @@ def _work(
     need = remaining_need(specs, store=store, data_root=options.data_root) if options.counts_queries else None
     only = failed_folds(store) if options.only_failed else None
     gpus, identity = gpus_per_fold(options.resources), leases.owner.identity
-    meter = UsageMeter(store.usage_folder, identity, gpus_per_fold=gpus, running=lambda: agenda.running)
+    meter = UsageMeter(store.usage_folder, identity, gpus_per_fold=gpus, running=lambda: queue.running)
     costs = sweep_costs(specs, store, meter, options)
-    agenda = build_agenda(
+    queue = build_fold_queue(
         groups,
         specs=specs,
         store=store,
@@ -214,12 +214,12 @@ def _work(
         repeatable=options.max_concurrent == 1,
     )
     if need is not None:
-        need.unchecked = unchecked(agenda.groups)
+        need.unchecked = unchecked(queue.groups)
     return _Work(
         store=store,
         options=options,
         owner=leases.owner,
-        agenda=agenda,
+        queue=queue,
         jobs=FoldJobs(
             store=store,
             benchmarks=options.benchmarks,
@@ -241,12 +241,12 @@ def _message(progress: Progress, text: str, counts: Counts | None = None) -> Non
 
 def _run_what_is_left(work: _Work) -> bool:
     """Run what is left; True where a signal ended it early."""
-    store, options, agenda = work.store, work.options, work.agenda
-    work.progress(ProgressEvent(kind="sweep_started", counts=agenda.counts()))
+    store, options, queue = work.store, work.options, work.queue
+    work.progress(ProgressEvent(kind="sweep_started", counts=queue.counts()))
     # A command that was killed at its very end left these, and there may be nothing left to start Ray for.
     remove_abandoned_ray_folders()
     shutil.rmtree(store.ray_folder, ignore_errors=True)
-    if agenda.is_finished or agenda.is_out_of_budget:
+    if queue.is_finished or queue.is_out_of_budget:
         work.sync.finish()
         return False
     look_for_tracking(work.tracking, work.sync, begun=store.records.is_begun)
@@ -270,13 +270,13 @@ def _run_what_is_left(work: _Work) -> bool:
         work.costs.at_once = back_end.at_once
         try:
             if not stop.closing:
-                check_methods(agenda, work.jobs, back_end.preflight)
+                check_methods(queue, work.jobs, back_end.preflight)
         except BudgetReached:
-            agenda.close_budget()
-        if not stop.closing and not agenda.is_out_of_budget:
+            queue.close_budget()
+        if not stop.closing and not queue.is_out_of_budget:
             work.sync.start()
             dispatcher = Dispatcher(
-                agenda,
+                queue,
                 store=store,
                 owner=work.owner.identity,
                 stop=stop,
@@ -286,16 +286,16 @@ def _run_what_is_left(work: _Work) -> bool:
             back_end.run(dispatcher, work.jobs)
             with suppress(OSError):
                 store.mirrors.fetch_awaited()
-    agenda.workers_ended()
+    queue.workers_ended()
     work.sync.finish()
     if stop.user_error:
         raise UserError(stop.user_error)
-    return stop.closing and not agenda.is_finished
+    return stop.closing and not queue.is_finished
 
 
 def _watched(work: _Work) -> Progress:
     """The sweep's progress, which tracking follows, and what finished folds say about their share of a GPU."""
-    sharing = ShareTeller(lambda text: _message(work.progress, text, work.agenda.counts()))
+    sharing = ShareTeller(lambda text: _message(work.progress, text, work.queue.counts()))
 
     def watch(event: ProgressEvent) -> None:
         if event.fold is not None and event.kind in ("fold_done", "fold_failed", "fold_pruned"):
@@ -309,23 +309,7 @@ def _watched(work: _Work) -> Progress:
     return watch
 
 
-def fold_group_records(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> tuple[GroupRecord, ...]:
-    """The fold groups of a sweep as they are written down."""
-    return tuple(
-        GroupRecord(
-            name=group.name,
-            benchmark=group.benchmark,
-            method=group.method,
-            test_domains=group.test_domains,
-            trials=group.trials,
-            seeds=group.seeds,
-            own_seed=group.own_seed,
-        )
-        for group in make_plan(sweep, benchmarks).groups
-    )
-
-
-def _failures(agenda: Agenda, store: SweepFolder) -> Iterator[FailedFold]:
-    for group, planned in agenda.failures():
-        error = store.folds.attempts(planned.key).error
+def _failures(queue: FoldQueue, store: SweepFolder) -> Iterator[FailedFold]:
+    for group, planned in queue.failures():
+        error = store.folds.failures(planned.key).error
         yield FailedFold(key=planned.key, group=group, fold=planned.fold, error=error)

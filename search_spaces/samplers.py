@@ -1,4 +1,4 @@
-"""Samplers: how a fold group's next configuration is chosen (the paper's comes first), and what each can search."""
+"""Samplers: how a fold group's next configuration is suggested (the paper's comes first), and what each can search."""
 
 from __future__ import annotations
 

@@ -59,9 +59,9 @@ class Sweep:
     scope: Scope = field(default="domain", metadata=option("Search"))
     """Choose hyperparameters per test domain (as DomainBed), or once for all test domains of a benchmark."""
     selection: SweepSelection = field(default="source_validation", metadata=option("Search"))
-    """What configurations are chosen by: source validation accuracy, or further folds that leave two domains out."""
+    """What a configuration is selected by: source validation accuracy, or further folds that leave two domains out."""
     sampler: Sampler = field(default="tpe", metadata=option("Search"))
-    """How configurations are chosen after the sweep's own, which always comes first."""
+    """How configurations are suggested after the sweep's own, which always comes first."""
     pruner: Pruner = field(default="none", metadata=option("Search"))
     """Rule that stops folds of a search early, by source validation accuracy."""
     stop_level: float = 0.05

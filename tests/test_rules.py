@@ -86,13 +86,13 @@ MOST_PARAMETERS = 8
 BESIDE = set[str]()
 CROWDED_FOLDERS = set[str]()
 LARGE_CLASSES = {
-    "orchestrator/scheduler/fold_queue.py:Agenda",
+    "orchestrator/scheduler/fold_queue.py:FoldQueue",
     "orchestrator/store/remote/mirrors.py:StoreMirrors",
     "trainables/storage/mirror.py:Mirror",
-    "trainables/fold_setup.py:FoldParts",
+    "trainables/fold_setup.py:FoldSetup",
 }
 LONG_SIGNATURES = {
-    "orchestrator/scheduler/fold_queue.py:build_agenda",
+    "orchestrator/scheduler/fold_queue.py:build_fold_queue",
     "orchestrator/search/pruning.py:GroupPruning._decide",
     "trainables/data/loading/batches.py:BatchStream.__init__",
     "trainables/data/loading/batches.py:_StepDataset.__init__",

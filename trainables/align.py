@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
-from trainables.fold_setup import FoldParts, Report
+from trainables.fold_setup import FoldSetup, Report
 from trainables.methods.recipes import Stage
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import DamagedFileError, write_atomically, write_json
@@ -31,7 +31,7 @@ class StageRecord:
     """Whether another fold had already done it."""
 
 
-def align(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
+def align(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
     """Fit the projection, or take the one that an equal Align stage left; the student then holds it.
 
     The authors choose the last of equally good evaluations here (their saved file is rewritten at ties).

@@ -18,7 +18,7 @@ from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
 from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
-from trainables.fold_setup import FoldParts, Gather, Report, Scores, nothing_to_gather
+from trainables.fold_setup import FoldSetup, Gather, Report, Scores, nothing_to_gather
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import Stage
 from trainables.storage.fold_folder import FoldFolder
@@ -68,7 +68,7 @@ def _make_fold(
 ) -> dict[str, Any]:
     started = time.time()
     begin_measuring(workers.device)
-    parts = FoldParts(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather)
+    parts = FoldSetup(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather)
     if workers.is_first:
         FoldFolder(job.folder).remove_half_files()
         write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
@@ -87,11 +87,11 @@ def metered(job: FoldJob, teacher: Teacher | None, *, scope: str) -> MeteredTeac
     return MeteredTeacher(teacher, QueryLedger(Path(job.queries_folder), scope, budget=job.query_budget))
 
 
-def _run_stage(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
+def _run_stage(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
     return align(parts, stage, student) if stage.name == "align" else distill(parts, stage, student)
 
 
-def distill(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
+def distill(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
     """Fit the last stage, averaging the weights as it goes. The student holds the last step's weights."""
     swad = parts.hyperparameters.swad
     averager = DenseAverager(swad, device=parts.swad_device) if swad.segments != "off" else None
@@ -100,7 +100,7 @@ def distill(parts: FoldParts, stage: Stage, student: Student) -> StageRecord:
     return StageRecord(stage.name, fit.run(), reused=False)
 
 
-def predict(parts: FoldParts, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
+def predict(parts: FoldSetup, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
     """Evaluate the last step for the oracle, then the chosen weights; save the very weights that were evaluated."""
     student.eval()
     predictor = of_images(parts.predictor(student))
@@ -115,7 +115,7 @@ def predict(parts: FoldParts, student: Student, records: list[StageRecord], star
     return _finish(parts, validation, records[-1].outcome.chosen, records, started)
 
 
-def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
+def zero_shot(parts: FoldSetup, started: float) -> dict[str, Any]:
     """The teacher itself, its text embeddings as classifier, on the student's splits and evaluation view."""
     predictor = parts.zero_shot_on_batches()
     validation = parts.score(predictor, parts.splits.source_validation)
@@ -125,7 +125,7 @@ def zero_shot(parts: FoldParts, started: float) -> dict[str, Any]:
     return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
 
 
-def _score_test(parts: FoldParts, predictor: BatchPredictor) -> dict[str, Any]:
+def _score_test(parts: FoldSetup, predictor: BatchPredictor) -> dict[str, Any]:
     """Test-domain numbers, for `_write_test` alone."""
     inner = parts.score(predictor, parts.splits.test_in)
     outer = parts.score(predictor, parts.splits.test_out)
@@ -137,7 +137,7 @@ def _score_test(parts: FoldParts, predictor: BatchPredictor) -> dict[str, Any]:
     }
 
 
-def _write_test(parts: FoldParts, test: dict[str, Any]) -> None:
+def _write_test(parts: FoldSetup, test: dict[str, Any]) -> None:
     """Write `test.json`; a pair fold writes a file per test domain, so that none tells of both."""
     folder, domains = FoldFolder(parts.job.folder), parts.job.spec.fold.test_domains
     if len(domains) == 1:
@@ -149,7 +149,7 @@ def _write_test(parts: FoldParts, test: dict[str, Any]) -> None:
 
 
 def _finish(
-    parts: FoldParts, validation: Scores, chosen: dict[str, Any], records: list[StageRecord], started: float
+    parts: FoldSetup, validation: Scores, chosen: dict[str, Any], records: list[StageRecord], started: float
 ) -> dict[str, Any]:
     """Write `result.json`, which makes the fold done, and report for the last time."""
     accuracy, cross_entropy = mean_accuracy(validation), mean_cross_entropy(validation)
@@ -188,7 +188,7 @@ def _finish(
     return parts.workers.agree(result)  # type: ignore[no-any-return]
 
 
-def _queries(parts: FoldParts) -> dict[str, int]:
+def _queries(parts: FoldSetup) -> dict[str, int]:
     """What this fold asked the teacher, by all workers and over all interruptions.
 
     `unconfirmed` are queries of killed processes whose answers nobody saw; the teacher may have been asked them.

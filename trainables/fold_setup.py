@@ -35,7 +35,7 @@ def nothing_to_gather() -> None:
     """All workers write into one folder."""
 
 
-class FoldParts:
+class FoldSetup:
     """Built once per fold; knows nothing of the order in which stages run."""
 
     def __init__(

@@ -20,7 +20,7 @@ from trainables.data.formats.images import ImageSource, cached
 from trainables.data.formats.open import open_benchmark
 from trainables.fitting.workers import Workers
 from trainables.fold import metered, run_fold
-from trainables.fold_setup import FoldParts, Gather
+from trainables.fold_setup import FoldSetup, Gather
 from trainables.jobs import FoldJob, job_from_mapping
 from trainables.remote_jobs import answers_on_this_node, on_this_node
 from trainables.teacher.http.connection import Patience, patience_of
@@ -125,7 +125,7 @@ def preflight(job: Mapping[str, Any]) -> dict[str, Any]:
 def _preflight(fold_job: FoldJob) -> dict[str, Any]:
     workers = Workers(device=_device(fold_job))
     source, teacher = _inputs(fold_job, workers)
-    parts = FoldParts(fold_job, source, metered(fold_job, teacher, scope=PREFLIGHT), _silent, workers)
+    parts = FoldSetup(fold_job, source, metered(fold_job, teacher, scope=PREFLIGHT), _silent, workers)
     image = torch.zeros(1, 3, parts.image_size, parts.image_size, device=workers.device)
     if parts.method.stages:
         logits = parts.predictor(parts.student().eval())(image)

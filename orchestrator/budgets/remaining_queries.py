@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.plan.query_bounds import Need, largest, own_need, preflight_need, total
 from orchestrator.plan.selection_costs import points_agree
 from orchestrator.search.folds_to_come import first_specs, num_unwritten, unsettled_specs, unwritten_pairs
-from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.group_search import GroupSearch
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
@@ -34,7 +34,7 @@ class RemainingNeed:
         self.unchecked: set[tuple[str, str]] = set()
         """Pairs of benchmark and method whose teacher and student are still to be checked, which asks too."""
 
-    def __call__(self, group: GroupAgenda, further: int | None = None) -> Need:
+    def __call__(self, group: GroupSearch, further: int | None = None) -> Need:
         """Folds that are written but not done, folds that will be written, and the check before the first.
 
         `further` trials will be written, or all that are left.
@@ -57,7 +57,7 @@ class RemainingNeed:
             needs.append(Need(shared={name: (check.images, check.texts)}))
         return total(needs)
 
-    def _pairs(self, group: GroupAgenda) -> Iterator[Need]:
+    def _pairs(self, group: GroupSearch) -> Iterator[Need]:
         """Pair folds that will be written; one that several groups try alike counts once."""
         record, sweep = group.group, self._specs.sweep
         agreeing = record.trials if points_agree(sweep) else 1

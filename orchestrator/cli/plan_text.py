@@ -70,7 +70,7 @@ def plan_lines(
         f"with stored views (teacher_mode views:K) every image that may serve as source is asked for K times: "
         f"{_count(plan.source_images)} x K images, shared by all folds, seeds, stages and trials",
         *forecast_lines(plan.need, plan.modes, query_budget=query_budget, price_per_1000=price_per_1000),
-        selection_line(plan.selections, chosen=sweep.selection, price_per_1000=price_per_1000, time=pair_fold_time),
+        selection_line(plan.selections, selected=sweep.selection, price_per_1000=price_per_1000, time=pair_fold_time),
     ]
 
 
@@ -82,7 +82,7 @@ def _seeds_line(plan: Plan) -> str:
 
 
 def _search_lines(sweep: Sweep, benchmarks: Mapping[str, Benchmark], *, searched: bool) -> Iterator[str]:
-    """How configurations are chosen and given up, where there is a search."""
+    """How a configuration is selected and when one is pruned, where there is a search."""
     if not searched:
         return
     yield f"sampler {sweep.sampler}: {SAMPLERS[sweep.sampler]}"
@@ -132,7 +132,7 @@ def forecast_lines(
 def selection_line(
     costs: Sequence[SelectionCost],
     *,
-    chosen: str,
+    selected: str,
     price_per_1000: float | None = None,
     time: str = "",
 ) -> str:
@@ -140,11 +140,11 @@ def selection_line(
     by_name: Mapping[str, SelectionCost] = {cost.selection: cost for cost in costs}
     left_out = by_name["leave_one_domain_out"]
     line = (
-        f"model selection (this sweep: {chosen}): source_validation {by_name['source_validation'].folds:,} folds, "
+        f"model selection (this sweep: {selected}): source_validation {by_name['source_validation'].folds:,} folds, "
         f"oracle the same ones (report only), leave_one_domain_out {left_out.folds:,}"
     )
     if not left_out.pair_folds:
-        return f"{line}: with one configuration per fold group nothing is chosen, so no pair fold is needed"
+        return f"{line}: with one configuration per fold group nothing is selected, so no pair fold is needed"
     queries = f"{left_out.images:,} images and {left_out.texts:,} texts of teacher queries at most"
     if price_per_1000 is not None:
         queries += f" (price {(left_out.images + left_out.texts) / 1000 * price_per_1000:,.2f})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,7 +14,6 @@ from orchestrator.events import Counts, Progress, ProgressEvent, no_progress
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.plan.fold_groups import FoldGroup
 
 LINE_INTERVAL_S = 5.0
 """Outside a terminal, finished folds are told at most this often; failures and messages always."""
@@ -22,7 +21,7 @@ LINE_INTERVAL_S = 5.0
 
 @contextmanager
 def progress_for(
-    groups: Sequence[FoldGroup], *, quiet: bool = False, live: bool = True, stream: TextIO | None = None
+    folds_by_group: Mapping[str, int], *, quiet: bool = False, live: bool = True, stream: TextIO | None = None
 ) -> Iterator[Progress]:
     """Whatever suits the stream (stderr): a live table on a terminal, plain lines elsewhere, nothing when quiet.
 
@@ -37,7 +36,7 @@ def progress_for(
         from rich.console import Console
         from rich.live import Live
 
-        table = LiveTable(groups)
+        table = LiveTable(folds_by_group)
         with Live(get_renderable=table.render, console=Console(file=stream), refresh_per_second=2) as display:
 
             def print_line(line: str) -> None:
@@ -129,8 +128,8 @@ class _Row:
 class LiveTable:
     """One row per fold group that something happened in, and the totals."""
 
-    def __init__(self, groups: Sequence[FoldGroup]) -> None:
-        self._rows = {group.name: _Row(planned=group.num_folds + group.pair_folds) for group in groups}
+    def __init__(self, folds_by_group: Mapping[str, int]) -> None:
+        self._rows = {name: _Row(planned=folds) for name, folds in folds_by_group.items()}
         self._counts = Counts()
         self._started = time.monotonic()
 

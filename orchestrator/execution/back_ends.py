@@ -14,7 +14,7 @@ from orchestrator.execution.in_process import InProcess
 from orchestrator.execution.tune_run import OnRay, folds_at_once
 from orchestrator.run_options import WorkerFunctions
 from orchestrator.scheduler.dispatcher import Dispatcher
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.hyperparameters import Resources
 from trainables.jobs import FoldJob
@@ -36,7 +36,7 @@ class BackEnd(Protocol):
     def run(self, dispatcher: Dispatcher, jobs: FoldJobs) -> None:
         """Run folds until the dispatcher has no more, or stops."""
 
-    def attempt(self, job: FoldJob, scratch: Path) -> Attempt | None:
+    def attempt(self, job: FoldJob, scratch: Path) -> Failure | None:
         """Run one fold once; returns what went wrong, if anything did."""
 
 

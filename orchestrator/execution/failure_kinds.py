@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.store.failures import Attempt, FailureKind
+from orchestrator.store.failures import Failure, FailureKind
 from search_spaces.errors import UserError
 from trainables.storage.json_files import DamagedFileError
 from trainables.storage.leases import LeaseLostError
@@ -19,14 +19,14 @@ PRECEDENCE: tuple[FailureKind, ...] = (
 """Of several errors the first kind is the cause: the other workers of a group then fail with broken connections."""
 
 
-def describe(error: BaseException) -> Attempt:
+def describe(error: BaseException) -> Failure:
     """Tell failures apart by the exceptions that lie below what the engines wrapped around them."""
     links = list(chain(error))
     kinds = [_kind(link) for link in links]
     kind = min(kinds, key=PRECEDENCE.index)
     root = [link for link, own in zip(links, kinds, strict=True) if own == kind][-1]
     details = "".join(traceback.format_exception(error))
-    return Attempt(time=time.time(), kind=kind, error=_said(root, kind), details=details)
+    return Failure(time=time.time(), kind=kind, error=_said(root, kind), details=details)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

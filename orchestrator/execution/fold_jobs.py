@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.store.failures import read_attempts
+from orchestrator.store.failures import read_failures
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec, Resources
@@ -25,7 +25,7 @@ class FoldJobs:
 
     def job(self, spec: FoldSpec) -> FoldJob:
         """The fold's job; its batches in smaller pieces where memory ran out before."""
-        doublings = read_attempts(self.store.folds.fold(spec.key)).doublings
+        doublings = read_failures(self.store.folds.fold(spec.key)).doublings
         return FoldJob(
             spec=spec,
             benchmark=self.benchmarks[spec.fold.benchmark],

@@ -19,8 +19,8 @@ from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.preflight import CHECKING
 from orchestrator.run_options import WorkerFunctions
 from orchestrator.scheduler.dispatcher import Dispatcher
-from orchestrator.scheduler.fold_queue import Ticket
-from orchestrator.store.failures import Attempt
+from orchestrator.scheduler.fold_queue import Attempt
+from orchestrator.store.failures import Failure
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
@@ -73,24 +73,24 @@ class InProcess:
     def run(self, dispatcher: Dispatcher, jobs: FoldJobs) -> None:
         """Run folds until the dispatcher has no more, or stops."""
         while not dispatcher.is_over:
-            ticket = dispatcher.start()
-            if ticket is None:
+            attempt = dispatcher.start()
+            if attempt is None:
                 time.sleep(LOOK_AGAIN_S)
             else:
-                dispatcher.ended(ticket, self._dispatched(dispatcher, ticket, jobs.job(ticket.spec)))
+                dispatcher.ended(attempt, self._dispatched(dispatcher, attempt, jobs.job(attempt.spec)))
 
-    def attempt(self, job: FoldJob, scratch: Path) -> Attempt | None:
+    def attempt(self, job: FoldJob, scratch: Path) -> Failure | None:
         """Run one fold once; returns what went wrong, if anything did."""
         try:
             return self._run(job, lambda metrics: None)
         except DEBUGGER_LEFT:
             raise KeyboardInterrupt from None
 
-    def _dispatched(self, dispatcher: Dispatcher, ticket: Ticket, job: FoldJob) -> Attempt | None:
+    def _dispatched(self, dispatcher: Dispatcher, attempt: Attempt, job: FoldJob) -> Failure | None:
         """Run a fold whose evaluations may end it; its checkpoint stays then, as when the debugger is left."""
 
         def report(metrics: dict[str, Any]) -> None:
-            if dispatcher.reported(ticket, metrics):
+            if dispatcher.reported(attempt, metrics):
                 raise FoldStopped
 
         try:
@@ -101,7 +101,7 @@ class InProcess:
             dispatcher.stop.wanted = True
             return None
 
-    def _run(self, job: FoldJob, report: Callable[[dict[str, Any]], None]) -> Attempt | None:
+    def _run(self, job: FoldJob, report: Callable[[dict[str, Any]], None]) -> Failure | None:
         try:
             imported(self.functions.run_job)(job.to_mapping(), report)
         except DEBUGGER_LEFT:

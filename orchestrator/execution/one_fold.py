@@ -17,9 +17,9 @@ from orchestrator.execution.tune_run import scratch_folder
 from orchestrator.plan.query_bounds import preflight_need
 from orchestrator.run_options import RunOptions
 from orchestrator.store.failures import (
-    Attempt,
+    Failure,
     allow_again,
-    read_attempts,
+    read_failures,
     record_and_decide,
 )
 from orchestrator.store.leases import FoldLeases
@@ -71,9 +71,9 @@ def train_one(
         runner.preflight([job.to_mapping()])
         allow_again(folder)
         with scratch_folder(folder.path / "ray") as scratch, _followed(job, progress, mirrors):
-            again, before = True, read_attempts(folder).doublings
+            again, before = True, read_failures(folder).doublings
             while again:
-                doublings = read_attempts(folder).doublings - before
+                doublings = read_failures(folder).doublings - before
                 failure = runner.attempt(_in_pieces(job, doublings), scratch)
                 mirrors.fetch_folds([Path(job.align_folder), folder.path])
                 again = failure is not None and _follows(job, failure, options.max_failures)
@@ -87,7 +87,7 @@ def train_one(
     return result
 
 
-def _failed(job: FoldJob, failure: Attempt) -> Exception:
+def _failed(job: FoldJob, failure: Failure) -> Exception:
     """What the last failure of a fold is to who asked for it."""
     if failure.kind in ("user", "overtaken"):
         return UserError(failure.error)
@@ -102,7 +102,7 @@ def _in_pieces(job: FoldJob, doublings: int) -> FoldJob:
     return replace(job, resources=replace(job.resources, batch_pieces=pieces))
 
 
-def _follows(job: FoldJob, failure: Attempt, max_failures: int) -> bool:
+def _follows(job: FoldJob, failure: Failure, max_failures: int) -> bool:
     if failure.kind in ("user", "budget", "overtaken"):
         return False
     folder, align = FoldFolder(job.folder), FoldFolder(job.align_folder)

@@ -11,9 +11,9 @@ from orchestrator.execution.cluster import Cluster, call_on_every_machine, check
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.run_options import RunOptions
-from orchestrator.scheduler.fold_queue import Agenda
+from orchestrator.scheduler.fold_queue import FoldQueue
 from orchestrator.search.folds_to_come import first_specs
-from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.group_search import GroupSearch
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingAwayError
@@ -98,21 +98,21 @@ def _without_tracking(error: TrackingAwayError) -> UserError:
     )
 
 
-def unchecked(groups: Sequence[GroupAgenda]) -> set[tuple[str, str]]:
+def unchecked(groups: Sequence[GroupSearch]) -> set[tuple[str, str]]:
     """Pairs of benchmark and method of which no fold is done yet."""
     pairs = {(item.group.benchmark, item.group.method) for item in groups}
     return pairs - {(item.group.benchmark, item.group.method) for item in groups if item.counts().done}
 
 
-def check_methods(agenda: Agenda, jobs: FoldJobs, call: Caller) -> None:
+def check_methods(queue: FoldQueue, jobs: FoldJobs, call: Caller) -> None:
     """Build teacher and student of every (benchmark, method) that may start and has no finished fold, on the cluster.
 
     Raises:
         UserError: what they are made of does not exist or does not fit.
         BudgetReached: the teacher may not be asked for the texts.
     """
-    new = unchecked(agenda.groups)
-    first = {(item.group.benchmark, item.group.method): item for item in reversed(list(agenda.to_check()))}
+    new = unchecked(queue.groups)
+    first = {(item.group.benchmark, item.group.method): item for item in reversed(list(queue.to_check()))}
     call([jobs.job(next(first_specs(item))).to_mapping() for pair, item in first.items() if pair in new])
 
 

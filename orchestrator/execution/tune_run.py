@@ -21,7 +21,7 @@ from orchestrator.execution.tune_trainables import actor_trainable, nested_train
 from orchestrator.execution.worker_deaths import blamed_on_nodes, death, living_nodes, orphans_given_back
 from orchestrator.run_options import WorkerFunctions
 from orchestrator.scheduler.dispatcher import Dispatcher
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
@@ -82,14 +82,14 @@ class OnRay:
                 tuner.fit()
             dispatcher.drop_running()
 
-    def attempt(self, job: FoldJob, scratch: Path) -> Attempt | None:
+    def attempt(self, job: FoldJob, scratch: Path) -> Failure | None:
         """Run one fold once; returns what went wrong, if anything did."""
         # Ray Train would go on in the folder of an earlier run.
         place, nodes = scratch / str(time.time_ns()), living_nodes()
         failure = self._in_actor(job, place) if self.executor == "tune" else self._in_trainer(job, place)
         return failure if failure is None else blamed_on_nodes(failure, nodes)
 
-    def _in_actor(self, job: FoldJob, place: Path) -> Attempt | None:
+    def _in_actor(self, job: FoldJob, place: Path) -> Failure | None:
         from ray import tune
 
         tuner = tune.Tuner(
@@ -101,14 +101,14 @@ class OnRay:
         result = tuner.fit()[0]
         failure = (result.metrics or {}).get("failure")
         if failure is not None:
-            return from_mapping(Attempt, json.loads(failure))
+            return from_mapping(Failure, json.loads(failure))
         error: Any = result.error
         if error is None:
             return None
         # What is no error of a task or an actor, Tune gives back as text.
         return describe(error) if isinstance(error, BaseException) else death(str(error))
 
-    def _in_trainer(self, job: FoldJob, place: Path) -> Attempt | None:
+    def _in_trainer(self, job: FoldJob, place: Path) -> Failure | None:
         try:
             with orphans_given_back():
                 imported(self.functions.torch_trainer)(job.to_mapping(), name="fold", storage_path=str(place)).fit()

@@ -17,8 +17,8 @@ from ray.tune.search import Searcher
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import death
 from orchestrator.scheduler.dispatcher import Dispatcher
-from orchestrator.scheduler.fold_queue import Ticket
-from orchestrator.store.failures import Attempt
+from orchestrator.scheduler.fold_queue import Attempt
+from orchestrator.store.failures import Failure
 from search_spaces.configuration import from_mapping
 
 
@@ -30,8 +30,8 @@ class FoldSearch(Searcher):
         super().__init__()
         self.dispatcher = dispatcher
         self._jobs, self._settings = jobs, dict(settings)
-        self._tickets: dict[str, Ticket] = {}
-        self._said: dict[str, Attempt] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._said: dict[str, Failure] = {}
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
         """The queue knows the objective by itself."""
@@ -39,34 +39,34 @@ class FoldSearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next fold; None while Tune has to wait; `FINISHED` at the end."""
-        ticket = self.dispatcher.start()
-        if ticket is None:
+        attempt = self.dispatcher.start()
+        if attempt is None:
             return Searcher.FINISHED if self.dispatcher.is_over else None
-        self._tickets[trial_id] = ticket
+        self._attempts[trial_id] = attempt
         # One text instead of a nested mapping: Tune copies, flattens and prints every entry of a config.
-        job = json.dumps(self._jobs.job(ticket.spec).to_mapping())
-        return {**self._settings, "key": ticket.planned.key, "job": job}
+        job = json.dumps(self._jobs.job(attempt.spec).to_mapping())
+        return {**self._settings, "key": attempt.planned.key, "job": job}
 
     def heard(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """A worker reported an evaluation, or what went wrong; True where its fold is to stop."""
         # At a function's end Tune passes on its last report once more, as `done`.
-        if trial_id not in self._tickets or result.get("done"):
+        if trial_id not in self._attempts or result.get("done"):
             return False
         if "failure" in result:
-            self._said[trial_id] = from_mapping(Attempt, json.loads(result["failure"]))
+            self._said[trial_id] = from_mapping(Failure, json.loads(result["failure"]))
             return False
-        return self.dispatcher.reported(self._tickets[trial_id], result)
+        return self.dispatcher.reported(self._attempts[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A fold ended; what Ray says of a worker that died is told right after this (`Deaths`)."""
         if not error:
             self.ended(trial_id)
 
-    def ended(self, trial_id: str, died: Callable[[], Attempt] | None = None) -> None:
+    def ended(self, trial_id: str, died: Callable[[], Failure] | None = None) -> None:
         """Tell the dispatcher, once."""
-        ticket = self._tickets.pop(trial_id, None)
-        if ticket is not None:
-            self.dispatcher.ended(ticket, self._said.pop(trial_id, None), died=died)
+        attempt = self._attempts.pop(trial_id, None)
+        if attempt is not None:
+            self.dispatcher.ended(attempt, self._said.pop(trial_id, None), died=died)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher beside the experiment, and nobody ever reads that back."""

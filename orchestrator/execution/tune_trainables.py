@@ -25,7 +25,7 @@ from orchestrator.execution.ray_compat import (
     trainable_with_cleanup,
 )
 from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from search_spaces.hyperparameters import Resources
 
 FRESH_PROCESS = frozenset({"crash", "lost", "lost_node", "out_of_memory"})
@@ -51,7 +51,7 @@ def drive_trainer(config: dict[str, Any]) -> None:
     build = imported(config["functions"]["torch_trainer"])
     job = json.loads(config["job"])
     before = living_nodes()
-    with failures_reported(tune.report, judge=lambda attempt: blamed_on_nodes(attempt, before)):
+    with failures_reported(tune.report, judge=lambda failure: blamed_on_nodes(failure, before)):
         callback = TuneReportCallback()  # type: ignore[no-untyped-call]
         with reports_heard():
             build(
@@ -65,17 +65,17 @@ def drive_trainer(config: dict[str, Any]) -> None:
 
 @contextmanager
 def failures_reported(
-    report: Callable[[dict[str, Any]], None], judge: Callable[[Attempt], Attempt] | None = None
+    report: Callable[[dict[str, Any]], None], judge: Callable[[Failure], Failure] | None = None
 ) -> Iterator[None]:
     """Report what went wrong; raise it on where the process is in doubt, so that the next fold gets a fresh one."""
     try:
         yield
     except Exception as error:
-        attempt = describe(error)
+        failure = describe(error)
         if judge is not None:
-            attempt = judge(attempt)
-        report({"failure": json.dumps(asdict(attempt))})
-        if attempt.kind in FRESH_PROCESS:
+            failure = judge(failure)
+        report({"failure": json.dumps(asdict(failure))})
+        if failure.kind in FRESH_PROCESS:
             raise
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.execution.failure_kinds import SAID, kind_of_death
 from orchestrator.execution.ray_compat import actor_record, logs_folder, placement_groups
-from orchestrator.store.failures import Attempt, FailureKind
+from orchestrator.store.failures import Failure, FailureKind
 from trainables.storage.background_threads import beside
 
 VERDICT_S = 5.0
@@ -43,11 +43,11 @@ BROKEN_CONNECTION = re.compile(r"gloo|NCCL|ProcessGroup|Dist\w*Error|[Cc]onnecti
 """Errors of a worker whose neighbour is gone."""
 
 
-def death(text: str) -> Attempt:
+def death(text: str) -> Failure:
     """The attempt of a worker that died without a word of its own, by what Ray said of it."""
     kind, heard = why_it_died(text), last_words(text)
     details = f"{text}\n\nthe last lines of its stderr:\n{heard}" if heard else text
-    return Attempt(time=time.time(), kind=kind, error=SAID[kind], details=details)
+    return Failure(time=time.time(), kind=kind, error=SAID[kind], details=details)
 
 
 def last_words(text: str) -> str:
@@ -89,24 +89,24 @@ def why_it_died(text: str) -> FailureKind:
     return "lost_node"
 
 
-def blamed_on_nodes(attempt: Attempt, before: frozenset[str]) -> Attempt:
+def blamed_on_nodes(failure: Failure, before: frozenset[str]) -> Failure:
     """Correct the kind of a failed group of workers where one of the machines that lived before is gone.
 
     A worker that lost its neighbour often fails before Ray knows of the dead machine.
     """
-    if attempt.kind == "lost_node" and UNAVAILABLE.search(attempt.details):
-        kind = why_it_died(attempt.details)
-        return replace(attempt, kind=kind, error=SAID[kind])
-    if attempt.kind not in ("crash", "lost") or not (attempt.kind == "lost" or BROKEN_CONNECTION.search(attempt.error)):
-        return attempt
+    if failure.kind == "lost_node" and UNAVAILABLE.search(failure.details):
+        kind = why_it_died(failure.details)
+        return replace(failure, kind=kind, error=SAID[kind])
+    if failure.kind not in ("crash", "lost") or not (failure.kind == "lost" or BROKEN_CONNECTION.search(failure.error)):
+        return failure
     if len(before) < 2:
-        return attempt
+        return failure
     until = time.monotonic() + NODE_VERDICT_S
     while before <= living_nodes():
-        if attempt.kind == "lost" or time.monotonic() > until:
-            return attempt
+        if failure.kind == "lost" or time.monotonic() > until:
+            return failure
         time.sleep(LOOK_AGAIN_S)
-    return replace(attempt, kind="lost_node", error=f"{attempt.error} (a machine was lost)")
+    return replace(failure, kind="lost_node", error=f"{failure.error} (a machine was lost)")
 
 
 @contextmanager

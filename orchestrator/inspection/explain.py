@@ -1,4 +1,4 @@
-"""Why a trial was tried, what became of its folds, and why it was chosen or not, told from the store's records."""
+"""Why a trial was tried, what became of its folds, and why it was selected or not, told from the store's records."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from orchestrator.search.leave_one_domain_out import held_out_scores
 from orchestrator.search.pruning import Decision, decision_from_mapping, read_decisions
 from orchestrator.store.fold_states import StoredStates
 from orchestrator.store.fold_store import FoldState
-from orchestrator.store.records import GroupRecord, TrialRecord
+from orchestrator.store.records import TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.methods import method_facts
 from search_spaces.samplers import learning
 
@@ -41,7 +42,7 @@ class TrialOutcome:
     states: tuple[FoldState, ...]
     """Of its folds on the seed that was searched."""
     accuracy: float | None
-    """Mean source validation accuracy once every fold is done; what the choice goes by."""
+    """Mean source validation accuracy once every fold is done; what model selection goes by."""
 
     @property
     def text(self) -> str:
@@ -74,7 +75,7 @@ def explain_fold(known: Known, fold: KnownFold) -> Explanation:
     ]
     state_lines, state = _state(store, fold.key)
     state_lines += [_decision_line(decision, fold.key) for decision in decisions] or _elsewhere(state)
-    choices = {use.group: _choice(known, use.group) for use in fold.uses}
+    selections = {use.group: _selection(known, use.group) for use in fold.uses}
     align_lines, align = _align(known, fold)
     facts = {
         "key": fold.key,
@@ -82,15 +83,15 @@ def explain_fold(known: Known, fold: KnownFold) -> Explanation:
         "uses": uses,
         "state": state,
         "decisions": [asdict(decision) for decision in decisions],
-        "choices": {name: content for name, (_, content) in choices.items()},
+        "choices": {name: content for name, (_, content) in selections.items()},
         "align": align,
     }
-    lines += [*state_lines, *(line for line, _ in choices.values()), *align_lines]
+    lines += [*state_lines, *(line for line, _ in selections.values()), *align_lines]
     return Explanation(subject=fold.label, lines=tuple(lines), facts=facts)
 
 
 def explain_trial(known: Known, trial: TrialRecord) -> Explanation:
-    """Why a trial was tried, how its folds stand, and whether it was chosen."""
+    """Why a trial was tried, how its folds stand, and whether it was selected."""
     store = known.store
     lines, folds = [_origin(known, trial), _point_line(trial)], []
     for planned in trial.folds:
@@ -108,18 +109,18 @@ def explain_trial(known: Known, trial: TrialRecord) -> Explanation:
         folds.append({"key": planned.key, "fold": str(planned.fold), "state": state, "shared_with": others})
     decisions = _decisions(store, trial.group, trial.number)
     lines += [_decision_line(decision) for decision in decisions]
-    line, choice = _choice(known, trial.group)
+    line, selection = _selection(known, trial.group)
     facts = {
         "trial": trial_name(trial.group, trial.number),
         **_origin_facts(trial),
         "folds": folds,
         "decisions": [asdict(decision) for decision in decisions],
-        "choices": {trial.group: choice},
+        "choices": {trial.group: selection},
     }
     return Explanation(subject=trial_name(trial.group, trial.number), lines=(*lines, line), facts=facts)
 
 
-def trial_outcomes(store: SweepFolder, group: GroupRecord) -> list[TrialOutcome]:
+def trial_outcomes(store: SweepFolder, group: FoldGroup) -> list[TrialOutcome]:
     """How a group's trials stand, by number."""
     states = StoredStates(store.folds, living_owner=store.living_owner())
     view = read_group_view(store, group, states=states)
@@ -134,8 +135,10 @@ def trial_outcomes(store: SweepFolder, group: GroupRecord) -> list[TrialOutcome]
 
 
 def _purpose(known: Known, use: Use, trial: TrialRecord) -> str:
-    if use.purpose == "confirmation":
-        return f"run because trial {use.number} was chosen in {use.group}: the chosen one runs on every seed"
+    if use.purpose == "repeat":
+        return (
+            f"run because trial {use.number} is selected in {use.group}: the selected trial is repeated on every seed"
+        )
     if use.purpose == "selection":
         return f"run for leave-one-domain-out selection of trial {use.number} in {use.group}"
     return _origin(known, trial)
@@ -185,7 +188,7 @@ def _decision_line(decision: Decision, key: str = "") -> str:
     if decision.verdict == "audit":
         return f"condemned and let run on, so that the regret is known ({decision.line})"
     if key and (key != decision.key or decision.rule == "overtake"):
-        return f"given up with its trial: {decision.line}"
+        return f"pruned with its trial: {decision.line}"
     return f"pruned: {decision.line}"
 
 
@@ -193,7 +196,7 @@ def _elsewhere(state: Mapping[str, Any]) -> list[str]:
     """What another sweep on the store decided about a fold."""
     if state["pruned"] is None:
         return []
-    return [f"given up by another sweep on the store: {decision_from_mapping(state['pruned']).line}"]
+    return [f"pruned by another sweep on the store: {decision_from_mapping(state['pruned']).line}"]
 
 
 def _origin_facts(trial: TrialRecord) -> dict[str, Any]:
@@ -207,53 +210,54 @@ def _point_line(trial: TrialRecord) -> str:
 
 def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
     state = store.folds.fold_state(key, store.living_owner())
-    attempts, result = store.folds.attempts(key), store.folds.result(key)
+    history, result = store.folds.failures(key), store.folds.result(key)
     facts: dict[str, Any] = {
         "state": state,
         "pruned": store.folds.pruned(key),
-        "failed_attempts": len(attempts.attempts),
+        "failed_attempts": len(history.attempts),
     }
     lines = []
     if result is not None:
         facts |= {"source_validation_accuracy": result.accuracy, "checkpoint": result.selected}
         rule = ", ".join(f"{name} {_short(value)}" for name, value in result.selected.items())
         lines.append(f"done in {duration(result.seconds)}: source validation {_percent(result.accuracy)} ({rule})")
-    if attempts.attempts:
-        last = attempts.attempts[-1]
+    if history.attempts:
+        last = history.attempts[-1]
         facts |= {"error": last.error, "kind": last.kind}
-        word = "failed, and given up" if attempts.failed else "an attempt went wrong"
-        lines.append(f"{word} after {len(attempts.attempts)} ({last.kind}): {last.error}")
+        word = "failed" if history.failed else "to be tried again"
+        lines.append(f"{word} after {len(history.attempts)} ({last.kind}): {last.error}")
     if not lines or state == "running":
         lines.append({"running": "running now", "waiting": "waiting to be run"}.get(state, state))
     return lines, facts
 
 
-def _choice(known: Known, group: str) -> tuple[str, dict[str, Any]]:
-    """What was chosen in a group, among what."""
+def _selection(known: Known, group: str) -> tuple[str, dict[str, Any]]:
+    """Which trial is selected in a group, among which."""
     outcomes = trial_outcomes(known.store, known.groups[group])
-    chosen = known.confirmations.get(group)
+    selected = known.selected.get(group)
     facts: dict[str, Any] = {
-        "chosen": None if chosen is None else chosen.number,
+        "chosen": None if selected is None else selected.number,
         "trials_planned": known.groups[group].trials,
         "source_validation": {str(outcome.number): outcome.accuracy for outcome in outcomes},
     }
     listed = "; ".join(outcome.text for outcome in outcomes)
-    if chosen is None:
+    if selected is None:
         left = known.groups[group].trials - sum(outcome.accuracy is not None for outcome in outcomes)
-        return f"{group} has not chosen yet, {left} of its trials have no result ({listed})", facts
+        return f"{group} has no selected trial yet, {left} of its trials have no result ({listed})", facts
     if known.groups[group].trials == 1:
-        return f"{group}: trial {chosen.number} is the only one, nothing was searched", facts
-    if chosen == known.store.records.confirmation(group, "leave_one_domain_out"):
+        return f"{group}: trial {selected.number} is the only one, nothing was searched", facts
+    if selected == known.store.records.selected(group, "leave_one_domain_out"):
         scores = held_out_scores(known.store, known.groups[group])
         facts["left_out"] = {str(number): accuracy for number, accuracy in scores.items()}
         judged = "; ".join(f"trial {number} {accuracy:.1%}" for number, accuracy in scores.items())
         return (
-            f"{group} chose trial {chosen.number}: the best mean accuracy on the source domains that pair folds left "
-            f"out ({judged}), the later of equals; source validation: {listed}",
+            f"{group} selected trial {selected.number}: the best mean accuracy on the source domains that pair folds "
+            f"left out ({judged}), the later of equals; source validation: {listed}",
             facts,
         )
     return (
-        f"{group} chose trial {chosen.number}: the best source validation accuracy, the later of equals ({listed})",
+        f"{group} selected trial {selected.number}: "
+        f"the best source validation accuracy, the later of equals ({listed})",
         facts,
     )
 

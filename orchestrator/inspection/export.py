@@ -1,7 +1,7 @@
-"""The chosen hyperparameters as configurations that `sweep --config` and `train --config` take back.
+"""The selected hyperparameters as configurations that `sweep --config` and `train --config` take back.
 
-A configuration holds one fold group's choice, resolved: every hyperparameter stands in it, so later defaults do not
-change what it means, and its folds have the keys of those that the sweep confirmed.
+A configuration holds one fold group's selected trial, resolved: every hyperparameter stands in it. Later defaults do
+not change what it means, and its folds have the keys of those that the sweep repeated.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from orchestrator.search.group_view import read_group_view
-from orchestrator.store.records import GroupRecord
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError, unknown_name
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.methods import method_facts
 from search_spaces.spaces import search_space
 from search_spaces.sweeps import Sweep
@@ -24,12 +24,12 @@ from search_spaces.sweeps import Sweep
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedGroup:
-    """One fold group's choice."""
+    """One fold group's selected trial."""
 
     group: str
     trial: int
     accuracy: float | None
-    """Mean source validation accuracy that it was chosen for; None where that seed failed."""
+    """Mean source validation accuracy that it was selected for; None where that seed failed."""
     config: dict[str, Any]
 
     @property
@@ -39,31 +39,31 @@ class ExportedGroup:
         accuracy = "" if self.accuracy is None else f", source validation {self.accuracy:.2%}"
         about = ", ".join(["all test domains" if domain == "*" else f"test domain {domain}", *own_seed])
         content: str = yaml.safe_dump(self.config, sort_keys=False)
-        return f"# {method} on {benchmark}, chosen for {about}: trial {self.trial}{accuracy}.\n{content}"
+        return f"# {method} on {benchmark}, selected for {about}: trial {self.trial}{accuracy}.\n{content}"
 
 
 def export_groups(store: SweepFolder, *, only: str | None = None) -> list[ExportedGroup]:
-    """The choice of every fold group that has one, or of the one group that is named; zero-shot rows have none.
+    """The selected trial of every fold group that has one, or of the one group that is named; zero-shot rows have none.
 
     Raises:
-        UserError: no sweep, no such group, or the group has not chosen yet.
+        UserError: no sweep, no such group, or the group has no selected trial yet.
     """
     sweep = store.existing_sweep()
     groups = {group.name: group for group in store.groups() if method_facts(group.method).trains}
     if only is not None and only not in groups:
         raise unknown_name("fold group", only, groups)
-    chosen = list(_chosen(store, sweep, [groups[only]] if only is not None else list(groups.values())))
-    if only is not None and not chosen:
-        raise UserError(f"{only} has not chosen a configuration yet; status --out {store.where} says what is left")
-    return chosen
+    found = list(_selected(store, sweep, [groups[only]] if only is not None else list(groups.values())))
+    if only is not None and not found:
+        raise UserError(f"{only} has no selected trial yet; status --out {store.where} says what is left")
+    return found
 
 
-def _chosen(store: SweepFolder, sweep: Sweep, groups: list[GroupRecord]) -> Iterator[ExportedGroup]:
+def _selected(store: SweepFolder, sweep: Sweep, groups: list[FoldGroup]) -> Iterator[ExportedGroup]:
     for group in groups:
-        confirmation = store.chosen(group.name)
-        if confirmation is None:
+        selected = store.selected(group.name)
+        if selected is None:
             continue
-        trial = next(trial for trial in store.records.trials(group.name) if trial.number == confirmation.number)
+        trial = next(trial for trial in store.records.trials(group.name) if trial.number == selected.number)
         fixed = sweep.hyperparameters_for(group.benchmark)
         hyperparameters = search_space(sweep.space).apply(fixed, trial.point)
         yield ExportedGroup(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.store.failures import FailureKind, FoldAttempts
+from orchestrator.store.failures import FailureHistory, FailureKind
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.folds import Fold
 
@@ -24,7 +24,7 @@ WORDS: dict[FailureKind, str] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trouble:
+class FailureSummary:
     """A fold in which something went wrong."""
 
     key: str
@@ -33,7 +33,7 @@ class Trouble:
     method: str
     fold: Fold
     failed: bool
-    """Given up; else it was tried again, or will be."""
+    """No further attempt is made; else there was one, or will be."""
     kind: FailureKind
     """Of the last attempt."""
     error: str
@@ -53,15 +53,15 @@ class Trouble:
         return f"tried again: {self.group} {self.fold} ({counts}{pieces})"
 
 
-def troubles(store: SweepFolder) -> tuple[Trouble, ...]:
+def failure_summaries(store: SweepFolder) -> tuple[FailureSummary, ...]:
     """Every fold of the sweep that has a failed attempt, once."""
-    found: dict[str, Trouble] = {}
+    found: dict[str, FailureSummary] = {}
     for group in store.groups():
         for planned in store.records.planned_folds(group.name):
-            tried = store.folds.attempts(planned.key)
+            tried = store.folds.failures(planned.key)
             if tried.attempts and planned.key not in found:
                 last = tried.attempts[-1]
-                found[planned.key] = Trouble(
+                found[planned.key] = FailureSummary(
                     key=planned.key,
                     group=group.name,
                     benchmark=group.benchmark,
@@ -76,19 +76,19 @@ def troubles(store: SweepFolder) -> tuple[Trouble, ...]:
     return tuple(found.values())
 
 
-def trouble_notes(found: Sequence[Trouble], benchmark: str) -> Iterator[str]:
+def failure_notes(found: Sequence[FailureSummary], benchmark: str) -> Iterator[str]:
     """What a table has to say of its failed folds, and of those that were computed in pieces."""
-    own = [trouble for trouble in found if trouble.benchmark == benchmark]
-    failed = [trouble for trouble in own if trouble.failed]
-    yield from (trouble.line for trouble in failed[:NAMED])
+    own = [failure for failure in found if failure.benchmark == benchmark]
+    failed = [failure for failure in own if failure.failed]
+    yield from (failure.line for failure in failed[:NAMED])
     if len(failed) > NAMED:
         yield f"failed: {len(failed) - NAMED} folds more (`status` names them)"
-    split = [trouble for trouble in own if trouble.batch_pieces > 1 and not trouble.failed]
+    split = [failure for failure in own if failure.batch_pieces > 1 and not failure.failed]
     if split:
-        names = ", ".join(f"{trouble.method} {trouble.fold}" for trouble in split[:NAMED])
+        names = ", ".join(f"{failure.method} {failure.fold}" for failure in split[:NAMED])
         more = f" and {len(split) - NAMED} more" if len(split) > NAMED else ""
         yield f"computed with smaller pieces of the same batches after memory ran out, equal to rounding: {names}{more}"
 
 
-def _kinds(tried: FoldAttempts) -> dict[FailureKind, int]:
-    return dict(Counter(attempt.kind for attempt in tried.attempts))
+def _kinds(tried: FailureHistory) -> dict[FailureKind, int]:
+    return dict(Counter(failure.kind for failure in tried.attempts))

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
 
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.errors import UserError
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 
 SHORTEST_KEY = 6
@@ -36,8 +37,8 @@ class Use:
     group: str
     number: int
     """The trial's number."""
-    purpose: Literal["trial", "confirmation", "selection"] = "trial"
-    """It tries a configuration; repeats the chosen one on a further seed; or was asked for by leave-one-domain-out
+    purpose: Literal["trial", "repeat", "selection"] = "trial"
+    """It tries a configuration; repeats the selected one on a further seed; or was asked for by leave-one-domain-out
     selection."""
 
 
@@ -69,9 +70,9 @@ class Known:
 
     store: SweepFolder
     folds: tuple[KnownFold, ...]
-    groups: Mapping[str, GroupRecord] = field(default_factory=dict)
+    groups: Mapping[str, FoldGroup] = field(default_factory=dict)
     trials: tuple[TrialRecord, ...] = ()
-    confirmations: Mapping[str, ConfirmationRecord] = field(default_factory=dict)
+    selected: Mapping[str, SelectedTrial] = field(default_factory=dict)
 
     def fold(self, text: str) -> KnownFold:
         """The fold that a text names.
@@ -134,13 +135,13 @@ def known_folds(store: SweepFolder) -> Known:
         return Known(store=store, folds=tuple(_folds_alone(store)))
     uses: dict[str, tuple[PlannedFold, str, list[Use]]] = {}
     groups = {group.name: group for group in store.groups()}
-    trials, confirmations = [], {}
+    trials, selected = [], {}
     for group in groups.values():
         trials += store.records.trials(group.name)
-        confirmation = store.chosen(group.name)
-        if confirmation is not None:
-            confirmations[group.name] = confirmation
-        for planned, use in _uses(store, group, confirmation):
+        found = store.selected(group.name)
+        if found is not None:
+            selected[group.name] = found
+        for planned, use in _uses(store, group, found):
             entry = uses.setdefault(planned.key, (planned, group.method, []))
             if (use.group, use.number) not in {(known.group, known.number) for known in entry[2]}:
                 entry[2].append(use)
@@ -148,18 +149,16 @@ def known_folds(store: SweepFolder) -> Known:
         KnownFold(key=key, fold=planned.fold, method=method, uses=tuple(found))
         for key, (planned, method, found) in uses.items()
     )
-    return Known(store=store, folds=folds, groups=groups, trials=tuple(trials), confirmations=confirmations)
+    return Known(store=store, folds=folds, groups=groups, trials=tuple(trials), selected=selected)
 
 
-def _uses(
-    store: SweepFolder, group: GroupRecord, confirmation: ConfirmationRecord | None
-) -> Iterator[tuple[PlannedFold, Use]]:
+def _uses(store: SweepFolder, group: FoldGroup, selected: SelectedTrial | None) -> Iterator[tuple[PlannedFold, Use]]:
     for trial in store.records.trials(group.name):
         for planned in trial.folds:
             yield planned, Use(group=group.name, number=trial.number)
-    if confirmation is not None:
-        for planned in confirmation.folds:
-            yield planned, Use(group=group.name, number=confirmation.number, purpose="confirmation")
+    if selected is not None:
+        for planned in selected.folds:
+            yield planned, Use(group=group.name, number=selected.number, purpose="repeat")
     for number, planned in store.records.left_out_folds(group.name):
         yield planned, Use(group=group.name, number=number, purpose="selection")
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.inspection.fold_names import KnownFold
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from orchestrator.store.fold_store import FoldState
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.methods import method_facts
@@ -37,7 +37,7 @@ class FoldLog:
     """`stage`, `step`, `accuracy`, `cross_entropy` of every evaluation, in order."""
     last_losses: tuple[Entry, ...]
     """`stage`, `step`, `loss` of the last steps of each stage."""
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[Failure, ...]
     """Attempts that went wrong, with their tracebacks."""
     files: tuple[str, ...]
     """The fold's files that are there, and its Align stage's."""
@@ -56,7 +56,7 @@ def fold_log(store: SweepFolder, known: KnownFold) -> FoldLog:
         state=store.folds.fold_state(known.key, store.living_owner()),
         evaluations=tuple(entry for entry in entries if entry.get("kind") == "evaluation"),
         last_losses=tuple(_last_losses(entries)),
-        attempts=store.folds.attempts(known.key).attempts,
+        attempts=store.folds.failures(known.key).attempts,
         files=tuple(_files(store, known.key)),
     )
 
@@ -90,9 +90,9 @@ def follow(store: SweepFolder, known: KnownFold, tell: Callable[[str], object]) 
         for entry in evaluations[told:]:
             tell(entry_line(entry))
         told = len(evaluations)
-        attempts = store.folds.attempts(known.key).attempts
-        for attempt in attempts[failures:]:
-            tell(f"attempt failed ({attempt.kind}): {attempt.error}")
+        attempts = store.folds.failures(known.key).attempts
+        for failure in attempts[failures:]:
+            tell(f"attempt failed ({failure.kind}): {failure.error}")
         failures = len(attempts)
         if state in OVER or (state != "running" and store.living_owner() is None):
             return state

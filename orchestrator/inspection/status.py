@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.events import Counts
-from orchestrator.inspection.failure_summary import Trouble, troubles
+from orchestrator.inspection.failure_summary import FailureSummary, failure_summaries
 from orchestrator.inspection.teacher_usage import ledger_line, sweep_queries
 from orchestrator.plan.gpu_share import GpuShare, gpu_share
 from orchestrator.plan.remaining_time import GroupWork, duration, time_left
@@ -28,7 +28,7 @@ class GroupStatus:
     method: str
     counts: Counts
     best: int | None
-    """Number of the trial that is best so far (the chosen one, once it is chosen)."""
+    """Number of the trial that is best so far (the selected one, once there is one)."""
     accuracy: float | None
     """That trial's mean source validation accuracy on the seed that was searched, a fraction."""
     teacher_images: int
@@ -60,7 +60,7 @@ class SweepStatus:
     """What the ledger says of the sweep's folds, unfinished ones too."""
     store_queries: QueryCounts = field(default_factory=QueryCounts)
     """What the ledger says of the whole store: other sweeps, `teacher embed` and checks too."""
-    troubles: tuple[Trouble, ...] = ()
+    failures: tuple[FailureSummary, ...] = ()
     """Folds in which something went wrong."""
     used: Usage = field(default_factory=Usage)
     """Time that the sweep has used, that of interrupted and failed folds too."""
@@ -151,7 +151,7 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
         at_work=owner is not None,
         queries=sweep_queries(store),
         store_queries=query_counts(store.folds.queries_folder),
-        troubles=troubles(store),
+        failures=failure_summaries(store),
         used=read_usage(store.usage_folder),
         gpu_share=gpu_share(result.gpu_memory for _, result in results.values()),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.plan.fold_groups import FoldGroup
 from search_spaces.benchmarks import Benchmark
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import Hyperparameters, check_teacher_mode
 from search_spaces.methods import method_facts
 from search_spaces.schedule import stage_steps
@@ -65,7 +65,7 @@ def forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Sequence[F
     hyperparameters = sweep.hyperparameters_for(benchmark.name)
     steps = stage_steps(benchmark, hyperparameters, method)
     folds = sum(group.num_folds for group in groups)
-    trials_again = sum((group.trials - 1) * group.folds_per_trial for group in groups)
+    trials_again = sum((group.trials - 1) * len(group.test_domains) for group in groups)
     aligns_shared = trials_again if align_is_shared(sweep, benchmark, method) else 0
     per_configuration: int | None
     queries: int | None

@@ -11,11 +11,12 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan.costs import Forecast, forecast
-from orchestrator.plan.fold_groups import FoldGroup, fold_groups
+from orchestrator.plan.fold_groups import fold_groups, planned_pair_folds
 from orchestrator.plan.query_bounds import Need, planned_need, total
 from orchestrator.plan.selection_costs import PairForecast, SelectionCost, pair_forecast, selection_costs
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import unknown_name
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
 
@@ -101,6 +102,11 @@ class Plan:
         return methods * sum(comb(len(self.benchmarks[name].domains), 2) for name in self.sweep.benchmarks)
 
     @property
+    def folds_by_group(self) -> dict[str, int]:
+        """Folds of every fold group by its name, its pair folds among them."""
+        return {group.name: group.num_folds + self._pair_folds(group) for group in self.groups}
+
+    @property
     def _training(self) -> Iterator[Forecast]:
         return (item for item in self.forecasts if method_facts(item.method).trains)
 
@@ -129,9 +135,16 @@ class Plan:
             "teacher_text_queries_at_most": None if self.need is None else self.need.all_texts,
             "pair_folds_for_leave_one_domain_out": self.pair_folds,
             "selections": [asdict(cost) for cost in self.selections],
-            "groups": [{"name": group.name, **asdict(group)} for group in self.groups],
+            "groups": [self._group_mapping(group) for group in self.groups],
             "forecasts": [asdict(item) for item in self.forecasts],
         }
+
+    def _pair_folds(self, group: FoldGroup) -> int:
+        return planned_pair_folds(self.sweep, group, self.benchmarks[group.benchmark].domain_names)
+
+    def _group_mapping(self, group: FoldGroup) -> dict[str, Any]:
+        test_domain = group.test_domains[0] if self.sweep.scope == "domain" else None
+        return {**asdict(group), "test_domain": test_domain, "pair_folds": self._pair_folds(group)}
 
 
 def make_plan(sweep: Sweep, benchmarks: Mapping[str, Benchmark]) -> Plan:

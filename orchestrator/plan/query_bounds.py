@@ -13,8 +13,8 @@ from math import floor
 from typing import Literal
 
 from orchestrator.plan.costs import teacher_queries_per_fold
-from orchestrator.plan.fold_groups import FoldGroup
 from search_spaces.benchmarks import Benchmark
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import Hyperparameters, check_teacher_mode
 from search_spaces.methods import method_facts
 from search_spaces.spaces import search_space
@@ -130,7 +130,7 @@ def planned_need(sweep: Sweep, benchmark: Benchmark, method: str, groups: Iterab
 
     folds = total(
         own_need(benchmark, hyperparameters, method, domain, pool=pool, classes=classes).times(
-            group.num_folds // group.folds_per_trial
+            group.num_folds // len(group.test_domains)
         )
         for group in groups
         for domain in group.test_domains

@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.plan.costs import align_is_shared, teacher_queries_per_fold
-from orchestrator.plan.fold_groups import FoldGroup, chooses
+from orchestrator.plan.fold_groups import has_selection
 from orchestrator.plan.query_bounds import Need, largest
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import Hyperparameters
 from search_spaces.methods import method_facts
 from search_spaces.samplers import EACH_DOMAIN_ALIKE
@@ -33,7 +34,7 @@ class PairCount:
     """How many pair folds leave-one-domain-out selection needs for a number of configurations."""
 
     asked: int
-    """Counted once for every test domain that they choose for."""
+    """Counted once for every test domain that they select for."""
     run: int
     """Folds that are run: a pair serves both of its domains where the configuration is the same."""
 
@@ -59,7 +60,7 @@ def count_pairs(num_domains: int, *, agreeing: int, own: int) -> PairCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairForecast:
-    """What the pair folds of one benchmark and method cost; nothing where nothing is chosen."""
+    """What the pair folds of one benchmark and method cost; nothing where nothing is selected."""
 
     benchmark: str
     method: str
@@ -86,11 +87,11 @@ def pair_forecast(sweep: Sweep, benchmark: Benchmark, method: str, groups: Seque
     """
     domains, facts = benchmark.domain_names, method_facts(method)
     trials = max(group.trials for group in groups)
-    if sweep.selection == "leave_one_domain_out" and chooses(method, trials):
+    if sweep.selection == "leave_one_domain_out" and has_selection(method, trials):
         check_enough_domains(benchmark.name, domains)
     steps = sum(stage_steps(benchmark, sweep.hyperparameters_for(benchmark.name), method))
     fold_steps = steps * sum(group.num_folds for group in groups)
-    if not chooses(method, trials) or len(domains) <= PAIR:
+    if not has_selection(method, trials) or len(domains) <= PAIR:
         return PairForecast(benchmark=benchmark.name, method=method, fold_steps=fold_steps)
     agreeing = trials if points_agree(sweep) else 1
     searches = len({group.own_seed for group in groups})

@@ -39,7 +39,7 @@ def ledger(
     Args:
         averages: Test-domain averages by (benchmark, method); incomplete ones are not whole.
         measurements: The folds behind them.
-        selection: How the folds were chosen.
+        selection: How the trials were selected.
     """
     headline = headline_claims()
     methods = dict.fromkeys([headline.method, *(method for _, method in averages)])

@@ -119,11 +119,11 @@ def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iter
 
 def _selection_notes(report: Report, table: BenchmarkTable) -> Iterator[str]:
     if report.each_seed_searched:
-        yield "Every seed was searched anew: a cell's error bar is over searches, each with a choice of its own."
+        yield "Each seed had its own search: a cell's error bar is over searches, each with its own selected trial."
     if report.selection == "leave_one_domain_out":
         seed = "the same seed" if report.each_seed_searched else "seed 0"
         yield (
-            f"A configuration is chosen by its mean accuracy on each source domain in folds ({seed}) that leave that "
+            f"A configuration is selected by its mean accuracy on each source domain in folds ({seed}) that leave that "
             "domain out beside the test domain; the step inside a fold by source validation, as always."
         )
         if table.benchmark == "icons":

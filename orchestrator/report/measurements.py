@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from orchestrator.plan.fold_groups import chooses
+from orchestrator.plan.fold_groups import has_selection
 from orchestrator.search.group_view import States, read_group_view
 from orchestrator.search.selection_outcome import MissingFolds, SelectionOutcome, outcome_of_trial, selection_outcome
 from orchestrator.store.fold_states import StoredStates
-from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.records import PlannedFold
 from orchestrator.store.results import parse_test
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
 
@@ -45,9 +46,9 @@ class Measurement:
     key: str
     spec: FoldSpec
     selection: Selection
-    """How the configuration was chosen."""
+    """How the configuration was selected."""
     rule: str
-    """How the evaluated weights were chosen: `swad`, `best_source_validation`, `last`, `zero_shot`."""
+    """How the evaluated weights were selected: `swad`, `best_source_validation`, `last`, `zero_shot`."""
     ood: float
     """Accuracy on the 80% part of the test domain; a fraction."""
     balanced: float | None
@@ -71,15 +72,15 @@ class Measured(NamedTuple):
     """By benchmark, method, test domain and seed."""
     missing: list[MissingFolds]
     """By fold group, where folds are missing."""
-    shortened: list[tuple[GroupRecord, int]]
+    shortened: list[tuple[FoldGroup, int]]
     """Fold groups whose search a budget ended, with the number of the trials that were tried."""
 
 
 def measure(store: SweepFolder, selection: Selection) -> Measured:
-    """Every finished fold that the selection chose, and the folds that it needs and that are not there."""
+    """Every finished fold of the selected trials, and the folds that it needs and that are not there."""
     measurements: list[Measurement] = []
     missing: list[MissingFolds] = []
-    shortened: list[tuple[GroupRecord, int]] = []
+    shortened: list[tuple[FoldGroup, int]] = []
     states = StoredStates(store.folds)
     for group in store.groups():
         if selection == "oracle":
@@ -95,20 +96,20 @@ def measure(store: SweepFolder, selection: Selection) -> Measured:
     return Measured(measurements=in_order, missing=missing, shortened=shortened)
 
 
-def run_for(store: SweepFolder, group: GroupRecord) -> SweepSelection:
+def run_for(store: SweepFolder, group: FoldGroup) -> SweepSelection:
     """The selection whose folds a sweep ran: the oracle looks back at those."""
-    run = (name for name in get_args(SweepSelection) if store.records.confirmation(group.name, name) is not None)
+    run = (name for name in get_args(SweepSelection) if store.records.selected(group.name, name) is not None)
     return next(run, "source_validation")
 
 
-def _oracle(store: SweepFolder, group: GroupRecord, states: States) -> SelectionOutcome:
+def _oracle(store: SweepFolder, group: FoldGroup, states: States) -> SelectionOutcome:
     """The configuration that is best on the test domains' own 20% parts, on every seed.
 
-    It is chosen on the seed that was searched, where all of them ran: an error bar over seeds is about one
+    It is selected on the seed that was searched, where all of them ran: an error bar over seeds is about one
     configuration, unless every seed was searched anew.
     """
     known = selection_outcome(read_group_view(store, group, selection=run_for(store, group), states=states))
-    if known.number is None or not chooses(group.method, group.trials):
+    if known.number is None or not has_selection(group.method, group.trials):
         return known
     scores = {trial.number: _oracle_score(store, trial.folds) for trial in store.records.trials(group.name)}
     whole = [number for number, score in scores.items() if not math.isnan(score)]
@@ -130,7 +131,7 @@ def _oracle_score(store: SweepFolder, folds: Iterable[PlannedFold]) -> float:
 
 
 def _measurement(
-    store: SweepFolder, group: GroupRecord, trial: int, planned: PlannedFold, selection: Selection
+    store: SweepFolder, group: FoldGroup, trial: int, planned: PlannedFold, selection: Selection
 ) -> Measurement | None:
     folder = store.folds.fold(planned.key)
     result, content, spec = store.folds.result(planned.key), folder.read_test(), store.folds.spec(planned.key)

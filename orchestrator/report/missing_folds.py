@@ -16,7 +16,7 @@ NAMED = 3
 def missing_line(store: SweepFolder, missing: Sequence[MissingFolds], selection: str) -> str:
     """One line: how many folds a selection lacks, the first of each kind, and the command that runs them.
 
-    None runs the further seeds of what the oracle chose.
+    None runs the further seeds of what the oracle selected.
     """
     lacking = [item for item in missing if item]
     parts = []
@@ -24,7 +24,7 @@ def missing_line(store: SweepFolder, missing: Sequence[MissingFolds], selection:
     if trials:
         named = ", ".join(f"{count} of {group}" for group, count in trials[:NAMED])
         parts.append(f"{sum(count for _, count in trials):,} trials ({named}{_more(trials)})")
-    for kind, title in (("pairs", "pair folds"), ("seeds", "folds of the chosen configurations")):
+    for kind, title in (("pairs", "pair folds"), ("seeds", "repeats of the selected trials")):
         folds = [(item.group, number, fold) for item in lacking for number, fold in getattr(item, kind)]
         distinct = list(dict.fromkeys(folds))
         if folds:
@@ -34,7 +34,7 @@ def missing_line(store: SweepFolder, missing: Sequence[MissingFolds], selection:
         return ""
     lacks = f"selection {selection} lacks {', '.join(parts)}"
     if selection == "oracle" and not trials:
-        return f"{lacks}; no sweep runs them, for none chooses by test-domain numbers"
+        return f"{lacks}; no sweep runs them, for none selects by test-domain numbers"
     return f"{lacks}; to run them: {sweep_command(store, selection)}"
 
 

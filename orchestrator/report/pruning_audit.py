@@ -1,4 +1,4 @@
-"""What pruning saved and what it cost: the trials that were to be given up and ran on all the same say so.
+"""What pruning saved and what it cost: the trials that were to be pruned and ran on for the audit say so.
 
 From decisions and source-side results alone, so it may be looked at while a sweep runs.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.pruning import Decision, read_decisions
-from orchestrator.store.records import GroupRecord
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class PruningAudit:
     """The account of a sweep's pruning."""
 
     trials_pruned: int = 0
-    """Trials that were given up."""
+    """Trials that were pruned."""
     folds_stopped: int = 0
     """Their folds that were stopped in their course."""
     folds_not_run: int = 0
@@ -29,7 +29,7 @@ class PruningAudit:
     folds_saved: float = 0.0
     """The same in whole folds: a fold that was stopped counts by the steps of its last stage that it was spared."""
     trials_audited: int = 0
-    """Trials that were to be given up and ran on all the same."""
+    """Trials that were to be pruned and ran on for the audit."""
     regrets: tuple[float, ...] = ()
     """For each audited trial that is over: by how much it beat the best trial that was not, or 0; a fraction."""
 
@@ -40,7 +40,7 @@ class PruningAudit:
 
     @property
     def happened(self) -> bool:
-        """Whether anything was given up, or would have been."""
+        """Whether anything was pruned, or would have been."""
         return bool(self.trials_pruned or self.trials_audited)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -52,14 +52,14 @@ class PruningAudit:
     def line(self) -> str:
         """In words."""
         saved = (
-            f"{self.trials_pruned} trials given up ({self.folds_not_run} folds not run, {self.folds_stopped} stopped "
+            f"{self.trials_pruned} trials pruned ({self.folds_not_run} folds not run, {self.folds_stopped} stopped "
             f"early: {self.folds_saved:.1f} folds saved)"
         )
         if not self.regrets:
             still = f", {self.trials_audited} still running" if self.trials_audited else ""
             return f"{saved}; none audited to its end yet{still}"
         return (
-            f"{saved}; of {len(self.regrets)} that were to be given up and ran on all the same, {self.false_stops} "
+            f"{saved}; of {len(self.regrets)} that were to be pruned and ran on for the audit, {self.false_stops} "
             f"turned out best: regret {100 * fmean(self.regrets):.2f} points of source validation accuracy on average, "
             f"{100 * max(self.regrets):.2f} at most"
         )
@@ -78,7 +78,7 @@ def audit(store: SweepFolder) -> PruningAudit:
     )
 
 
-def _group_audit(store: SweepFolder, group: GroupRecord) -> PruningAudit:
+def _group_audit(store: SweepFolder, group: FoldGroup) -> PruningAudit:
     decisions = read_decisions(store, group.name)
     pruned = [decision for decision in decisions if decision.verdict == "prune"]
     audited = {decision.number for decision in decisions if decision.verdict == "audit"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.inspection.failure_summary import trouble_notes, troubles
+from orchestrator.inspection.failure_summary import failure_notes, failure_summaries
 from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.report.cells import Cell, average
 from orchestrator.report.claims import LedgerEntry, ledger
@@ -18,11 +18,11 @@ from orchestrator.report.measurements import Measurement, Selection, measure
 from orchestrator.report.missing_folds import missing_line
 from orchestrator.report.pruning_audit import PruningAudit, audit
 from orchestrator.search.group_view import planned_domains
-from orchestrator.store.records import GroupRecord
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.claims import PublishedRow, published_row
 from search_spaces.errors import UserError
+from search_spaces.fold_groups import FoldGroup
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 
@@ -87,7 +87,7 @@ class Report:
     missing: str = ""
     """One line where folds are missing: which, and the command that runs them."""
     each_seed_searched: bool = False
-    """Every seed had a search and a choice of its own, instead of seed 0 for all."""
+    """Every seed had a search and a selected trial of its own, instead of seed 0 for all."""
     grand_average: Mapping[str, Cell] = field(default_factory=dict)
     """By method, the mean over benchmarks; not whole where a benchmark is missing or not comparable."""
     ledger: tuple[LedgerEntry, ...] = ()
@@ -122,7 +122,7 @@ def build_report(
 
     Args:
         store: What is read.
-        selection: How configurations are chosen; None is the sweep's own.
+        selection: How configurations are selected; None is the sweep's own.
         allow_mixed: Average what was not made alike, and say so.
         price_per_1000: Price of a thousand teacher queries; None is what the folder remembers.
 
@@ -135,11 +135,11 @@ def build_report(
     selection = selection or sweep.selection
     measurements, missing, shortened = measure(store, selection)
     benchmarks = tuple(dict.fromkeys(group.benchmark for group in groups))
-    found = troubles(store)
+    found = failure_summaries(store)
     tables = tuple(
         replace(
             table,
-            notes=(*table.notes, *_shortened(shortened, table.benchmark), *trouble_notes(found, table.benchmark)),
+            notes=(*table.notes, *_shortened(shortened, table.benchmark), *failure_notes(found, table.benchmark)),
         )
         for table in (_benchmark_table(name, groups, measurements, allow_mixed) for name in benchmarks)
     )
@@ -165,7 +165,7 @@ def build_report(
 
 
 def _benchmark_table(
-    name: str, groups: Sequence[GroupRecord], measurements: Sequence[Measurement], allow_mixed: bool
+    name: str, groups: Sequence[FoldGroup], measurements: Sequence[Measurement], allow_mixed: bool
 ) -> BenchmarkTable:
     own_groups = [group for group in groups if group.benchmark == name]
     own = [item for item in measurements if item.benchmark == name]
@@ -224,17 +224,17 @@ def _missing(row: Row) -> list[str]:
     return lines
 
 
-def _shortened(groups: Sequence[tuple[GroupRecord, int]], benchmark: str) -> list[str]:
+def _shortened(groups: Sequence[tuple[FoldGroup, int]], benchmark: str) -> list[str]:
     """Which searches were not whole."""
     return [
-        f"{group.method} on {', '.join(group.test_domains)}{_own_seed(group)}: chosen from {tried} of "
+        f"{group.method} on {', '.join(group.test_domains)}{_own_seed(group)}: selected from {tried} of "
         f"{group.trials} configurations, for a budget ended the search"
         for group, tried in groups
         if group.benchmark == benchmark
     ]
 
 
-def _own_seed(group: GroupRecord) -> str:
+def _own_seed(group: FoldGroup) -> str:
     return "" if group.own_seed is None else f", seed {group.own_seed}"
 
 

@@ -29,7 +29,7 @@ def departures(row: PublishedRow, folds: Sequence[Measurement], selection: Selec
     Args:
         row: The published row.
         folds: The folds of one benchmark and method.
-        selection: How their configurations were chosen.
+        selection: How their configurations were selected.
     """
     reasons = [f"selection {selection}"] if selection != "source_validation" else []
     reasons += [reason for fold in folds for reason in _departures(row, fold)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 
 MOST_IN_A_ROW = 5
 FEWEST_FOLDS = 3
-"""A single fold that crashes again and again is given up by itself."""
+"""A single fold that crashes again and again fails by itself."""
 
 
 class CrashesInARow:
@@ -18,15 +18,15 @@ class CrashesInARow:
     def went_well(self) -> None:
         self._folds.clear()
 
-    def crashed(self, key: str, attempt: Attempt) -> str:
+    def crashed(self, key: str, failure: Failure) -> str:
         """Count a failed attempt at a fold; returns what is said where it is one too many, else nothing.
 
         A killed process or a lost machine says nothing about the next fold, and is not counted.
         """
-        if attempt.kind != "crash":
+        if failure.kind != "crash":
             return ""
-        if attempt.error != self._error:
-            self._error, self._folds = attempt.error, []
+        if failure.error != self._error:
+            self._error, self._folds = failure.error, []
         self._folds.append(key)
         different = len(set(self._folds))
         if len(self._folds) < MOST_IN_A_ROW or different < FEWEST_FOLDS:

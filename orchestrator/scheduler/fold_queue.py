@@ -1,4 +1,4 @@
-"""What a sweep does next: one queue over all fold groups, each with its search and its confirmation. No Ray in here.
+"""What a sweep does next: one queue over all fold groups, each with its search and its repeats. No Ray in here.
 
 A group tries its trials on one seed, then runs the best one on the others. Everything is decided from the store, so
 that a sweep that was killed goes on as if it had not been: trials are written before they run, a finished fold is never
@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from orchestrator.budgets.admission import Admission
 from orchestrator.events import STATES, Counts
 from orchestrator.scheduler.standings import GroupNeed, Standings
-from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.group_search import GroupSearch
 from orchestrator.search.pruning import Decision
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.store.failures import Attempt, read_attempts
+from orchestrator.store.failures import Failure, read_failures
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.leases import FoldLeases
-from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import method_facts
 from trainables.storage.leases import Owner, clear_dead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ticket:
-    """One attempt at one fold, handed out by the agenda."""
+class Attempt:
+    """One attempt at one fold, handed out by the queue."""
 
     group: str
     number: int
@@ -38,12 +39,12 @@ class Ticket:
     attempt: int
 
 
-class Agenda:
+class FoldQueue:
     """All groups behind one queue."""
 
     def __init__(
         self,
-        groups: Sequence[GroupAgenda],
+        groups: Sequence[GroupSearch],
         states: FoldStates,
         store: SweepFolder,
         admission: Admission | None = None,
@@ -63,7 +64,7 @@ class Agenda:
     @property
     def is_finished(self) -> bool:
         if self._only is not None:
-            # What is planned no more, as a choice that is made anew, is not waited for.
+            # A fold that is no longer planned is not waited for: a new selection may need others.
             return not self._states.running and not any(map(self._has_work, self.groups))
         return all(group.is_finished for group in self.groups)
 
@@ -85,15 +86,15 @@ class Agenda:
             (group.group.name for group in self.groups if not group.is_finished), self._standings
         )
 
-    def to_check(self) -> Iterator[GroupAgenda]:
+    def to_check(self) -> Iterator[GroupSearch]:
         """Groups that are not finished and whose queries the budget lets be asked, now or later."""
         return (group for group in self._in_order() if self._admits(group, queries_only=True))
 
-    def admitted(self) -> Iterator[GroupAgenda]:
+    def admitted(self) -> Iterator[GroupSearch]:
         """Groups that are not finished and that the budget lets run; those that were begun come first."""
         return (group for group in self._in_order() if self._admits(group))
 
-    def next(self) -> Ticket | None:
+    def next(self) -> Attempt | None:
         """The next fold to start, or None while the others have to report first.
 
         Groups with the fewest running folds come first, then those with the most left: no group is searched by
@@ -111,26 +112,26 @@ class Agenda:
                 group.changed()
         return None
 
-    def finished(self, ticket: Ticket) -> bool:
+    def finished(self, attempt: Attempt) -> bool:
         """A fold ended by itself; False where it left no result that can be compared."""
-        comparable = self._states.finish(ticket.planned.key)
-        self._ended(ticket)
+        comparable = self._states.finish(attempt.planned.key)
+        self._ended(attempt)
         return comparable
 
-    def failed(self, ticket: Ticket, attempt: Attempt) -> bool:
-        """A fold's attempt went wrong; True where another one follows."""
-        again = self._states.fail(ticket.planned.key, attempt)
-        self._ended(ticket)
+    def failed(self, attempt: Attempt, failure: Failure) -> bool:
+        """An attempt failed; True where another one follows."""
+        again = self._states.fail(attempt.planned.key, failure)
+        self._ended(attempt)
         return again
 
-    def reported(self, ticket: Ticket) -> Decision | None:
+    def reported(self, attempt: Attempt) -> Decision | None:
         """A running fold has evaluated: why it is to be stopped, if it is; it is then never handed out again."""
-        return self._by_name[ticket.group].reported(ticket.number, ticket.planned)
+        return self._by_name[attempt.group].reported(attempt.number, attempt.planned)
 
-    def pruned(self, ticket: Ticket) -> None:
+    def pruned(self, attempt: Attempt) -> None:
         """A fold was stopped early by a decision of the pruner."""
-        self._states.running.discard(ticket.planned.key)
-        self._ended(ticket)
+        self._states.running.discard(attempt.planned.key)
+        self._ended(attempt)
 
     def workers_ended(self) -> None:
         """No worker is left: what those of pruned folds still made counts now, as it will for the next command."""
@@ -138,15 +139,15 @@ class Agenda:
         for group in self.groups:
             group.changed()
 
-    def dropped(self, ticket: Ticket) -> None:
+    def dropped(self, attempt: Attempt) -> None:
         """A fold was stopped from outside: it waits again, and nothing counts."""
-        self._states.running.discard(ticket.planned.key)
-        self._ended(ticket)
+        self._states.running.discard(attempt.planned.key)
+        self._ended(attempt)
 
-    def met_budget(self, ticket: Ticket) -> None:
+    def met_budget(self, attempt: Attempt) -> None:
         """A fold was not allowed its next query: it waits for a larger budget, and nothing counts."""
         self.close_budget()
-        self.dropped(ticket)
+        self.dropped(attempt)
 
     def close_budget(self) -> None:
         """Let nothing start any more that asks the teacher."""
@@ -168,29 +169,29 @@ class Agenda:
         found = ((key, self._states.elsewhere(key)) for key in keys)
         return {key: owner for key, owner in found if owner is not None}
 
-    def _has_work(self, group: GroupAgenda) -> bool:
+    def _has_work(self, group: GroupSearch) -> bool:
         if self._only is None:
             return self._permits_trial(group) or not group.is_idle
         return any(planned.key in self._only for _, planned in group.waiting())
 
-    def _in_order(self) -> list[GroupAgenda]:
+    def _in_order(self) -> list[GroupSearch]:
         open_groups = (group for group in self.groups if not group.is_finished)
         return sorted(open_groups, key=lambda group: not group.is_started)
 
-    def _ended(self, ticket: Ticket) -> None:
+    def _ended(self, attempt: Attempt) -> None:
         """Let go of a fold's leases; an Align stage that is done needs none, whoever ran it."""
-        self._changed(ticket.group, ticket.planned)
-        self._states.leases.release(self._store.folds.fold(ticket.planned.key))
-        align_key = self._aligning.pop(ticket.planned.key, None)
+        self._changed(attempt.group, attempt.planned)
+        self._states.leases.release(self._store.folds.fold(attempt.planned.key))
+        align_key = self._aligning.pop(attempt.planned.key, None)
         if align_key is not None and align_key not in self._aligning.values():
             self._states.leases.release(self._store.folds.align(align_key))
         self._standings.look_again()
         self._admission.look_again()
 
-    def _admits(self, group: GroupAgenda, *, queries_only: bool = False) -> bool:
+    def _admits(self, group: GroupSearch, *, queries_only: bool = False) -> bool:
         return self._admission.admits(group.group.name, self._standings, queries_only=queries_only)
 
-    def _permits_trial(self, group: GroupAgenda) -> bool:
+    def _permits_trial(self, group: GroupSearch) -> bool:
         return self._admission.permits_trial(group.group.name, self._standings)
 
     def _changed(self, name: str, planned: PlannedFold) -> None:
@@ -220,17 +221,17 @@ class Agenda:
             return True
         return spec.align_key not in self._aligning.values() or self._store.folds.align(spec.align_key).is_done
 
-    def _hand_out(self, group: str, number: int, planned: PlannedFold, spec: FoldSpec) -> Ticket:
+    def _hand_out(self, group: str, number: int, planned: PlannedFold, spec: FoldSpec) -> Attempt:
         self._states.running.add(planned.key)
         self._changed(group, planned)
         if method_facts(spec.method).aligns:
             self._aligning[planned.key] = spec.align_key
-        attempt = read_attempts(self._store.folds.fold(planned.key)).spent + 1
-        return Ticket(group=group, number=number, planned=planned, spec=spec, attempt=attempt)
+        attempt = read_failures(self._store.folds.fold(planned.key)).spent + 1
+        return Attempt(group=group, number=number, planned=planned, spec=spec, attempt=attempt)
 
 
-def build_agenda(
-    groups: Sequence[GroupRecord],
+def build_fold_queue(
+    groups: Sequence[FoldGroup],
     *,
     specs: FoldSpecs,
     store: SweepFolder,
@@ -241,7 +242,7 @@ def build_agenda(
     need: GroupNeed | None = None,
     leases: FoldLeases | None = None,
     repeatable: bool = False,
-) -> Agenda:
+) -> FoldQueue:
     """Read the store and stand where it stands.
 
     Args:
@@ -254,5 +255,5 @@ def build_agenda(
     for key in only or ():
         # Before anything is decided: what is asked for is given back, be it run now or by the sweep itself.
         states.failed(key)
-    agendas = [GroupAgenda(group, specs=specs, store=store, states=states, repeatable=repeatable) for group in groups]
-    return Agenda(agendas, states, store, admission, need=need, only=only)
+    agendas = [GroupSearch(group, specs=specs, store=store, states=states, repeatable=repeatable) for group in groups]
+    return FoldQueue(agendas, states, store, admission, need=need, only=only)

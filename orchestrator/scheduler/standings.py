@@ -8,20 +8,20 @@ from typing import Protocol
 from orchestrator.budgets.costs import GroupStanding
 from orchestrator.plan.query_bounds import Need
 from orchestrator.search.folds_to_come import FoldsLeft, folds_left, running_keys, seconds_taken
-from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.group_search import GroupSearch
 
 
 class GroupNeed(Protocol):
     """An upper bound of what a group still asks for, with so many further trials; with all of them for None."""
 
-    def __call__(self, group: GroupAgenda, further: int | None = None) -> Need: ...
+    def __call__(self, group: GroupSearch, further: int | None = None) -> Need: ...
 
 
 class Standings(Mapping[str, GroupStanding]):
     """The standing of every group, by name; each is read when it is first looked at."""
 
     def __init__(
-        self, groups: Sequence[GroupAgenda], need: GroupNeed | None = None, *, only: Collection[str] | None = None
+        self, groups: Sequence[GroupSearch], need: GroupNeed | None = None, *, only: Collection[str] | None = None
     ) -> None:
         """Remember whom to look at.
 
@@ -51,7 +51,7 @@ class Standings(Mapping[str, GroupStanding]):
         """A fold ended: read every group again, for folds and stored views may be shared and checkpoints are newer."""
         self._known.clear()
 
-    def _read(self, group: GroupAgenda) -> GroupStanding:
+    def _read(self, group: GroupSearch) -> GroupStanding:
         running = frozenset(running_keys(group))
         return GroupStanding(
             name=group.group.name,
@@ -66,7 +66,7 @@ class Standings(Mapping[str, GroupStanding]):
         )
 
     @staticmethod
-    def _left_of(group: GroupAgenda, num_running: int, only: Collection[str]) -> FoldsLeft:
+    def _left_of(group: GroupSearch, num_running: int, only: Collection[str]) -> FoldsLeft:
         """With `only`, nothing new begins: every extent is these folds."""
         left = sum(planned.key in only for _, planned in group.waiting()) + num_running
         return FoldsLeft(whole=left, to_finish=left, first=left, with_another_trial=left)
@@ -75,7 +75,7 @@ class Standings(Mapping[str, GroupStanding]):
 class _Bounds(dict[int | None, Need]):
     """Query bounds by number of further trials; each is counted when it is first looked at, for it reads the store."""
 
-    def __init__(self, group: GroupAgenda, need: GroupNeed | None) -> None:
+    def __init__(self, group: GroupSearch, need: GroupNeed | None) -> None:
         super().__init__()
         self._group, self._need = group, need
 

@@ -1,9 +1,9 @@
 """Random search as the paper's authors ran it, on DomainBed's pattern (`--sampler authors`).
 
-What is kept: every seed is searched anew, with draws and a choice of its own; the first configuration is the paper's;
-every other hyperparameter is drawn by itself, from the authors' ranges (`--space official`) and from a stream of its
-own that follows from the configuration's number and the seed alone, so that every test domain, benchmark and method is
-given the same draws, whatever was found before. Their protocol is `--trials 20 --seeds 3`.
+What is kept: each seed has a search of its own, with its own draws and selected trial. The first configuration is the
+paper's. Every other hyperparameter is drawn by itself, from the authors' ranges (`--space official`) and from a stream
+that depends on the configuration's number and the seed alone. So every test domain, benchmark and method is given the
+same draws, whatever was found before. Their protocol is `--trials 20 --seeds 3`.
 
 What could not be recovered: the names that the authors' streams were seeded with, so these are other draws from the
 same distributions; and whether their published rows were searched at all or ran with the defaults.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.plan.fold_groups import domain_pairs
-from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.group_search import GroupSearch
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 
@@ -25,7 +25,7 @@ class FoldsLeft:
     """Those if one more trial begins, a new selection after an early one among them."""
 
 
-def folds_left(group: GroupAgenda) -> FoldsLeft:
+def folds_left(group: GroupSearch) -> FoldsLeft:
     """Count the folds that a group has left."""
     counts, view = group.counts(), group.view
     test_domains = len(group.group.test_domains)
@@ -41,18 +41,18 @@ def folds_left(group: GroupAgenda) -> FoldsLeft:
     )
 
 
-def running_keys(group: GroupAgenda) -> set[str]:
+def running_keys(group: GroupSearch) -> set[str]:
     """The group's folds that run."""
     return {planned.key for _, planned in group.view.planned() if group.states.is_running(planned.key)}
 
 
-def seconds_taken(group: GroupAgenda) -> list[float]:
+def seconds_taken(group: GroupSearch) -> list[float]:
     """Seconds that each finished fold of the group took."""
     found = {planned.key: group.states.seconds(planned.key) for _, planned in group.view.planned()}
     return [seconds for seconds in found.values() if seconds is not None]
 
 
-def first_specs(group: GroupAgenda) -> Iterator[FoldSpec]:
+def first_specs(group: GroupSearch) -> Iterator[FoldSpec]:
     """What the group's first folds compute, one for each test domain: the sweep's own point."""
     point, record = group.point(0, ()), group.group
     for domain in record.test_domains:
@@ -60,21 +60,21 @@ def first_specs(group: GroupAgenda) -> Iterator[FoldSpec]:
         yield group.specs.spec(record, point, fold)
 
 
-def unsettled_specs(group: GroupAgenda) -> Iterator[FoldSpec]:
+def unsettled_specs(group: GroupSearch) -> Iterator[FoldSpec]:
     """What the folds compute that are written and neither done nor failed."""
     for number, planned in group.view.planned():
         if not group.states.settled(planned.key):
             yield group.spec(number, planned)
 
 
-def num_unwritten(group: GroupAgenda, further: int | None = None) -> int:
+def num_unwritten(group: GroupSearch, further: int | None = None) -> int:
     """Folds that will be written for each test domain, by further trials (None for all) and by the further seeds."""
     left = group.group.trials - len(group.view.trials)
     unwritten = left if further is None else min(left, further)
     return unwritten + (group.group.seeds - 1 if group.view.selected is None or unwritten else 0)
 
 
-def unwritten_pairs(group: GroupAgenda) -> Iterator[tuple[FoldSpec, bool]]:
+def unwritten_pairs(group: GroupSearch) -> Iterator[tuple[FoldSpec, bool]]:
     """The first trial's pair folds while none is written, and whether each is settled already by another group."""
     view, record = group.view, group.group
     if view.by_pairs and not view.pairs and view.selected is None:

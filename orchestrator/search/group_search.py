@@ -13,8 +13,9 @@ from orchestrator.search.pruning import Decision, GroupPruning
 from orchestrator.search.sampling import TriedPoint, suggest_point
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.fold_states import FoldStates
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PairRecord, PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.schedule import stage_steps
@@ -22,11 +23,11 @@ from search_spaces.spaces import Point, search_space
 from search_spaces.sweeps import SweepSelection
 
 
-class GroupAgenda:
+class GroupSearch:
     """One fold group's search. What its folds say is in its `view`; this decides what runs next and writes it down."""
 
     def __init__(
-        self, group: GroupRecord, *, specs: FoldSpecs, store: SweepFolder, states: FoldStates, repeatable: bool = False
+        self, group: FoldGroup, *, specs: FoldSpecs, store: SweepFolder, states: FoldStates, repeatable: bool = False
     ) -> None:
         """Stand where the store stands.
 
@@ -47,7 +48,7 @@ class GroupAgenda:
             # What does not hold now is selected again, whatever becomes of a failed trial that is retried.
             written=view.selected,
         )
-        self.permits_trial: Callable[[GroupAgenda], bool] = lambda group: True
+        self.permits_trial: Callable[[GroupSearch], bool] = lambda group: True
         """Whether the budgets let one more trial begin."""
         steps = stage_steps(self._benchmark, self._hyperparameters, group.method)
         self._pruning = GroupPruning(
@@ -228,7 +229,7 @@ class GroupAgenda:
     def _write_selected(self, number: int) -> None:
         view = self.view
         without = (trial.number for trial in self._trials if trial.number != number and view.has_failed(trial))
-        record = ConfirmationRecord(
+        record = SelectedTrial(
             group=self.group.name,
             number=number,
             folds=self.specs.planned(self.group, self._trials[number].point, self.group.all_seeds),
@@ -236,7 +237,7 @@ class GroupAgenda:
             without=tuple(without),
         )
         selection: SweepSelection = "leave_one_domain_out" if view.by_pairs else "source_validation"
-        self._store.records.write_confirmation(record, selection)
+        self._store.records.write_selected(record, selection)
         self.view = replace(view, written=record)
         self.changed()
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.events import Counts
-from orchestrator.plan.fold_groups import chooses, domain_pairs
+from orchestrator.plan.fold_groups import domain_pairs, has_selection
 from orchestrator.search.leave_one_domain_out import held_out_validation, on_seeds, pair_folds
 from orchestrator.search.sampling import TrialState
 from orchestrator.search.selection import HeldOutValidation, SourceValidation, select
 from orchestrator.store.fold_states import StoredStates
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, PairRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PairRecord, PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
 
@@ -56,15 +57,15 @@ class Verdict:
 class GroupView:
     """One fold group at one moment."""
 
-    group: GroupRecord
+    group: FoldGroup
     domains: tuple[str, ...]
     """All domains of its benchmark."""
     selection: SweepSelection
-    """What the sweep selects by; of no consequence where there is nothing to choose."""
+    """What the sweep selects by; of no consequence where there is nothing to select."""
     trials: Sequence[TrialRecord]
     pairs: Mapping[int, PairRecord]
     """Pair folds that are written, by the number of their trial."""
-    written: ConfirmationRecord | None
+    written: SelectedTrial | None
     """The selected trial as it was last written; `selected` is what still holds of it."""
     states: States
     spec: Callable[[str], FoldSpec | None]
@@ -75,7 +76,7 @@ class GroupView:
     @property
     def by_pairs(self) -> bool:
         """Whether trials are judged by pair folds."""
-        return self.selection == "leave_one_domain_out" and chooses(self.group.method, self.group.trials)
+        return self.selection == "leave_one_domain_out" and has_selection(self.group.method, self.group.trials)
 
     @property
     def num_pairs(self) -> int:
@@ -83,7 +84,7 @@ class GroupView:
         return len(domain_pairs(self.group.test_domains, self.domains)) if self.by_pairs else 0
 
     def state(self, trial: TrialRecord) -> TrialState:
-        """One failed fold fails a trial; one that was given up makes it pruned, unless its result is there."""
+        """One failed fold fails a trial; one that was pruned makes it pruned, unless its result is there."""
         if self.has_failed(trial):
             return "failed"
         keys = [planned.key for planned in trial.folds]
@@ -113,12 +114,12 @@ class GroupView:
         return {number: value for number, value in found if value is not None}
 
     @property
-    def selected(self) -> ConfirmationRecord | None:
+    def selected(self) -> SelectedTrial | None:
         """The selected trial, while that holds: not once a further trial began, or one that had failed is retried."""
-        choice = self.written
-        if choice is None or choice.trials not in (0, len(self.trials)):
+        found = self.written
+        if found is None or found.trials not in (0, len(self.trials)):
             return None
-        return choice if choice.stands(lambda number: self.has_failed(self.trials[number])) else None
+        return found if found.stands(lambda number: self.has_failed(self.trials[number])) else None
 
     @property
     def best(self) -> int | None:
@@ -221,7 +222,7 @@ class GroupView:
 
 def read_group_view(
     store: SweepFolder,
-    group: GroupRecord,
+    group: FoldGroup,
     *,
     selection: SweepSelection | None = None,
     states: States | None = None,
@@ -249,12 +250,12 @@ def read_group_view(
         judge=lambda number, folds: held_out_validation(store, number, folds, group.test_domains),
     )
     effective: SweepSelection = "leave_one_domain_out" if view.by_pairs else "source_validation"
-    written = records.confirmation(group.name, effective)
+    written = records.selected(group.name, effective)
     pairs = {record.number: record for record in records.pairs(group.name)} if view.by_pairs else {}
     return replace(view, pairs=pairs, written=written)
 
 
-def planned_domains(groups: Sequence[GroupRecord], benchmark: str) -> tuple[str, ...]:
+def planned_domains(groups: Sequence[FoldGroup], benchmark: str) -> tuple[str, ...]:
     """Test domains of a benchmark, in byte order."""
     names = {name for group in groups if group.benchmark == benchmark for name in group.test_domains}
     return tuple(sorted(names, key=str.encode))

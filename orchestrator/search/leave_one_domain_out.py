@@ -1,6 +1,6 @@
 """Leave-one-domain-out selection: which pair folds it needs, and the one place that opens what they held out.
 
-To choose for test domain t, every configuration is judged by folds that leave out t and one other domain s in turn: by
+To select for test domain t, every configuration is judged by folds that leave out t and one other domain s in turn: by
 the accuracy on s, which is a source domain as far as t is concerned. A pair fold {s, t} serves both, so it has one file
 per domain, and `held_out_accuracy` can only build the name of the file about the domain that is not selected for.
 """
@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from orchestrator.search.selection import HeldOutValidation, mean
-from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 
@@ -35,7 +36,7 @@ def held_out_accuracy(store: SweepFolder, planned: PlannedFold, *, selecting_for
     """
     (other,) = set(planned.fold.test_domains) - {selecting_for}
     folder = store.folds.fold(planned.key)
-    is_done = folder.is_done and not store.folds.attempts(planned.key).failed
+    is_done = folder.is_done and not store.folds.failures(planned.key).failed
     held_out = folder.read_held_out(other) if is_done else None
     return None if held_out is None else float(held_out["accuracy"])
 
@@ -49,7 +50,7 @@ def held_out_validation(
         store: Where the folds lie.
         number: The trial's number in its group.
         folds: The trial's pair folds.
-        test_domains: The domains that a configuration is chosen for: one, or all in scope `benchmark`.
+        test_domains: The domains that a configuration is selected for: one, or all in scope `benchmark`.
     """
     means = []
     for domain in test_domains:
@@ -62,7 +63,7 @@ def held_out_validation(
     return HeldOutValidation(number=number, accuracy=mean(means))
 
 
-def held_out_scores(store: SweepFolder, group: GroupRecord) -> dict[int, float]:
+def held_out_scores(store: SweepFolder, group: FoldGroup) -> dict[int, float]:
     """What leave-one-domain-out selection judged the group's trials by: number to accuracy, whole ones only."""
     records = store.records.pairs(group.name)
     found = (held_out_validation(store, record.number, record.folds, group.test_domains) for record in records)

@@ -2,7 +2,7 @@
 
 A decision is written to OUT/pruning/GROUP.jsonl before it takes effect, and stands from then on: a sweep that was
 killed makes none twice. Each follows from source-side journals and results alone and names what it was compared with,
-so that it can be made again from the store (`GroupPruning.replay`). The paper's own point (trial 0), confirmations and
+so that it can be made again from the store (`GroupPruning.replay`). The paper's own point (trial 0), repeats and
 pair folds are never pruned.
 """
 
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.search.learning_curves import Curves
 from orchestrator.search.pruning_rules import Curve, Judgement, Rule, is_audited, judge_curve, judge_overtaking
-from orchestrator.store.records import GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PlannedFold, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.configuration import from_mapping
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.methods import method_facts
 from search_spaces.sweeps import Sweep
 
@@ -49,7 +50,7 @@ class Decision:
     value: float
     """Best source validation accuracy so far; between folds, the chance to overtake the best trial."""
     threshold: float
-    """Below this it is given up."""
+    """Below this it is pruned."""
     against: tuple[str, ...] = ()
     """The folds that it was compared with, by key, where it was found wanting."""
     trials: tuple[int, ...]
@@ -76,7 +77,7 @@ class GroupPruning:
     """The decisions of one group, made and remembered."""
 
     def __init__(
-        self, group: GroupRecord, *, sweep: Sweep, store: SweepFolder, states: FoldStates, num_steps: int
+        self, group: FoldGroup, *, sweep: Sweep, store: SweepFolder, states: FoldStates, num_steps: int
     ) -> None:
         """Read what was decided before.
 
@@ -90,7 +91,7 @@ class GroupPruning:
         self._looked: set[tuple[int, str, int]] = set()
         self._cuts: dict[str, int] = {}
         self.pruned: set[int] = set()
-        """Numbers of the trials that were given up."""
+        """Numbers of the trials that were pruned."""
         self.audited: set[int] = set()
         """Numbers of those that run on all the same."""
         for decision in read_decisions(store, group.name):
@@ -104,7 +105,7 @@ class GroupPruning:
         return several and (self._sweep.stop_level > 0.0 or self._sweep.pruner != "none")
 
     def is_pruned(self, trial: TrialRecord) -> bool:
-        """Whether a trial was given up, by itself or as another trial's equal."""
+        """Whether a trial was pruned, by itself or as another trial's equal."""
         return trial.number in self.pruned or any(self._states.pruned(planned.key) for planned in trial.folds)
 
     def may_run(self, trial: TrialRecord, planned: PlannedFold) -> bool:
@@ -115,7 +116,7 @@ class GroupPruning:
 
     def reported(self, trial: TrialRecord, planned: PlannedFold, trials: Sequence[TrialRecord]) -> Decision | None:
         """A running fold reported: look at each of its evaluations that was not looked at; the one that prunes it."""
-        if self._sweep.pruner == "none" or self._is_exempt(trial) or planned.key not in self._given_up(trial, trials):
+        if self._sweep.pruner == "none" or self._is_exempt(trial) or planned.key not in self._pruned(trial, trials):
             return None
         curve = self._curves.of(planned.key)
         for step in sorted(curve):
@@ -142,7 +143,7 @@ class GroupPruning:
         return None
 
     def look_between_folds(self, trials: Sequence[TrialRecord]) -> Iterator[Decision]:
-        """Look at the trials that have done some of their folds and run none; yields those that are given up."""
+        """Look at the trials that have done some of their folds and run none; yields those that are pruned."""
         if self._sweep.stop_level == 0.0 or not self.one_fold_after_another:
             return
         for trial in trials:
@@ -198,8 +199,8 @@ class GroupPruning:
     ) -> tuple[Judgement | None, dict[str, int]]:
         """Judge a fold against the same fold of other trials; failed ones are no measure.
 
-        What a rival reported after it was given up does not count. A rival that an earlier decision names may have
-        been given up since, for what it had reported sooner: to make that decision again, nothing is `cut`.
+        What a rival reported after it was pruned does not count. A rival that an earlier decision names may have
+        been pruned since, for what it had reported sooner: to make that decision again, nothing is `cut`.
         """
         rivals = {
             other.key: trial.number
@@ -212,7 +213,7 @@ class GroupPruning:
         return judge_curve(self._sweep.pruner, own, curves, step=step, num_steps=self._num_steps), rivals
 
     def _cut_curve(self, key: str) -> Curve:
-        """A fold's curve up to where it was given up: how far its worker ran on is a matter of timing."""
+        """A fold's curve up to where it was pruned: how far its worker ran on is a matter of timing."""
         curve = self._curves.of(key)
         if key not in self._cuts:
             return curve
@@ -276,7 +277,7 @@ class GroupPruning:
             value=judgement.value,
             threshold=judgement.threshold,
             against=judgement.against if judgement.prune else (),
-            folds=self._given_up(trial, trials) if verdict == "prune" else (),
+            folds=self._pruned(trial, trials) if verdict == "prune" else (),
             time=time.time(),
         )
         append_decision(self._store, decision)
@@ -287,7 +288,7 @@ class GroupPruning:
     def _is_audited(self, trial: TrialRecord) -> bool:
         return is_audited(self._sweep.audit_share, self._sweep.search_seed, self._group.name, trial.number)
 
-    def _given_up(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    def _pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
         """The trial's folds that are not done; those of the paper's own point run on."""
         protected = {planned.key for planned in trials[0].folds}
         keys = (planned.key for planned in trial.folds)

@@ -49,7 +49,7 @@ class Judgement:
     value: float
     """What was judged: the best accuracy so far, or the chance to overtake."""
     threshold: float
-    """Below this it is given up."""
+    """Below this it is pruned."""
     against: tuple[str, ...]
     """What it was compared with, by the keys that the caller gave."""
 
@@ -134,7 +134,7 @@ def chance_to_overtake(differences: Sequence[float], *, num_folds: int, pairs: S
 
     follows Student's t, and F(t) is that chance (the predictive distribution under a flat prior). Read the other way
     round: of configurations that would end level with the best, the share that is stopped where F(t) < a is a, and of
-    those that would end above it, less. This holds however the best one was chosen by its mean.
+    those that would end above it, less. This holds however the best one is selected by its mean.
 
     The spread s is the larger of two: that of the k differences themselves, and that of the complete configurations'
     differences from the best, each around its own mean, pooled. The pooled ones share the best one's deviations, so c

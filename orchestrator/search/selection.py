@@ -41,10 +41,10 @@ def select(trials: Sequence[Validation]) -> Validation:
     As in DomainBed, the later trial wins a tie and NaN loses to every number.
 
     Raises:
-        UserError: there is no trial to choose from.
+        UserError: there is no trial to select from.
     """
     if not trials:
-        raise UserError("no finished trial to choose from")
+        raise UserError("no finished trial to select from")
     return max(trials, key=lambda trial: (nan_last(trial.accuracy), trial.number))
 
 

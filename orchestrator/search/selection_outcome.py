@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from orchestrator.search.group_view import GroupView, read_group_view
-from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.sweeps import SweepSelection
 
@@ -56,11 +57,11 @@ def selection_outcome(view: GroupView) -> SelectionOutcome:
     return _outcome(view, verdict.number, view.on_all_seeds(verdict.number))
 
 
-def outcome_of_trial(store: SweepFolder, group: GroupRecord, number: int) -> SelectionOutcome:
+def outcome_of_trial(store: SweepFolder, group: FoldGroup, number: int) -> SelectionOutcome:
     """A trial's folds on every seed, as a selection that took it would have them run, and those that were not."""
     view = read_group_view(store, group)
     for selection in get_args(SweepSelection):
-        written = store.records.confirmation(group.name, selection)
+        written = store.records.selected(group.name, selection)
         if written is not None and written.number == number:
             return _outcome(view, number, written.folds)
     return _outcome(view, number, view.on_all_seeds(number))

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from orchestrator.store.records import GroupRecord, PlannedFold
+from orchestrator.store.records import PlannedFold
 from search_spaces.benchmarks import Benchmark
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec, Hyperparameters
 from search_spaces.methods import method_facts
@@ -26,13 +27,13 @@ class FoldSpecs:
     manifests: Mapping[str, str] = field(default_factory=dict)
     """Hash of each benchmark's images, by benchmark name."""
 
-    def spec(self, group: GroupRecord, point: Point, fold: Fold) -> FoldSpec:
+    def spec(self, group: FoldGroup, point: Point, fold: Fold) -> FoldSpec:
         """What one fold of a trial computes."""
         hyperparameters = self.sweep.hyperparameters_for(group.benchmark)
         tried = search_space(self.sweep.space).apply(hyperparameters, point)
         return fold_spec(fold, method=group.method, hyperparameters=tried, data_manifest=self.manifests[fold.benchmark])
 
-    def planned(self, group: GroupRecord, point: Point, seeds: range) -> tuple[PlannedFold, ...]:
+    def planned(self, group: FoldGroup, point: Point, seeds: range) -> tuple[PlannedFold, ...]:
         """A configuration's folds: every test domain of the group on every seed."""
         folds = (
             Fold(benchmark=group.benchmark, test_domains=(domain,), seed=seed)

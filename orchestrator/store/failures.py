@@ -1,4 +1,4 @@
-"""What went wrong with a fold, kept beside it: `FOLDER/error.json` holds every failed attempt, and the giving up."""
+"""The failures of a fold, kept beside it in `FOLDER/error.json`, and whether another attempt follows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOST_NODES_WITHOUT_PROGRESS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
+class Failure:
     """One attempt at a fold that ended without a result."""
 
     time: float
@@ -43,10 +43,10 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FoldAttempts:
-    """Every failed attempt at a fold, in order."""
+class FailureHistory:
+    """The failures of a fold, in order."""
 
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[Failure, ...] = ()
     failed: bool = False
     """No further attempt is made, until somebody asks for one."""
     spent: int = 0
@@ -62,46 +62,46 @@ class FoldAttempts:
     @property
     def doublings(self) -> int:
         """How often the pieces of a batch are doubled: once for every time that memory ran out."""
-        return sum(attempt.kind == "out_of_memory" for attempt in self.attempts)
+        return sum(failure.kind == "out_of_memory" for failure in self.attempts)
 
     def permit_another(self, max_failures: int) -> bool:
         """Whether another attempt may follow the last one."""
         last, recent = self.attempts[-1], self.attempts[self.forgiven :]
         if last.kind == "out_of_memory":
-            return sum(attempt.kind == "out_of_memory" for attempt in recent) <= MEMORY_RETRIES
+            return sum(failure.kind == "out_of_memory" for failure in recent) <= MEMORY_RETRIES
         if last.kind == "lost_node":
             return _in_vain(recent) < LOST_NODES_WITHOUT_PROGRESS
         return last.kind in ("crash", "lost") and self.spent <= max_failures
 
 
-def attempts_file(folder: FoldFolder) -> Path:
+def failures_file(folder: FoldFolder) -> Path:
     return folder.path / "error.json"
 
 
-def read_attempts(folder: FoldFolder) -> FoldAttempts:
+def read_failures(folder: FoldFolder) -> FailureHistory:
     """The attempts that failed; none where nothing went wrong."""
     advice = "remove it, and the fold has all its attempts again"
-    return read_record(FoldAttempts, attempts_file(folder), advice=advice) or FoldAttempts()
+    return read_record(FailureHistory, failures_file(folder), advice=advice) or FailureHistory()
 
 
-def record_attempt(folder: FoldFolder, attempt: Attempt) -> FoldAttempts:
-    """Add a failed attempt."""
-    before = read_attempts(folder)
-    spent = before.spent + (attempt.kind not in UNCOUNTED)
-    after = replace(before, attempts=(*before.attempts, attempt), spent=spent)
+def record_failure(folder: FoldFolder, failure: Failure) -> FailureHistory:
+    """Add a failure."""
+    before = read_failures(folder)
+    spent = before.spent + (failure.kind not in UNCOUNTED)
+    after = replace(before, attempts=(*before.attempts, failure), spent=spent)
     _write(folder, after)
     return after
 
 
-def record_and_decide(folder: FoldFolder, attempt: Attempt, *, align: FoldFolder | None, max_failures: int) -> bool:
-    """Add a failed attempt; True where another one follows, else the fold is given up.
+def record_and_decide(folder: FoldFolder, failure: Failure, *, align: FoldFolder | None, max_failures: int) -> bool:
+    """Add a failure; True where another attempt follows, else the fold is failed.
 
     Args:
         align: of the fold's Align stage, whose journal tells of progress too.
         max_failures: most further attempts after crashes and worker processes that died.
     """
     progress = evaluations([folder] if align is None else [folder, align])
-    after = record_attempt(folder, replace(attempt, evaluations=progress))
+    after = record_failure(folder, replace(failure, evaluations=progress))
     if after.permit_another(max_failures):
         return True
     give_up(folder)
@@ -116,25 +116,25 @@ def evaluations(folders: Iterable[FoldFolder]) -> int:
 
 def give_up(folder: FoldFolder) -> None:
     """Mark a fold as failed."""
-    _write(folder, replace(read_attempts(folder), failed=True))
+    _write(folder, replace(read_failures(folder), failed=True))
 
 
 def allow_again(folder: FoldFolder) -> None:
     """Give a failed fold its attempts back; what went wrong before stays on record, and so do the pieces of a batch."""
-    before = read_attempts(folder)
+    before = read_failures(folder)
     if before.spent or before.failed:
-        _write(folder, FoldAttempts(attempts=before.attempts, forgiven=len(before.attempts)))
+        _write(folder, FailureHistory(attempts=before.attempts, forgiven=len(before.attempts)))
 
 
-def _in_vain(attempts: Iterable[Attempt]) -> int:
+def _in_vain(attempts: Iterable[Failure]) -> int:
     """Lost machines at the end of the attempts since the fold's last evaluation."""
     count, so_far = 0, -1
-    for attempt in attempts:
-        same = attempt.kind == "lost_node" and attempt.evaluations <= so_far
-        count = count + 1 if same else int(attempt.kind == "lost_node")
-        so_far = max(so_far, attempt.evaluations)
+    for failure in attempts:
+        same = failure.kind == "lost_node" and failure.evaluations <= so_far
+        count = count + 1 if same else int(failure.kind == "lost_node")
+        so_far = max(so_far, failure.evaluations)
     return count
 
 
-def _write(folder: FoldFolder, content: FoldAttempts) -> None:
-    write_json(attempts_file(folder), asdict(content))
+def _write(folder: FoldFolder, content: FailureHistory) -> None:
+    write_json(failures_file(folder), asdict(content))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable
 
-from orchestrator.store.failures import Attempt, allow_again, give_up, read_attempts, record_and_decide, record_attempt
+from orchestrator.store.failures import Failure, allow_again, give_up, read_failures, record_and_decide, record_failure
 from orchestrator.store.fold_store import FoldState, FoldStore
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.results import FoldResult
@@ -87,12 +87,12 @@ class FoldStates:
         self._look(key)
         return key in self._accuracy
 
-    def fail(self, key: str, attempt: Attempt) -> bool:
+    def fail(self, key: str, failure: Failure) -> bool:
         """Record a failed attempt; True where another one follows."""
         self.running.discard(key)
         spec = self._store.folds.spec(key)
         align = None if spec is None else self._store.folds.align(spec.align_key)
-        if record_and_decide(self._store.folds.fold(key), attempt, align=align, max_failures=self._max_failures):
+        if record_and_decide(self._store.folds.fold(key), failure, align=align, max_failures=self._max_failures):
             return True
         self._failed.add(key)
         return False
@@ -106,7 +106,7 @@ class FoldStates:
             # Once: what fails from now on counts.
             self._allowed.add(key)
             allow_again(folder)
-        if read_attempts(folder).failed:
+        if read_failures(folder).failed:
             self._failed.add(key)
             return
         result = self._store.folds.result(key)
@@ -118,7 +118,7 @@ class FoldStates:
             self._accuracy[key] = accuracy
         else:
             error = f"the mean source validation accuracy is {accuracy}, which no trial can be judged by"
-            record_attempt(folder, Attempt(time=time.time(), kind="no_metric", error=error))
+            record_failure(folder, Failure(time=time.time(), kind="no_metric", error=error))
             give_up(folder)
             self._failed.add(key)
 

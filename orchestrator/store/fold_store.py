@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.store.failures import FoldAttempts, read_attempts
+from orchestrator.store.failures import FailureHistory, read_failures
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.results import FoldResult, fold_result
 from search_spaces.hyperparameters import FoldSpec
@@ -55,9 +55,9 @@ class FoldStore:
         """Source-side numbers of a finished fold; None while it is not finished."""
         return fold_result(self.fold(key))
 
-    def attempts(self, key: str) -> FoldAttempts:
+    def failures(self, key: str) -> FailureHistory:
         """The fold's failed attempts."""
-        return read_attempts(self.fold(key))
+        return read_failures(self.fold(key))
 
     def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
         """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""
@@ -67,7 +67,7 @@ class FoldStore:
             self._write(path, {**decision, "sweeps": [*before, sweep_key]})
 
     def pruned(self, key: str) -> dict[str, Any] | None:
-        """Why a fold was given up, and by which sweeps; None where it was not."""
+        """Why a fold was pruned, and by which sweeps; None where it was not."""
         return read_json(self._pruned_file(key))
 
     def mark_running(self, key: str, owner: str) -> None:
@@ -97,7 +97,7 @@ class FoldStore:
 
     def fold_state(self, key: str, living_owner: str | None) -> FoldState:
         """A fold's state; it runs while the one who started it lives, in this sweep or in another on the store."""
-        if self.attempts(key).failed:
+        if self.failures(key).failed:
             return "failed"
         if self.fold(key).is_done:
             return "done"

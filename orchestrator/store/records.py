@@ -1,4 +1,4 @@
-"""What a sweep has written of its plans: fold groups, the folds of their trials, and what was chosen."""
+"""What a sweep has written of its plans: the folds of the trials of its fold groups, and which trials are selected."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ConfirmationRecord:
-    """The trial that was chosen in a fold group, and its folds on all the group's seeds (the first is the trial's)."""
+class SelectedTrial:
+    """The selected trial of a fold group, and its folds on all the group's seeds (the first is the trial's)."""
 
     group: str
     number: int
     folds: tuple[PlannedFold, ...]
     trials: int = 0
-    """Of how many trials it was chosen; 0 for all."""
+    """Of how many trials it was selected; 0 for all."""
     without: tuple[int, ...] = ()
     """Trials that had failed by then."""
 
     def stands(self, has_failed: Callable[[int], bool]) -> bool:
-        """Whether the choice holds: it is made anew once a trial that had failed was retried, and has not.
+        """Whether the selection holds: a trial that had failed, was retried and did not fail again calls for another.
 
         Args:
             has_failed: whether a trial, by its number, is failed now.
@@ -64,35 +64,9 @@ class PairRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupRecord:
-    """A fold group: what is searched together."""
-
-    name: str
-    benchmark: str
-    method: str
-    test_domains: tuple[str, ...]
-    """One domain, or all of a benchmark's in scope `benchmark`."""
-    trials: int
-    seeds: int
-    own_seed: int | None = None
-    """The one seed that is searched and judged here, where every seed is searched anew; None for seed 0 and on."""
-
-    @property
-    def all_seeds(self) -> range:
-        """The seed that is searched, and those on which the choice is repeated."""
-        first = self.own_seed or 0
-        return range(first, first + self.seeds)
-
-    @property
-    def num_folds(self) -> int:
-        """Folds planned: every trial on the first seed, the chosen one on the other seeds too."""
-        return (self.trials + self.seeds - 1) * len(self.test_domains)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Promise:
     """What a fold group was let begin within."""
 
     budget: int
     narrow: bool
-    """It holds for the first trial and its confirmation; every further trial is weighed."""
+    """It holds for the first trial and its repeats; every further trial is weighed."""

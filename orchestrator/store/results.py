@@ -41,7 +41,7 @@ class FoldResult:
     step: int
     """Step of the evaluated weights; 0 where the result does not say."""
     selected: Mapping[str, Any]
-    """All that is known of that choice, for who reads it."""
+    """Everything about that selection, for whoever reads it."""
     align_reused: bool | None
     """Whether Align was taken over from another fold; None without such a stage."""
     queries: AskedQueries

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.store.fold_store import FoldStore
-from orchestrator.store.records import ConfirmationRecord, PairRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PairRecord, PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.sweeps import SweepSelection
 from trainables.storage.json_files import read_record, write_json
@@ -49,13 +49,13 @@ class SearchRecords:
         assert not path.exists(), f"trial {record.number} of {record.group} is already written"
         self._write(path, asdict(record))
 
-    def confirmation(self, group: str, selection: SweepSelection = "source_validation") -> ConfirmationRecord | None:
-        """The trial that a selection chose in the group; None while it is searched."""
-        return read_record(ConfirmationRecord, self._confirmation_file(group, selection))
+    def selected(self, group: str, selection: SweepSelection = "source_validation") -> SelectedTrial | None:
+        """The trial that a selection selected in the group; None while it is searched."""
+        return read_record(SelectedTrial, self._selected_file(group, selection))
 
-    def write_confirmation(self, record: ConfirmationRecord, selection: SweepSelection = "source_validation") -> None:
-        self._write(self._confirmation_file(record.group, selection), asdict(record))
-        # MLflow keeps the students of what was chosen.
+    def write_selected(self, record: SelectedTrial, selection: SweepSelection = "source_validation") -> None:
+        self._write(self._selected_file(record.group, selection), asdict(record))
+        # MLflow keeps the students of selected trials.
         self._mirrors.awaited_files.update(self._folds.fold(planned.key).student for planned in record.folds)
 
     def pairs(self, group: str) -> list[PairRecord]:
@@ -72,9 +72,9 @@ class SearchRecords:
         """Folds (with their trial's number) that leave-one-domain-out selection added: pair folds, further seeds."""
         for record in self.pairs(group):
             yield from ((record.number, planned) for planned in record.folds)
-        chosen = self.confirmation(group, "leave_one_domain_out")
-        if chosen is not None:
-            yield from ((chosen.number, planned) for planned in chosen.folds)
+        selected = self.selected(group, "leave_one_domain_out")
+        if selected is not None:
+            yield from ((selected.number, planned) for planned in selected.folds)
 
     def decisions(self, group: str) -> list[dict[str, Any]]:
         """What the pruner decided in a group, in order; a line torn by a crash is passed over."""
@@ -99,10 +99,10 @@ class SearchRecords:
                 self._mirrors.send_noted()
 
     def planned_folds(self, group: str) -> list[PlannedFold]:
-        """Every fold that the group's trials, their choice and its confirmation name, once each."""
-        confirmation = self.confirmation(group)
+        """Every fold that the group's trials, and the repeats of the selected one name, once each."""
+        selected = self.selected(group)
         folds = [planned for trial in self.trials(group) for planned in trial.folds]
-        folds += confirmation.folds if confirmation else ()
+        folds += selected.folds if selected else ()
         folds += [planned for _, planned in self.left_out_folds(group)]
         return list({planned.key: planned for planned in folds}.values())
 
@@ -121,7 +121,7 @@ class SearchRecords:
     def _trial_file(self, group: str, number: int) -> Path:
         return self._folder("trials", group) / f"{number}.json"
 
-    def _confirmation_file(self, group: str, selection: SweepSelection) -> Path:
+    def _selected_file(self, group: str, selection: SweepSelection) -> Path:
         folder = "confirmations" if selection == "source_validation" else "left_out"
         return self._out / folder / f"{group_slug(group)}.json"
 

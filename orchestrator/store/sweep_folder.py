@@ -32,12 +32,13 @@ from typing import Any
 
 from orchestrator.run_options import RunOptions
 from orchestrator.store.fold_store import FoldStore
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, Promise
+from orchestrator.store.records import Promise, SelectedTrial
 from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.same_sweep import check_same_inputs, check_same_sweep
 from orchestrator.store.search_records import SearchRecords
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import TRAINER_VERSION
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 from trainables.storage.atomic_files import aside_of
@@ -87,7 +88,7 @@ class SweepFolder:
         """A file or folder for who reads it: where it is mirrored, its address."""
         return self.mirrors.shown(Path(path))
 
-    def claim(self, sweep: Sweep, groups: Sequence[GroupRecord], manifests: Mapping[str, str]) -> None:
+    def claim(self, sweep: Sweep, groups: Sequence[FoldGroup], manifests: Mapping[str, str]) -> None:
         """Make this the sweep's folder.
 
         Raises:
@@ -105,7 +106,7 @@ class SweepFolder:
         if before is not None:
             check_same_inputs(before, content, where=self.where)
             if before["sweep"].get("selection") != sweep.selection:
-                # The last one asked for is what status, retry and report go by; what others chose stays.
+                # The last one asked for is what status, retry and report go by; what others selected stays.
                 self._write(self.sweep_file, before | {"sweep": before["sweep"] | {"selection": sweep.selection}})
             return
         try:
@@ -147,10 +148,10 @@ class SweepFolder:
             raise UserError(f"no sweep in {self.where}; give the --out of one")
         return sweep
 
-    def groups(self) -> tuple[GroupRecord, ...]:
+    def groups(self) -> tuple[FoldGroup, ...]:
         """The fold groups, in the order of the plan."""
         content = self._sweep_content() or {"groups": []}
-        return tuple(from_mapping(GroupRecord, group) for group in content["groups"])
+        return tuple(from_mapping(FoldGroup, group) for group in content["groups"])
 
     def manifests(self) -> dict[str, str]:
         """Hash of each benchmark's images, by benchmark name."""
@@ -196,11 +197,11 @@ class SweepFolder:
     def write_promises(self, promises: Mapping[str, Promise]) -> None:
         self._write(self.promises_file, {group: asdict(promise) for group, promise in promises.items()})
 
-    def chosen(self, group: str) -> ConfirmationRecord | None:
-        """The trial that the selection asked for last chose; where it had nothing to choose, what was confirmed."""
+    def selected(self, group: str) -> SelectedTrial | None:
+        """The selected trial, by the selection that was asked for last; the only trial where nothing is searched."""
         sweep = self.sweep()
-        own = None if sweep is None else self.records.confirmation(group, sweep.selection)
-        return own or self.records.confirmation(group)
+        own = None if sweep is None else self.records.selected(group, sweep.selection)
+        return own or self.records.selected(group)
 
     def living_owner(self) -> str | None:
         """Identity of the process at work here, if it is alive."""

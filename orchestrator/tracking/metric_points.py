@@ -77,7 +77,7 @@ def price_tag(results: Iterable[FoldResult], price_per_1000: float | None) -> di
 
 
 def result_metrics(result: FoldResult) -> Iterator[MetricPoint]:
-    """The numbers of a finished fold, at the step that was chosen."""
+    """The numbers of a finished fold, at the selected step."""
     time = milliseconds(result.finished)
     values = {SUMMARY: result.accuracy, "source_validation_cross_entropy": result.cross_entropy}
     values |= {f"source_validation/{name}": value for name, value in result.domain_accuracies.items()}

@@ -1,6 +1,6 @@
 """A sweep's records from its store, remembered between two looks, so that one changed fold costs one fold.
 
-The first look reads everything; a later one the folds that are named, and those that were selected or given up since.
+The first look reads everything; a later one the folds that are named, and those that were selected or pruned since.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from search_spaces.methods import method_facts
 from trainables.storage.json_files import read_json
 
 if TYPE_CHECKING:
-    from orchestrator.store.records import GroupRecord, PlannedFold
+    from orchestrator.store.records import PlannedFold
     from orchestrator.store.results import FoldResult
     from orchestrator.store.sweep_folder import SweepFolder
+    from search_spaces.fold_groups import FoldGroup
     from search_spaces.sweeps import Sweep
 
 
@@ -32,7 +33,7 @@ class _Slot:
 
     number: int
     planned: PlannedFold
-    chosen: bool
+    selected: bool
     point: Mapping[str, Any]
 
 
@@ -40,7 +41,7 @@ class _Slot:
 class _Seen:
     """What is remembered of a fold that was looked at."""
 
-    chosen: bool
+    selected: bool
     done: bool
     ended: bool
     """Failed or pruned."""
@@ -90,22 +91,22 @@ class SweepProjection:
             yield with_results(_group_record(group, over=over[group.name]), own, price)
             yield from (record for record in trials[group.name] if record is not None)
 
-    def _look(self, group: GroupRecord, wanted: Collection[ChangedFold] | None) -> Iterator[TrackedFold]:
+    def _look(self, group: FoldGroup, wanted: Collection[ChangedFold] | None) -> Iterator[TrackedFold]:
         """The group's folds that may have another record than at the last look."""
         slots = self._slots[group.name] = list(_slots(self._store, group))
         decisions = read_decisions(self._store, group.name)
-        given_up = {key for one in decisions if one.verdict == "prune" for key in one.folds}
+        pruned = {key for one in decisions if one.verdict == "prune" for key in one.folds}
         for slot in slots:
             name = group.name, slot.planned.key
             seen = self._seen.get(name)
             is_settled = seen is not None and (seen.done or seen.ended)
-            given_up_since = slot.planned.key in given_up and not is_settled
-            chosen_since = seen is not None and seen.chosen != slot.chosen
-            if wanted is not None and name not in wanted and not given_up_since and not chosen_since:
+            pruned_since = slot.planned.key in pruned and not is_settled
+            selected_since = seen is not None and seen.selected != slot.selected
+            if wanted is not None and name not in wanted and not pruned_since and not selected_since:
                 continue
             fold = _tracked(self._store, group, slot)
             self._seen[name] = _Seen(
-                chosen=fold.chosen,
+                selected=fold.selected,
                 done=fold.result is not None and not fold.failed,
                 ended=fold.failed or fold.pruned is not None,
             )
@@ -125,13 +126,13 @@ class SweepProjection:
             self._gone[key] = self._store.folds.result(key)
         return self._gone[key]
 
-    def _is_over(self, group: GroupRecord) -> bool:
+    def _is_over(self, group: FoldGroup) -> bool:
         """Whether the group's trial is selected, or none can be, and nothing is left to run."""
         seen = [self._seen.get((group.name, slot.planned.key)) for slot in self._slots[group.name]]
         if not all(one is not None and (one.done or one.ended) for one in seen):
             return False
         records = self._store.records
-        if records.confirmation(group.name) or records.confirmation(group.name, "leave_one_domain_out"):
+        if records.selected(group.name) or records.selected(group.name, "leave_one_domain_out"):
             return True
         # Where every fold is done, one is selected soon.
         if all(one is not None and one.done for one in seen):
@@ -151,7 +152,7 @@ class SweepProjection:
         )
 
 
-def _group_record(group: GroupRecord, *, over: bool) -> RunRecord:
+def _group_record(group: FoldGroup, *, over: bool) -> RunRecord:
     about = {"benchmark": group.benchmark, "method": group.method, "test_domains": "+".join(group.test_domains)}
     return RunRecord(
         kind="group",
@@ -164,25 +165,25 @@ def _group_record(group: GroupRecord, *, over: bool) -> RunRecord:
     )
 
 
-def _slots(store: SweepFolder, group: GroupRecord) -> Iterator[_Slot]:
+def _slots(store: SweepFolder, group: FoldGroup) -> Iterator[_Slot]:
     """The folds that a group names, each once, with the number of the trial they belong to."""
     records = store.records
-    trials, confirmation = records.trials(group.name), records.confirmation(group.name)
-    left_out = records.confirmation(group.name, "leave_one_domain_out")
-    chosen = {planned.key for one in (confirmation, left_out) if one for planned in one.folds}
+    trials, by_validation = records.trials(group.name), records.selected(group.name)
+    by_pairs = records.selected(group.name, "leave_one_domain_out")
+    selected = {planned.key for one in (by_validation, by_pairs) if one for planned in one.folds}
     named = [(trial.number, planned) for trial in trials for planned in trial.folds]
-    if confirmation:
-        named += [(confirmation.number, planned) for planned in confirmation.folds]
+    if by_validation:
+        named += [(by_validation.number, planned) for planned in by_validation.folds]
     named += records.left_out_folds(group.name)
     points = {trial.number: trial.point for trial in trials}
     seen: set[str] = set()
     for number, planned in named:
         if planned.key not in seen:
             seen.add(planned.key)
-            yield _Slot(number, planned, planned.key in chosen, points.get(number, {}))
+            yield _Slot(number, planned, planned.key in selected, points.get(number, {}))
 
 
-def _tracked(store: SweepFolder, group: GroupRecord, slot: _Slot) -> TrackedFold:
+def _tracked(store: SweepFolder, group: FoldGroup, slot: _Slot) -> TrackedFold:
     key = slot.planned.key
     folder, state = store.folds.fold(key), store.folds.fold_state(key, None)
     spec = read_json(folder.spec)
@@ -195,7 +196,7 @@ def _tracked(store: SweepFolder, group: GroupRecord, slot: _Slot) -> TrackedFold
         planned=slot.planned,
         folder=folder,
         align=store.folds.align(fold_spec_from_mapping(spec).align_key) if spec is not None and has_align else None,
-        chosen=slot.chosen,
+        selected=slot.selected,
         method=group.method,
         spec=spec,
         result=store.folds.result(key) if state in ("done", "failed") else None,

@@ -71,7 +71,7 @@ class TrackedFold:
     folder: FoldFolder
     align: FoldFolder | None
     """The shared Align stage's folder, for a method that has one."""
-    chosen: bool
+    selected: bool
     """Whether it belongs to the group's selected trial: those keep their student as an artifact."""
     method: str
     spec: Mapping[str, Any] | None
@@ -116,12 +116,12 @@ def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunR
         group=fold.group,
         key=fold.planned.key,
         name=_name(fold),
-        version=f"{digest(result.content)}:{fold.chosen}:{price_per_1000}",
+        version=f"{digest(result.content)}:{fold.selected}:{price_per_1000}",
         parameters=spec_parameters(spec),
         tags=_tags(fold, spec) | price_tag([result], price_per_1000),
         metrics=lambda: (*journal_metrics(fold.folder, fold.align), *result_metrics(result)),
         documents={"spec.json": spec, "result.json": result.content},
-        files=(fold.folder.student,) if fold.chosen and fold.folder.student.exists() else (),
+        files=(fold.folder.student,) if fold.selected and fold.folder.student.exists() else (),
         status="FINISHED",
         start_time=milliseconds(result.started),
         end_time=milliseconds(result.finished),
@@ -140,7 +140,7 @@ def _unfinished_record(fold: TrackedFold, spec: Mapping[str, Any] | None) -> Run
         key=fold.planned.key,
         name=_name(fold),
         # A retry may have come further before it failed too.
-        version=f"{why}:{_journal_bytes(fold)}:{fold.chosen}",
+        version=f"{why}:{_journal_bytes(fold)}:{fold.selected}",
         parameters=_point_parameters(fold) if spec is None else spec_parameters(spec),
         tags=_tags(fold, spec or {}),
         metrics=lambda: journal_metrics(fold.folder, fold.align),
@@ -161,7 +161,7 @@ def _name(fold: TrackedFold) -> str:
 def _tags(fold: TrackedFold, spec: Mapping[str, Any]) -> dict[str, str]:
     tags = {
         "trial": str(fold.number),
-        "chosen": str(fold.chosen).lower(),
+        "chosen": str(fold.selected).lower(),
         "pruned": str(fold.pruned is not None).lower(),
     }
     return tags | {name: str(spec[name]) for name in FINGERPRINTS if name in spec}

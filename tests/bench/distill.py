@@ -25,7 +25,7 @@ from trainables.data.loading.batches import Batch
 from trainables.fitting.update import Update
 from trainables.fitting.workers import Workers
 from trainables.fold import metered
-from trainables.fold_setup import FoldParts
+from trainables.fold_setup import FoldSetup
 from trainables.jobs import FoldJob
 from trainables.teacher.open import open_teacher
 
@@ -48,7 +48,7 @@ class DistillSteps:
         return statistics.median(part / whole for part, whole in zip(self.teacher_s, self.live_s, strict=True))
 
 
-def bench_parts(folder: Path, hyperparameters: Hyperparameters) -> FoldParts:
+def bench_parts(folder: Path, hyperparameters: Hyperparameters) -> FoldSetup:
     """The parts of one icons fold below a folder of its own."""
     icons = benchmark("icons")
     source = open_benchmark(icons, None)
@@ -69,10 +69,10 @@ def bench_parts(folder: Path, hyperparameters: Hyperparameters) -> FoldParts:
     )
     image_size = hyperparameters.image_size or icons.image_size
     teacher = metered(job, open_teacher(hyperparameters.teacher, image_size=image_size), scope="bench")
-    return FoldParts(job, source, teacher, lambda metrics: None, Workers())
+    return FoldSetup(job, source, teacher, lambda metrics: None, Workers())
 
 
-def distill_steps(parts: FoldParts, batches: Iterable[Batch], stored: Ask) -> DistillSteps:
+def distill_steps(parts: FoldSetup, batches: Iterable[Batch], stored: Ask) -> DistillSteps:
     """Take a live and a stored step in turns on every batch, each on a student of its own."""
     assert parts.teacher is not None
     teacher, teacher_s = parts.teacher, []
@@ -101,7 +101,7 @@ def distill_steps(parts: FoldParts, batches: Iterable[Batch], stored: Ask) -> Di
     )
 
 
-def _update(parts: FoldParts, ask: Ask) -> Update:
+def _update(parts: FoldSetup, ask: Ask) -> Update:
     stage = parts.method.stages[1]
     student = parts.student()
     student.set_trainable(stage.trains)

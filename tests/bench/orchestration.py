@@ -26,12 +26,14 @@ from unittest.mock import patch
 from orchestrator.events import ProgressEvent
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.preflight import check_data
+from orchestrator.plan.plan import make_plan
 from orchestrator.run_options import Executor, RunOptions
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, TrialRecord
+from orchestrator.store.records import SelectedTrial, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder, open_store
-from orchestrator.sweep import fold_group_records, run_sweep
+from orchestrator.sweep import run_sweep
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import FoldSpec, Resources
 from search_spaces.spaces import Choice, IntegerRange, Point, search_space
 from search_spaces.sweeps import Sweep, sweep_from_mapping
@@ -171,7 +173,7 @@ def build_store(sweep: Sweep, store: SweepFolder, data_root: Path) -> int:
     chance = random.Random(0)
     benchmarks = {name: BENCHMARKS[name] for name in sweep.benchmarks}
     store.check_writable()
-    groups = fold_group_records(sweep, benchmarks)
+    groups = make_plan(sweep, benchmarks).groups
     manifests = check_data(benchmarks, store=store, data_root=str(data_root), tell=lambda text: None)
     store.claim(sweep, groups, manifests)
     specs = FoldSpecs(sweep=sweep, benchmarks=benchmarks, manifests=manifests)
@@ -190,7 +192,7 @@ def build_store(sweep: Sweep, store: SweepFolder, data_root: Path) -> int:
             planned = list(folds)
             if number == best:
                 confirmed = specs.planned(group, point, range(group.seeds))
-                store.records.write_confirmation(ConfirmationRecord(group=group.name, number=number, folds=confirmed))
+                store.records.write_selected(SelectedTrial(group=group.name, number=number, folds=confirmed))
                 planned += confirmed
             for fold in planned:
                 if fold.key not in written:
@@ -200,7 +202,7 @@ def build_store(sweep: Sweep, store: SweepFolder, data_root: Path) -> int:
     return len(written)
 
 
-def _points(sweep: Sweep, group: GroupRecord, chance: random.Random) -> Iterator[Point]:
+def _points(sweep: Sweep, group: FoldGroup, chance: random.Random) -> Iterator[Point]:
     """Random points of the group's space, the paper's first."""
     hyperparameters = sweep.hyperparameters_for(group.benchmark)
     space, benchmark = search_space(sweep.space), BENCHMARKS[group.benchmark]

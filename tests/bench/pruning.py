@@ -3,7 +3,7 @@
 python -m tests.bench.pruning [--only icons|recorded|chance] [--trials 8] [--steps 61] [--scratch DIR]
 
 Icons: real sweeps of `erm` in scope `benchmark`, one fold at a time, over the same configurations: configurations
-given up between folds, folds stopped by the median rule, and the full grid. Recorded: recorded real folds in 30 orders
+pruned between folds, folds stopped by the median rule, and the full grid. Recorded: recorded real folds in 30 orders
 of trials. Chance: how often the true best is stopped where chance makes the accuracies, the null case first.
 """
 
@@ -40,7 +40,7 @@ def icons(scratch: Path, *, trials: int, num_steps: int) -> None:
     tried = [[trial.point for trial in store.records.trials(GROUP)] for store in stores.values()]
     assert tried == [tried[0]] * len(stores), "they tried other configurations"
     for name, store in stores.items():
-        chosen, saved = store.records.confirmation(GROUP), audit(store).folds_saved
+        chosen, saved = store.records.selected(GROUP), audit(store).folds_saved
         assert chosen is not None
         folds = sum(len(trial.folds) for trial in store.records.trials(GROUP))
         print(

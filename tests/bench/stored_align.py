@@ -22,7 +22,7 @@ from tests.bench.distill import bench_parts, distill_steps
 from tests.bench.steps import plain_steps
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.stage import StageFit
-from trainables.fold_setup import FoldParts
+from trainables.fold_setup import FoldSetup
 from trainables.methods.recipes import Stage
 from trainables.storage.fold_folder import FoldFolder
 from trainables.teacher.ledger import query_counts
@@ -84,7 +84,7 @@ def _print_totals(costs: Costs, steps: int, asked: int) -> None:
     print(f"  the filling pays after {costs.pays_after_steps:,.0f} steps per stage of one fold")
 
 
-def _stored_run(parts: FoldParts, stage: Stage, inputs: StageInputs, folder: Path) -> tuple[float, list[float]]:
+def _stored_run(parts: FoldSetup, stage: Stage, inputs: StageInputs, folder: Path) -> tuple[float, list[float]]:
     """CPU seconds and losses of one Align, its stores being filled."""
     started = time.process_time()
     StageFit(stage, inputs, folder=FoldFolder(folder), averager=None, later_ties=True).run()

@@ -45,7 +45,7 @@ def store_differences(out: Path, reference: Path) -> Iterator[str]:
         points = [[trial.point for trial in place.records.trials(group.name)] for place in (store, whole)]
         if points[0] != points[1]:
             yield f"{group.name}: other suggestions"
-        if store.records.confirmation(group.name) != whole.records.confirmation(group.name):
+        if store.records.selected(group.name) != whole.records.selected(group.name):
             yield f"{group.name}: another choice"
     for pattern in (*HALF_FILES, *WHILE_RUNNING):
         left = (path for path in out.rglob(pattern) if path.name not in KEPT)

@@ -105,15 +105,15 @@ def test_retry_without_failed_folds_says_so(tmp_path: Path, capsys: pytest.Captu
 def test_an_agenda_of_failed_folds_hands_out_nothing_else(tmp_path: Path) -> None:
     first = Bench(tmp_path)
     first.run_all(most=2)
-    failing = first.agenda.next()
+    failing = first.queue.next()
     assert failing is not None
-    while first.agenda.failed(failing, CRASH):
+    while first.queue.failed(failing, CRASH):
         pass
     first.die()
     again = Bench(tmp_path, retry_failed=True, only={failing.planned.key})
-    assert not again.agenda.is_finished
-    (ticket,) = again.run_all()
-    assert ticket.planned == failing.planned
+    assert not again.queue.is_finished
+    (attempt,) = again.run_all()
+    assert attempt.planned == failing.planned
     assert sum(len(again.store.records.trials(group.name)) for group in again.groups) == 3, "a new trial was begun"
 
 

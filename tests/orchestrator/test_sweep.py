@@ -62,7 +62,7 @@ def points(out: Path) -> dict[str, list[Any]]:
 
 def choices(out: Path) -> dict[str, Any]:
     store = open_store(out)
-    return {group.name: store.records.confirmation(group.name) for group in store.groups()}
+    return {group.name: store.records.selected(group.name) for group in store.groups()}
 
 
 def no_ray(*arguments: Any, **options: Any) -> Any:
@@ -116,7 +116,7 @@ def test_failures_are_told_apart_and_do_not_stop_the_sweep(tmp_path: Path) -> No
     assert errors["icons/flat/seed0"] == "RuntimeError: the machine is on fire"
     assert "died" in errors["icons/line/seed1"]
     assert "nan" in errors["icons/render3d/seed1"]
-    attempts = {str(failure.fold): open_store(tmp_path).folds.attempts(failure.key) for failure in outcome.failures}
+    attempts = {str(failure.fold): open_store(tmp_path).folds.failures(failure.key) for failure in outcome.failures}
     assert [attempt.kind for attempt in attempts["icons/flat/seed0"].attempts] == ["crash", "crash"]
     assert "RuntimeError: first line" in attempts["icons/flat/seed0"].attempts[0].details
     assert [attempt.kind for attempt in attempts["icons/line/seed1"].attempts] == ["lost", "lost"]

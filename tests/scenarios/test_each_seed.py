@@ -47,10 +47,10 @@ def test_every_seed_has_draws_of_its_own_that_all_test_domains_share(bench: Benc
 
 
 def test_every_seed_chooses_by_its_own_source_validation(bench: Bench) -> None:
-    counts = bench.agenda.counts()
+    counts = bench.queue.counts()
     assert counts.done == counts.planned == len(DOMAINS) * SEEDS * TRIALS, "nothing is repeated on another seed"
     for group in bench.groups:
-        trials, chosen = bench.store.records.trials(group.name), bench.store.records.confirmation(group.name)
+        trials, chosen = bench.store.records.trials(group.name), bench.store.records.selected(group.name)
         accuracies = {}
         for trial in trials:
             (planned,) = trial.folds

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.execution.cluster import Cluster, connect
-from orchestrator.store.failures import read_attempts
+from orchestrator.store.failures import read_failures
 from tests.chaos.hunt import BUSY_DRIVER
 from tests.chaos.processes import descendants
 from tests.support.held_resources import held
@@ -56,5 +56,5 @@ def test_the_next_attempt_finds_the_workers_of_a_killed_driver_gone(tmp_path: Pa
     assert sweep.wait(START_S) == 130, log.read_text()[-3000:]
     assert starts(out)[0]["key"] == starts(out)[1]["key"]
     (folder,) = (path.parent for path in out.glob("folds/*/result.json"))
-    assert [attempt.kind for attempt in read_attempts(FoldFolder(folder)).attempts] == ["lost"]
+    assert [failure.kind for failure in read_failures(FoldFolder(folder)).attempts] == ["lost"]
     assert eventually(lambda: not held(), 60.0), held()

@@ -59,7 +59,7 @@ def test_no_decision_reads_the_test_domains_labels(sweeps: tuple[SweepFolder, Sw
     decisions = [_decisions(store, group) for store in sweeps]
     assert decisions[0] == decisions[1]
     assert any(decision["verdict"] == "prune" for decision in decisions[0]), "nothing was pruned: the test is blind"
-    confirmed = [store.records.confirmation(group) for store in sweeps]
+    confirmed = [store.records.selected(group) for store in sweeps]
     assert confirmed[0] is not None
     assert confirmed[1] is not None
     assert confirmed[0].number == confirmed[1].number

@@ -13,10 +13,9 @@ import pytest
 
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.plan.plan import make_plan
-from orchestrator.scheduler.fold_queue import build_agenda
+from orchestrator.scheduler.fold_queue import build_fold_queue
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.sweep_folder import SweepFolder, open_store
-from orchestrator.sweep import fold_group_records
 from search_spaces.hyperparameters import Resources
 from tests.support.command_lines import requested
 from trainables.data.formats.open import open_benchmark
@@ -83,7 +82,7 @@ def test_a_sweep_selects_by_pair_folds_and_the_report_says_so(tmp_path: Path) ->
             / 2
             for record in store.records.pairs(group.name)
         }
-        chosen = store.records.confirmation(group.name, "leave_one_domain_out")
+        chosen = store.records.selected(group.name, "leave_one_domain_out")
         assert chosen is not None
         assert chosen.number == max(scores, key=lambda number: (scores[number], number))
         (cell,) = [
@@ -112,17 +111,17 @@ def select_for(group_name: str, data_root: Path, out: Path) -> tuple[SweepFolder
     request = requested(*words, "--selection", "leave_one_domain_out", *TINY, "sweep.zero_shot=false")
     store, benchmarks = open_store(out), dict(request.options.benchmarks)
     manifests = {name: open_benchmark(benchmark, data_root).manifest for name, benchmark in benchmarks.items()}
-    groups = fold_group_records(request.sweep, make_plan(request.sweep, benchmarks).benchmarks)
+    groups = make_plan(request.sweep, benchmarks).groups
     store.claim(request.sweep, groups, manifests)
     specs = FoldSpecs(sweep=request.sweep, benchmarks=benchmarks, manifests=manifests)
     own = [group for group in groups if group.name == group_name]
-    agenda = build_agenda(own, specs=specs, store=store)
+    queue = build_fold_queue(own, specs=specs, store=store)
     jobs = FoldJobs(store=store, benchmarks=benchmarks, data_root=str(data_root), resources=Resources())
-    while (ticket := agenda.next()) is not None:
-        run_job(jobs.job(ticket.spec).to_mapping())
-        agenda.finished(ticket)
-    assert agenda.is_finished
-    return store, store.records.confirmation(group_name, "leave_one_domain_out")
+    while (attempt := queue.next()) is not None:
+        run_job(jobs.job(attempt.spec).to_mapping())
+        queue.finished(attempt)
+    assert queue.is_finished
+    return store, store.records.selected(group_name, "leave_one_domain_out")
 
 
 def test_other_test_labels_change_neither_trials_nor_pair_folds_nor_the_choice(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store.failures import FoldAttempts
+from orchestrator.store.failures import FailureHistory
 from orchestrator.store.sweep_folder import open_store
 from tests.chaos.nodes import TwoNodes
 from tests.support.real_folds import FIELDS, environment
@@ -65,11 +65,11 @@ def wait_for_starts(out: Path, count: int, process: subprocess.Popen[bytes]) -> 
     raise AssertionError(f"{count} folds did not start: {(out.parent / f'{out.name}.log').read_text()[-3000:]}")
 
 
-def attempts(out: Path) -> list[FoldAttempts]:
+def attempts(out: Path) -> list[FailureHistory]:
     """Of the folds in which something went wrong."""
     store = open_store(out)
     keys = {planned.key for group in store.groups() for planned in store.records.planned_folds(group.name)}
-    return [found for found in map(store.folds.attempts, keys) if found.attempts]
+    return [found for found in map(store.folds.failures, keys) if found.attempts]
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_lost_machine_is_no_failure_and_a_worker_that_dies_alone_is_one(tmp_pa
     nodes.replace()
     assert lost.wait(timeout=WAIT_S) == 0, (tmp_path / "lost.log").read_text()[-3000:]
     (fold,) = attempts(tmp_path / "lost")
-    assert [attempt.kind for attempt in fold.attempts] == ["lost_node"]
+    assert [failure.kind for failure in fold.attempts] == ["lost_node"]
     assert (fold.spent, fold.failed) == (0, False)
     assert "unavailable" in fold.attempts[0].details or "node has died" in fold.attempts[0].details
 
@@ -89,6 +89,6 @@ def test_a_lost_machine_is_no_failure_and_a_worker_that_dies_alone_is_one(tmp_pa
     os.kill(int(first["process"]), signal.SIGKILL)
     assert died.wait(timeout=WAIT_S) == 3, (tmp_path / "died.log").read_text()[-3000:]
     (fold,) = attempts(tmp_path / "died")
-    assert [attempt.kind for attempt in fold.attempts] == ["lost"]
+    assert [failure.kind for failure in fold.attempts] == ["lost"]
     assert (fold.spent, fold.failed) == (1, True)
     assert "worker process has died" in fold.attempts[0].details

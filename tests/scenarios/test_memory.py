@@ -34,7 +34,7 @@ def test_a_sweep_goes_on_with_half_the_batch_at_a_time(tmp_path: Path) -> None:
     for group in store.groups():
         for planned in store.records.planned_folds(group.name):
             pieces[planned.fold.test_domain] = (store.folds.fold(planned.key).read_result() or {})["batch_pieces"]
-            tried = store.folds.attempts(planned.key)
+            tried = store.folds.failures(planned.key)
             if planned.fold.test_domain == "line":
                 assert [attempt.kind for attempt in tried.attempts] == ["out_of_memory"]
                 assert (tried.spent, tried.doublings, tried.failed) == (0, 1, False)

@@ -305,7 +305,7 @@ def test_a_lease_of_another_machine_is_taken_over_once_it_is_stale(place: Place)
 
 
 def _chosen(place: Place, group: str) -> tuple[PlannedFold, ...]:
-    chosen = open_store(place.address).records.confirmation(group)
+    chosen = open_store(place.address).records.selected(group)
     assert chosen is not None
     return chosen.folds
 

@@ -59,7 +59,7 @@ def test_a_fold_that_leaves_no_result_fails_and_the_others_go_on(tmp_path: Path)
     (failure,) = outcome.failures
     assert failure.error.startswith(f"the worker ended, and this machine sees no result in {tmp_path}")
     assert "on a disk that all machines share" in failure.error
-    assert [attempt.kind for attempt in open_store(tmp_path).folds.attempts(failure.key).attempts] == ["crash", "crash"]
+    assert [attempt.kind for attempt in open_store(tmp_path).folds.failures(failure.key).attempts] == ["crash", "crash"]
 
 
 @contextmanager

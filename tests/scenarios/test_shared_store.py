@@ -36,7 +36,7 @@ def decisions(out: Path) -> dict[str, Any]:
     return {
         group.name: (
             [trial.point for trial in store.records.trials(group.name)],
-            store.records.confirmation(group.name),
+            store.records.selected(group.name),
         )
         for group in store.groups()
     }

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.store.records import ConfirmationRecord, PlannedFold
+from orchestrator.store.records import PlannedFold, SelectedTrial
 from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.tracking.mlflow_tracker import Tracker
 from search_spaces.folds import Fold
@@ -46,7 +46,7 @@ def larger_store(out: Path) -> tuple[SweepFolder, Sweep]:
     for number in range(FOLDS):
         write_trial(store, number, (_fold(store, sweep, number),))
     chosen = store.records.trials(GROUP)[-1]
-    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=chosen.number, folds=chosen.folds))
+    store.records.write_selected(SelectedTrial(group=GROUP, number=chosen.number, folds=chosen.folds))
     return store, sweep
 
 
@@ -144,9 +144,7 @@ def test_two_trackers_that_remember_different_things_double_nothing(out: Path) -
         assert trackers[number % 2].sync() == 3
         if number == 3:
             assert trackers[0].sync() == 0, "the other one wrote it"
-    store.records.write_confirmation(
-        ConfirmationRecord(group=GROUP, number=5, folds=store.records.trials(GROUP)[5].folds)
-    )
+    store.records.write_selected(SelectedTrial(group=GROUP, number=5, folds=store.records.trials(GROUP)[5].folds))
     trackers[0].sync()
     trackers[1].sync()
     assert_equal_to_store(trackers[0].uri, store, sweep)

@@ -8,14 +8,14 @@ from typing import Any
 
 from orchestrator.events import Progress, ProgressEvent, no_progress
 from orchestrator.execution.fold_jobs import FoldJobs
+from orchestrator.plan.plan import make_plan
 from orchestrator.scheduler.dispatcher import Dispatcher
-from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
+from orchestrator.scheduler.fold_queue import Attempt, FoldQueue, build_fold_queue
 from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.sweep_folder import open_store
-from orchestrator.sweep import fold_group_records
 from search_spaces.benchmarks import benchmark
 from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
@@ -23,7 +23,7 @@ from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
 from trainables.storage.leases import this_process
 
-CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no")
+CRASH = Failure(time=0.0, kind="crash", error="RuntimeError: no")
 
 
 class Bench:
@@ -42,24 +42,24 @@ class Bench:
 
         Args:
             manifest: of the images, which a stub fold never looks at.
-            options: of `build_agenda`.
+            options: of `build_fold_queue`.
         """
         self.store, self.sweep = open_store(out, shared=shared), sweep or stub_sweep()
         self.leases = FoldLeases(this_process())
         benchmarks = {name: benchmark(name) for name in self.sweep.benchmarks}
         manifests = dict.fromkeys(benchmarks, manifest)
-        self.groups = fold_group_records(self.sweep, benchmarks)
+        self.groups = make_plan(self.sweep, benchmarks).groups
         self.store.claim(self.sweep, self.groups, manifests)
         self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
         specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)
-        self.follow(build_agenda(self.groups, specs=specs, store=self.store, leases=self.leases, **options))
+        self.follow(build_fold_queue(self.groups, specs=specs, store=self.store, leases=self.leases, **options))
 
-    def follow(self, agenda: Agenda) -> None:
+    def follow(self, queue: FoldQueue) -> None:
         """Run the folds of a queue."""
-        self.agenda, self.slots, self.events = agenda, 1, list[ProgressEvent]()
+        self.queue, self.slots, self.events = queue, 1, list[ProgressEvent]()
         self.listen: Progress = no_progress
         self.dispatcher = Dispatcher(
-            agenda,
+            queue,
             store=self.store,
             owner=self.leases.owner.identity,
             stop=StopRequest(),
@@ -75,20 +75,20 @@ class Bench:
         """Stand in for the end of a process: whoever looks finds its leases free."""
         self.leases.close()
 
-    def run(self, ticket: Ticket) -> None:
+    def run(self, attempt: Attempt) -> None:
         """Run a fold to its end; nobody stops it early."""
-        run_job(self.jobs.job(ticket.spec).to_mapping())
-        self.dispatcher.ended(ticket)
+        run_job(self.jobs.job(attempt.spec).to_mapping())
+        self.dispatcher.ended(attempt)
 
-    def run_all(self, *, slots: int = 1, seed: int = 0, most: int = 10_000) -> list[Ticket]:
+    def run_all(self, *, slots: int = 1, seed: int = 0, most: int = 10_000) -> list[Attempt]:
         """Keep `slots` folds running; whichever of them chance says ends next."""
         self.slots = slots
-        chance, running, ended = random.Random(seed), list[Ticket](), list[Ticket]()
+        chance, running, ended = random.Random(seed), list[Attempt](), list[Attempt]()
         while len(ended) < most:
-            while (ticket := self.dispatcher.start()) is not None:
-                running.append(ticket)
+            while (attempt := self.dispatcher.start()) is not None:
+                running.append(attempt)
             if not running:
-                assert self.agenda.is_finished, "nothing runs, nothing can start, and the sweep is not finished"
+                assert self.queue.is_finished, "nothing runs, nothing can start, and the sweep is not finished"
                 return ended
             ended.append(running.pop(chance.randrange(len(running))))
             self.run(ended[-1])
@@ -100,4 +100,4 @@ class Bench:
 
     def choices(self) -> dict[str, Any]:
         """What every group chose."""
-        return {group.name: self.store.records.confirmation(group.name) for group in self.groups}
+        return {group.name: self.store.records.selected(group.name) for group in self.groups}

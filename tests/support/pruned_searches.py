@@ -31,7 +31,7 @@ class Outcome:
     grid: int = 0
     """Folds of the full grids."""
     regrets: list[float] = field(default_factory=list)
-    """For each search, by how much the best configuration beats the best that was not given up; fractions."""
+    """For each search, by how much the best configuration beats the best that was not pruned; fractions."""
 
     @property
     def saved(self) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder, open_store
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
@@ -32,8 +33,8 @@ def small_sweep() -> Sweep:
     )
 
 
-def group() -> GroupRecord:
-    return GroupRecord(name=GROUP, benchmark="icons", method="vl2v_adip", test_domains=("line",), trials=2, seeds=2)
+def group() -> FoldGroup:
+    return FoldGroup(name=GROUP, benchmark="icons", method="vl2v_adip", test_domains=("line",), trials=2, seeds=2)
 
 
 def spec(sweep: Sweep, *, seed: int, trainer: str) -> FoldSpec:
@@ -105,5 +106,5 @@ def finished_store(out: Path) -> tuple[SweepFolder, Sweep]:
     write_trial(store, 0, (first,))
     write_trial(store, 1, (second,))
     again = write_fold(store, spec(sweep, seed=1, trainer="b"), accuracy=0.6, finished=START + 300)
-    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=1, folds=(second, again)))
+    store.records.write_selected(SelectedTrial(group=GROUP, number=1, folds=(second, again)))
     return store, sweep

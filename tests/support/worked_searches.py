@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.scheduler.fold_queue import Ticket
+from orchestrator.scheduler.fold_queue import Attempt
 from orchestrator.search.pruning import Decision, read_decisions
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import Sweep, sweep_from_mapping
@@ -45,22 +45,22 @@ class Worked(Bench):
         self.test_json: bytes | None = None
         self.log = out / "EVALUATED"
 
-    def run(self, ticket: Ticket, *, until: int = LAST) -> Decision | None:
+    def run(self, attempt: Attempt, *, until: int = LAST) -> Decision | None:
         """Run a fold up to an evaluation and tell the dispatcher what a back end would; the decision that ended it."""
-        folder, job = self.store.folds.fold(ticket.planned.key), self.jobs.job(ticket.spec)
-        write_json(folder.spec, ticket.spec.to_mapping())
+        folder, job = self.store.folds.fold(attempt.planned.key), self.jobs.job(attempt.spec)
+        write_json(folder.spec, attempt.spec.to_mapping())
         known = {entry["step"] for entry in folder.read_journal()}
         for step in range(until + 1):
             if step in known:
                 continue
             entry = {"kind": "evaluation", "stage": "distill", "step": step, "cross_entropy": 1.0, "domains": {}}
             folder.append_journal([{**entry, "accuracy": self.accuracy(job) * (step + 1) / (LAST + 1), "time": 0.0}])
-            if self.dispatcher.reported(ticket, {"stage": "distill", "step": step}):
-                self.dispatcher.ended(ticket)
-                return next(one for one in self.decisions() if (one.key, one.verdict) == (ticket.planned.key, "prune"))
+            if self.dispatcher.reported(attempt, {"stage": "distill", "step": step}):
+                self.dispatcher.ended(attempt)
+                return next(one for one in self.decisions() if (one.key, one.verdict) == (attempt.planned.key, "prune"))
         if until == LAST:
-            self.write_result(ticket.spec)
-            self.dispatcher.ended(ticket)
+            self.write_result(attempt.spec)
+            self.dispatcher.ended(attempt)
         return None
 
     def write_result(self, spec: FoldSpec) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from orchestrator.plan.plan import make_plan
 from orchestrator.report.report import build_report
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold
+from orchestrator.store.records import PlannedFold, SelectedTrial
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import Fold, FoldSpec, Hyperparameters
 from search_spaces.sweeps import Sweep
 from trainables.storage.json_files import write_json
@@ -33,7 +34,7 @@ class Written:
         self.store, self.sweep = open_store(out), sweep
         self.plan = make_plan(sweep, KNOWN)
         groups = [
-            GroupRecord(
+            FoldGroup(
                 name=group.name,
                 benchmark=group.benchmark,
                 method=group.method,
@@ -104,11 +105,11 @@ class Written:
         )
         return planned
 
-    def confirm(self, group: str, folds: list[PlannedFold], number: int = 0) -> None:
-        self.store.records.write_confirmation(ConfirmationRecord(group=group, number=number, folds=tuple(folds)))
+    def select(self, group: str, folds: list[PlannedFold], number: int = 0) -> None:
+        self.store.records.write_selected(SelectedTrial(group=group, number=number, folds=tuple(folds)))
 
     def fill(self, accuracies: dict[str, list[float]], **changes: Any) -> None:
-        """Confirm every group with one accuracy per seed, by method; domains differ by 0.1."""
+        """Select a trial in every group with one accuracy per seed, by method; domains differ by 0.1."""
         for group in self.plan.groups:
             index = KNOWN[group.benchmark].domain_index
             folds = [
@@ -116,7 +117,7 @@ class Written:
                 for seed, accuracy in enumerate(accuracies[group.method])
                 for domain in group.test_domains
             ]
-            self.confirm(group.name, folds)
+            self.select(group.name, folds)
 
 
 def images_in_test_part(benchmark: str, domain: str) -> int:

@@ -15,20 +15,20 @@ from trainables.data.formats.images import CachedSource
 from trainables.data.loading.batches import Batch
 from trainables.fitting.workers import Workers
 from trainables.fold import metered
-from trainables.fold_setup import FoldParts
+from trainables.fold_setup import FoldSetup
 from trainables.methods.recipes import METHODS
 
 
 def made(
     folder: Path, method: str = "vl2v_adip", *, workers: Workers | None = None, asks: bool = True, **changes: Any
-) -> FoldParts:
+) -> FoldSetup:
     """The parts of an asymmetric fold; a second worker is told what the first one asked for."""
     job = asymmetric_job(folder, method, **changes)
     teacher = metered(job, TowerTeacher() if asks else None, scope="x")
-    return FoldParts(job, LopsidedSource(), teacher, lambda metrics: None, workers or Workers())
+    return FoldSetup(job, LopsidedSource(), teacher, lambda metrics: None, workers or Workers())
 
 
-def first_batch(parts: FoldParts) -> Batch:
+def first_batch(parts: FoldSetup) -> Batch:
     """The first batch of the last stage."""
     stage = METHODS[parts.job.spec.method].stages[-1]
     return next(iter(parts.inputs(stage, parts.student()).batches(0)))
@@ -96,5 +96,5 @@ def test_a_size_that_is_not_asked_for_is_the_benchmarks(tmp_path: Path) -> None:
     assert made(tmp_path, image_size=24).image_size == 24
     job = asymmetric_job(tmp_path)
     larger = replace(job, benchmark=replace(job.benchmark, image_size=32))
-    parts = FoldParts(larger, LopsidedSource(), metered(larger, TowerTeacher(), scope="x"), print, Workers())
+    parts = FoldSetup(larger, LopsidedSource(), metered(larger, TowerTeacher(), scope="x"), print, Workers())
     assert parts.image_size == 32

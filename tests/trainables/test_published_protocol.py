@@ -26,7 +26,7 @@ from trainables.fitting.swad import DenseAverager
 from trainables.fitting.update import Update
 from trainables.fitting.workers import Workers
 from trainables.fold import metered, run_fold
-from trainables.fold_setup import FoldParts
+from trainables.fold_setup import FoldSetup
 from trainables.jobs import FoldJob
 from trainables.methods.recipes import METHODS, Stage, StepTensors
 from trainables.storage.fold_folder import FoldFolder
@@ -57,7 +57,7 @@ class NotingTeacher:
         raise AssertionError("it is a black box")
 
 
-def parts(folder: Path, name: str, test_domain: str, teacher: NotingTeacher, **changes: Any) -> FoldParts:
+def parts(folder: Path, name: str, test_domain: str, teacher: NotingTeacher, **changes: Any) -> FoldSetup:
     """The parts of a fold of VL2V-ADiP over a benchmark of 250 images per domain."""
     benchmark = BENCHMARKS[name]
     source = SizedSource(benchmark, [250] * len(benchmark.domains))
@@ -69,7 +69,7 @@ def parts(folder: Path, name: str, test_domain: str, teacher: NotingTeacher, **c
     )
     job = FoldJob(spec=spec, benchmark=benchmark, folder=str(folder / "folds" / "x"), align_folder=str(folder / "a"))
     asked = metered(job, teacher, scope="x")
-    return FoldParts(job, source, asked, report=lambda metrics: None, workers=Workers())
+    return FoldSetup(job, source, asked, report=lambda metrics: None, workers=Workers())
 
 
 def pooled_student() -> Student:

@@ -47,8 +47,8 @@ def status_command(run: PriceArguments, out: ExistingOutOption, as_json: JsonOpt
     console.print(found.queries_line(price_per_1000), markup=False)
     if found.gpu_share is not None:
         console.print(found.gpu_share.line, markup=False)
-    for trouble in found.troubles:
-        console.print(trouble.line, markup=False)
+    for failure in found.failures:
+        console.print(failure.line, markup=False)
 
 
 def status_table(found: SweepStatus) -> Table:
@@ -216,7 +216,7 @@ def _show_log(log: FoldLog) -> None:
         console.print(entry_line(entry), markup=False)
     for number, attempt in enumerate(log.attempts, start=1):
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.time))
-        console.print(f"attempt {number} went wrong at {when} ({attempt.kind}): {attempt.error}", markup=False)
+        console.print(f"attempt {number} failed at {when} ({attempt.kind}): {attempt.error}", markup=False)
         if attempt.details:
             console.print(attempt.details, markup=False)
     for path in log.files:
@@ -236,7 +236,7 @@ def explain_command(
     out: ExistingOutOption,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why a fold or trial was tried, how it ended (done, failed, pruned), what was chosen, and what it shared."""
+    """Say why a fold or trial was tried, how it ended (done, failed, pruned), what is selected, and what it shares."""
     from orchestrator.inspection.explain import explain_fold, explain_trial
     from orchestrator.inspection.fold_names import known_folds
     from orchestrator.store.sweep_folder import open_store

@@ -35,8 +35,8 @@ def report_command(
         typer.Option(
             "--selection",
             metavar="source_validation|leave_one_domain_out|oracle",
-            help="How configurations are chosen; the sweep's own way if absent. The oracle sees test domains: no fair "
-            "comparison.",
+            help="How the configuration is selected; the sweep's own way if absent. The oracle sees test domains: "
+            "that is no fair comparison.",
         ),
     ] = None,
     allow_mixed: Annotated[
@@ -136,7 +136,7 @@ def export_hparams_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the chosen hyperparameters of each fold group as YAML that --config of sweep and train takes back."""
+    """Write the selected hyperparameters of each fold group as YAML that --config of sweep and train takes back."""
     from orchestrator.inspection.export import export_groups
     from orchestrator.store.search_records import group_slug
     from orchestrator.store.sweep_folder import open_store
@@ -175,7 +175,7 @@ def _show_exported(rows: list[tuple[ExportedGroup, str]]) -> None:
     for item, path in rows:
         accuracy = "-" if item.accuracy is None else f"{item.accuracy:.2%}"
         table.add_row(item.group, str(item.trial), accuracy, path)
-    wide_console().print(table if rows else "no fold group has chosen a configuration yet")
+    wide_console().print(table if rows else "no fold group has a selected trial yet")
 
 
 @app.command("sync", rich_help_panel="Results")

@@ -102,7 +102,7 @@ def run_sweep_command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search every fold group, confirm the best configuration on the seeds, and print the table."""
+    """Search every fold group, repeat the selected trial on the further seeds, and print the table."""
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.sweep_folder import open_store
 
@@ -155,7 +155,7 @@ def run_and_report(
         sweep=request.sweep,
         documents={"plan.json": plan.to_mapping()},
     )
-    with progress_for(plan.groups, live=request.options.executor != "inline") as progress:
+    with progress_for(plan.folds_by_group, live=request.options.executor != "inline") as progress:
         outcome = run_sweep(request.sweep, store, request.options, progress, tracker if track_now else None)
     if outcome.interrupted:
         say_where_tracking_stands(store, outcome, track_now=track_now)
@@ -200,11 +200,11 @@ def retry_command(
     if not failed:
         typer.echo(json.dumps({"retried": 0}) if as_json else f"no fold of the sweep in {store.where} has failed")
         return
-    before = {key: len(store.folds.attempts(key).attempts) for key in failed}
+    before = {key: len(store.folds.failures(key).attempts) for key in failed}
     options = replace(run.over(store.last_run()), only_failed=True)
     outcome = _run_failed(store, options, track_now=tracking == "now")
     tried = sum(
-        store.folds.fold(key).is_done or len(store.folds.attempts(key).attempts) > count
+        store.folds.fold(key).is_done or len(store.folds.failures(key).attempts) > count
         for key, count in before.items()
     )
     _show_retried(store, tried, outcome, as_json=as_json)
@@ -224,7 +224,7 @@ def _run_failed(store: SweepFolder, options: RunOptions, *, track_now: bool) -> 
     options = replace(options, benchmarks={name: options.benchmark(name) for name in sweep.benchmarks})
     plan = make_plan(sweep, options.benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})
-    with progress_for(plan.groups, live=options.executor != "inline", stream=sys.stderr) as progress:
+    with progress_for(plan.folds_by_group, live=options.executor != "inline", stream=sys.stderr) as progress:
         return run_sweep(sweep, store, options, progress, tracker if track_now else None)
 
 

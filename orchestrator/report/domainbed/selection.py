@@ -21,9 +21,9 @@ class Accuracies(NamedTuple):
     """What a selection method makes of one run."""
 
     validation: float
-    """What the choice goes by."""
+    """What the selection goes by."""
     test: float
-    """Accuracy on the test domain's 80% part at the chosen step."""
+    """Accuracy on the test domain's 80% part at the selected step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,7 +31,7 @@ class StoreMirrors:
         self.awaited: set[Path] = set()
         """Align stages that run somewhere: other folds wait for their results."""
         self.awaited_files: set[Path] = set()
-        """Weights that are wanted here, once they are made: those of chosen configurations."""
+        """Weights that are wanted here, once they are made: those of selected trials."""
         self.when_lost: Callable[[str], None] = lambda text: None
         """Told when another command has taken over."""
 

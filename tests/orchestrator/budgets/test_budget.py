@@ -16,7 +16,7 @@ from orchestrator.execution.one_fold import check_budget
 from orchestrator.plan.fold_groups import fold_groups
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.query_bounds import Need, largest, planned_need, total
-from orchestrator.scheduler.fold_queue import Agenda, GroupAgenda, build_agenda
+from orchestrator.scheduler.fold_queue import FoldQueue, GroupSearch, build_fold_queue
 from orchestrator.search.folds_to_come import num_unwritten, unsettled_specs
 from orchestrator.search.specs import FoldSpecs
 from search_spaces.benchmarks import BENCHMARKS
@@ -55,12 +55,12 @@ class Spending:
             benchmarks=bench.jobs.benchmarks,
             manifests=dict.fromkeys(bench.jobs.benchmarks, "0" * 64),
         )
-        self.agenda: Agenda = build_agenda(
+        self.queue: FoldQueue = build_fold_queue(
             bench.groups, specs=specs, store=bench.store, admission=self.admission, need=self.need
         )
-        bench.follow(self.agenda)
+        bench.follow(self.queue)
 
-    def need(self, group: GroupAgenda, further: int | None = None) -> Need:
+    def need(self, group: GroupSearch, further: int | None = None) -> Need:
         if not method_facts(group.group.method).asks:
             return Need()
         left = len(list(unsettled_specs(group))) + num_unwritten(group, further) * len(group.group.test_domains)
@@ -69,18 +69,18 @@ class Spending:
     def run_all(self, slots: int = 1, *, most: int = 10_000) -> None:
         running: list[Any] = []
         for _ in range(most):
-            while len(running) < slots and (ticket := self.agenda.next()) is not None:
-                running.append(ticket)
+            while len(running) < slots and (attempt := self.queue.next()) is not None:
+                running.append(attempt)
             if not running:
                 return
-            ticket = running.pop(0)
-            self.asked += self.really if method_facts(ticket.spec.method).asks else 0
-            self.bench.run(ticket)
+            attempt = running.pop(0)
+            self.asked += self.really if method_facts(attempt.spec.method).asks else 0
+            self.bench.run(attempt)
 
     @property
     def done(self) -> list[int]:
         """Folds done of each group."""
-        return [group.counts().done for group in self.agenda.groups]
+        return [group.counts().done for group in self.queue.groups]
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -89,13 +89,13 @@ def test_whole_groups_run_and_the_rest_waits_for_a_larger_budget(tmp_path: Path,
     spending.run_all(slots)
     assert sorted(spending.done) == [0, 0, 4, 4], "a group that was begun is finished, and none is begun in vain"
     assert spending.asked == 80
-    assert spending.agenda.is_out_of_budget
-    assert not spending.agenda.is_finished
+    assert spending.queue.is_out_of_budget
+    assert not spending.queue.is_finished
     more = Spending(Bench(tmp_path, SWEEP), 10**6)
     more.run_all(slots)
     assert more.done == [4, 4, 4, 4]
-    assert not more.agenda.is_out_of_budget
-    assert more.agenda.is_finished
+    assert not more.queue.is_out_of_budget
+    assert more.queue.is_finished
 
 
 def test_after_a_kill_what_was_begun_goes_on_and_nothing_else_begins(tmp_path: Path) -> None:
@@ -106,18 +106,18 @@ def test_after_a_kill_what_was_begun_goes_on_and_nothing_else_begins(tmp_path: P
     killed.bench.die()
     lost = 5
     again = Spending(Bench(tmp_path, SWEEP), budget, asked=killed.asked + lost)
-    assert not again.agenda.is_out_of_budget, "the bounds are above the budget by what was lost; bounds are not reached"
+    assert not again.queue.is_out_of_budget, "the bounds are above the budget by what was lost; bounds are not reached"
     again.run_all()
     assert [index for index, done in enumerate(again.done) if done] == begun
     assert sorted(again.done) == [0, 0, 4, 4]
-    (refusal,) = again.agenda.refusals()
+    (refusal,) = again.queue.refusals()
     assert refusal == (
         f"the query budget of {budget} does not cover what is left: {budget + lost} asked, at most {budget} to come; "
         f"raise --query-budget ({2 * budget + lost} would do) and run the same command again"
     )
     enough = Spending(Bench(tmp_path, SWEEP), 2 * budget + lost, asked=again.asked)
     enough.run_all()
-    assert enough.agenda.is_finished
+    assert enough.queue.is_finished
 
 
 def test_a_smaller_budget_is_held_to_no_promise_of_a_larger_one(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_smaller_budget_is_held_to_no_promise_of_a_larger_one(tmp_path: Path) 
     killed.run_all(most=1)
     killed.bench.die()
     smaller = Spending(Bench(tmp_path, SWEEP), 19, asked=killed.asked)
-    assert smaller.agenda.is_out_of_budget, "the confirmation does not fit"
+    assert smaller.queue.is_out_of_budget, "the confirmation does not fit"
     larger = Spending(Bench(tmp_path, SWEEP), 110, asked=killed.asked)
     larger.run_all()
     assert sorted(larger.done) == [0, 0, 4, 4]
@@ -133,12 +133,12 @@ def test_a_smaller_budget_is_held_to_no_promise_of_a_larger_one(tmp_path: Path) 
 
 def test_who_meets_the_budgets_end_goes_by_the_bounds_from_then_on(tmp_path: Path) -> None:
     spending = Spending(Bench(tmp_path, SWEEP), FOLDS_PER_GROUP * PER_FOLD)
-    first = spending.agenda.next()
+    first = spending.queue.next()
     assert first is not None
-    spending.agenda.met_budget(first)
+    spending.queue.met_budget(first)
     spending.bench.die()
     again = Spending(Bench(tmp_path, SWEEP), FOLDS_PER_GROUP * PER_FOLD, asked=2 * PER_FOLD + 1)
-    assert again.agenda.is_out_of_budget, "nothing is asked to find that out once more"
+    assert again.queue.is_out_of_budget, "nothing is asked to find that out once more"
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -155,11 +155,11 @@ def test_a_budget_below_one_groups_search_tries_as_many_configurations_as_fit(
     spending.run_all(slots)
     assert sorted(spending.done) == done
     assert spending.asked == sum(done) * PER_FOLD
-    assert spending.agenda.is_out_of_budget
+    assert spending.queue.is_out_of_budget
     for group in spending.bench.groups:
         trials, chosen = (
             spending.bench.store.records.trials(group.name),
-            spending.bench.store.records.confirmation(group.name),
+            spending.bench.store.records.selected(group.name),
         )
         assert (chosen is None) == (not trials)
         assert chosen is None or all(spending.bench.store.folds.fold(planned.key).is_done for planned in chosen.folds)
@@ -176,7 +176,7 @@ def test_killed_at_any_fold_a_budget_below_one_groups_search_buys_the_same(tmp_p
         assert sorted(again.done) == [2, 3, 3, 3]
     more = Spending(Bench(tmp_path / "3", sweep), 10**6, asked=110)
     more.run_all()
-    assert more.agenda.is_finished
+    assert more.queue.is_finished
     assert {choice.trials for choice in more.bench.choices().values()} == {20}
 
 
@@ -201,7 +201,7 @@ def test_whole_rows_come_before_parts_of_further_ones(tmp_path: Path, folds: int
     spending = Spending(Bench(tmp_path, sweep), folds * PER_FOLD)
     spending.run_all(slots)
     by_method: dict[str, int] = {}
-    for group in spending.agenda.groups:
+    for group in spending.queue.groups:
         by_method[group.group.method] = by_method.get(group.group.method, 0) + group.counts().done
     assert by_method.pop("erm") == 16, "asks for nothing"
     assert sorted(by_method.values()) == done
@@ -216,25 +216,25 @@ def test_what_was_not_spent_lets_another_group_begin(tmp_path: Path) -> None:
 
 def test_a_budget_of_nothing_starts_nothing(tmp_path: Path) -> None:
     spending = Spending(Bench(tmp_path, SWEEP), 0)
-    assert spending.agenda.is_out_of_budget
-    assert spending.agenda.next() is None
+    assert spending.queue.is_out_of_budget
+    assert spending.queue.next() is None
     with pytest.raises(UserError, match="0 or more, got -1"):
         Admission(-1)
 
 
 def test_a_worker_that_meets_the_budget_ends_the_sweep_and_fails_nothing(tmp_path: Path) -> None:
     spending = Spending(Bench(tmp_path, SWEEP), 10**6)
-    first, second = spending.agenda.next(), spending.agenda.next()
+    first, second = spending.queue.next(), spending.queue.next()
     assert first is not None
     assert second is not None
     attempt = describe(BudgetReached(budget=5, asked=5, wanted=1))
     assert attempt.kind == "budget"
-    spending.agenda.met_budget(first)
-    assert spending.agenda.next() is None
-    assert not spending.agenda.is_out_of_budget, "another fold still runs"
+    spending.queue.met_budget(first)
+    assert spending.queue.next() is None
+    assert not spending.queue.is_out_of_budget, "another fold still runs"
     spending.bench.run(second)
-    assert spending.agenda.is_out_of_budget
-    assert spending.agenda.counts().failed == 0
+    assert spending.queue.is_out_of_budget
+    assert spending.queue.counts().failed == 0
     assert not list(tmp_path.rglob("error.json"))
 
 
@@ -242,22 +242,22 @@ def test_between_two_events_a_groups_queries_are_counted_once(tmp_path: Path) ->
     counted: list[tuple[str, int | None]] = []
 
     class Counting(Spending):
-        def need(self, group: GroupAgenda, further: int | None = None) -> Need:
+        def need(self, group: GroupSearch, further: int | None = None) -> Need:
             counted.append((group.group.name, further))
             return super().need(group, further)
 
     sweep = stub_sweep(methods=["kd", "vl2v_adip"])
     spending = Counting(Bench(tmp_path, sweep), 4 * FOLDS_PER_GROUP * PER_FOLD)
-    first = spending.agenda.next()
+    first = spending.queue.next()
     assert first is not None
     for _ in range(3):
-        assert not spending.agenda.is_out_of_budget
-        assert len(list(spending.agenda.admitted())) == 4
+        assert not spending.queue.is_out_of_budget
+        assert len(list(spending.queue.admitted())) == 4
     started = {call for call in counted if call[0] == first.group}
     assert len(counted) == len(set(counted)) + len(started), "only the group that started is counted again"
     counted.clear()
     spending.bench.run(first)
-    list(spending.agenda.admitted())
+    list(spending.queue.admitted())
     assert {name for name, _ in counted} == {group.name for group in spending.bench.groups}, "a fold ended"
     assert len(counted) == len(set(counted))
 
@@ -267,9 +267,9 @@ def test_a_method_without_a_teacher_runs_on_nothing(tmp_path: Path) -> None:
     specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
     need = RemainingNeed(specs, {"icons": open_benchmark(BENCHMARKS["icons"])}, store=bench.store)
     admission = Admission(0, forecast=query_costs(lambda: 0))
-    bench.follow(build_agenda(bench.groups, specs=specs, store=bench.store, admission=admission, need=need))
+    bench.follow(build_fold_queue(bench.groups, specs=specs, store=bench.store, admission=admission, need=need))
     bench.run_all()
-    assert bench.agenda.is_finished
+    assert bench.queue.is_finished
 
 
 def test_a_begun_folds_steps_behind_its_checkpoint_are_never_needed_again(tmp_path: Path) -> None:
@@ -277,14 +277,14 @@ def test_a_begun_folds_steps_behind_its_checkpoint_are_never_needed_again(tmp_pa
     bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], trials=1, seeds=1))
     specs = FoldSpecs(sweep=bench.sweep, benchmarks=bench.jobs.benchmarks, manifests={"icons": "0" * 64})
     need = RemainingNeed(specs, {"icons": source}, store=bench.store)
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    (group,) = [group for group in bench.agenda.groups if group.group.name == ticket.group]
-    hyperparameters = ticket.spec.hyperparameters
+    attempt = bench.queue.next()
+    assert attempt is not None
+    (group,) = [group for group in bench.queue.groups if group.group.name == attempt.group]
+    hyperparameters = attempt.spec.hyperparameters
     align, distill = stage_steps(BENCHMARKS["icons"], hyperparameters, "vl2v_adip")
     per_step, texts = 3 * hyperparameters.batch_size_per_domain, 13
     assert need(group).queries == (align + distill) * per_step + texts
-    folder, shared = bench.store.folds.fold(ticket.planned.key), bench.store.folds.align(ticket.spec.align_key)
+    folder, shared = bench.store.folds.fold(attempt.planned.key), bench.store.folds.align(attempt.spec.align_key)
     state = {"stage": "align", "next_step": 3, "ended_early": False}
     save_checkpoint(shared.checkpoint, state)
     assert need(group).queries == (align - 3 + distill) * per_step + texts
@@ -300,12 +300,12 @@ def test_a_begun_folds_steps_behind_its_checkpoint_are_never_needed_again(tmp_pa
 
 def test_train_counts_a_begun_fold_from_its_checkpoint(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(methods=["kd"], trials=1, seeds=1))
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    hyperparameters, texts = ticket.spec.hyperparameters, 13
+    attempt = bench.queue.next()
+    assert attempt is not None
+    hyperparameters, texts = attempt.spec.hyperparameters, 13
     (steps,) = stage_steps(BENCHMARKS["icons"], hyperparameters, "kd")
     per_step = 3 * hyperparameters.batch_size_per_domain
-    job = bench.jobs.job(ticket.spec)
+    job = bench.jobs.job(attempt.spec)
     # Killed two steps after the checkpoint of step 3: the check, the texts, and those two are asked for again.
     asked = texts + texts + 5 * per_step
     QueryLedger(Path(job.queries_folder), job.spec.key).reserve(Reservation(images=asked))
@@ -365,11 +365,11 @@ def test_the_plan_bounds_what_the_sweep_needs(tmp_path: Path) -> None:
         source = open_benchmark(BENCHMARKS["icons"])
         specs.manifests["icons"] = source.manifest  # type: ignore[index]
         need = RemainingNeed(specs, {"icons": source}, store=bench.store)
-        agenda = build_agenda(bench.groups, specs=specs, store=bench.store)
+        queue = build_fold_queue(bench.groups, specs=specs, store=bench.store)
         need.unchecked = {("icons", "vl2v_adip"), ("icons", "zero_shot")}
         planned = make_plan(sweep, bench.jobs.benchmarks).need
         assert planned is not None
-        assert planned.queries == total(map(need, agenda.groups)).queries, mode
+        assert planned.queries == total(map(need, queue.groups)).queries, mode
 
 
 def _with_mode(sweep: Sweep, mode: str) -> dict[str, dict[str, Any]]:

@@ -18,9 +18,9 @@ from orchestrator.report.formats import markdown
 from orchestrator.report.measurements import Selection
 from orchestrator.report.report import build_report
 from orchestrator.run_options import Limits
-from orchestrator.scheduler.fold_queue import Agenda, Ticket, build_agenda
+from orchestrator.scheduler.fold_queue import Attempt, FoldQueue, build_fold_queue
 from orchestrator.search.folds_to_come import FoldsLeft
-from orchestrator.search.group_search import GroupAgenda
+from orchestrator.search.group_search import GroupSearch
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.usage import Usage, UsageMeter, read_usage
 from orchestrator.sweep import failed_folds
@@ -85,42 +85,44 @@ class Timed:
         self.forecast.at_once = lambda: 1
         self.accounts = accounts(limits)
         admission = Admission(accounts=self.accounts, forecast=self.forecast)
-        self.agenda: Agenda = build_agenda(self.bench.groups, specs=specs, store=self.bench.store, admission=admission)
+        self.queue: FoldQueue = build_fold_queue(
+            self.bench.groups, specs=specs, store=self.bench.store, admission=admission
+        )
 
     def run_all(self, slots: int = 1) -> None:
-        running: list[Ticket] = []
+        running: list[Attempt] = []
         while True:
-            while len(running) < slots and (ticket := self.agenda.next()) is not None:
-                running.append(ticket)
+            while len(running) < slots and (attempt := self.queue.next()) is not None:
+                running.append(attempt)
             if not running:
-                assert self.agenda.is_finished or self.agenda.is_out_of_budget, "nothing can start, and it is not over"
+                assert self.queue.is_finished or self.queue.is_out_of_budget, "nothing can start, and it is not over"
                 return
             self._run(running.pop(0))
 
-    def _run(self, ticket: Ticket) -> None:
-        if self.crashes in str(ticket.planned.fold):
-            self.agenda.failed(ticket, CRASH)
+    def _run(self, attempt: Attempt) -> None:
+        if self.crashes in str(attempt.planned.fold):
+            self.queue.failed(attempt, CRASH)
             return
-        run_job(self.bench.jobs.job(ticket.spec).to_mapping())
-        folder = self.bench.store.folds.fold(ticket.planned.key)
-        seconds = self.takes(self.agenda.counts().done) * self.slowness.get(ticket.spec.method, 1.0)
+        run_job(self.bench.jobs.job(attempt.spec).to_mapping())
+        folder = self.bench.store.folds.fold(attempt.planned.key)
+        seconds = self.takes(self.queue.counts().done) * self.slowness.get(attempt.spec.method, 1.0)
         write_json(folder.result, {**(folder.read_result() or {}), "seconds": seconds})
         self.clock.pass_time(seconds)
         write_json(self.file, {name: getattr(self.clock.total, name) for name in Usage.__dataclass_fields__})
-        self.agenda.finished(ticket)
+        self.queue.finished(attempt)
 
     @property
     def done(self) -> list[int]:
         """Folds done of each group."""
-        return [group.counts().done for group in self.agenda.groups]
+        return [group.counts().done for group in self.queue.groups]
 
-    def row(self, method: str) -> list[GroupAgenda]:
-        return [group for group in self.agenda.groups if group.group.method == method]
+    def row(self, method: str) -> list[GroupSearch]:
+        return [group for group in self.queue.groups if group.group.method == method]
 
     def is_whole(self, method: str) -> bool:
         """Whether every test domain has its choice, done on all seeds."""
         store = self.bench.store
-        chosen = [store.records.confirmation(group.group.name) for group in self.row(method)]
+        chosen = [store.records.selected(group.group.name) for group in self.row(method)]
         return all(one and all(store.folds.fold(planned.key).is_done for planned in one.folds) for one in chosen)
 
 
@@ -153,14 +155,14 @@ def test_a_row_is_whole_with_as_many_configurations_as_fit_and_goes_on_with_a_la
     assert sorted(timed.done) == [2, 2, 2, 3]
     assert timed.is_whole("erm")
     assert timed.clock.total.wall_seconds == 900
-    assert timed.agenda.is_out_of_budget
-    (line,) = timed.agenda.refusals()
+    assert timed.queue.is_out_of_budget
+    (line,) = timed.queue.refusals()
     assert "raise --" in line
     more = Timed(tmp_path, Limits(wall_hours=10.0), takes=always(100.0), sweep=SWEEP)
     assert more.clock.total.wall_seconds == 900, "what was spent is known to the next run"
     more.run_all(slots)
-    assert more.agenda.is_finished
-    assert not more.agenda.is_out_of_budget
+    assert more.queue.is_finished
+    assert not more.queue.is_out_of_budget
     undisturbed = Bench(tmp_path / "undisturbed", SWEEP)
     undisturbed.run_all()
     if slots == 1:
@@ -181,7 +183,7 @@ def test_less_than_a_trial_and_its_confirmation_begins_nothing(tmp_path: Path) -
         timed = Timed(tmp_path / str(seconds), Limits(wall_hours=seconds / 3600), takes=always(100.0), sweep=SWEEP)
         timed.run_all()
         assert sum(timed.done) == folds
-        assert timed.agenda.is_out_of_budget
+        assert timed.queue.is_out_of_budget
 
 
 TWO_ROWS = stub_sweep(methods=["erm", "kd"], trials=3, seeds=2)
@@ -202,7 +204,7 @@ def test_no_row_begins_that_would_not_be_whole_beside_another(
     assert sum(by_method.values()) == done
     assert folds == 7 or all(timed.is_whole(name) for name, count in by_method.items() if count)
     assert sum(count > 0 for count in by_method.values()) == (2 if folds >= 24 else 1)
-    assert timed.agenda.is_finished is (folds == 32)
+    assert timed.queue.is_finished is (folds == 32)
 
 
 def test_killed_at_any_fold_the_same_budget_buys_the_same_whole_row(tmp_path: Path) -> None:
@@ -210,9 +212,9 @@ def test_killed_at_any_fold_the_same_budget_buys_the_same_whole_row(tmp_path: Pa
         limits, out = Limits(wall_hours=0.25), tmp_path / str(folds)
         killed = Timed(out, limits, takes=always(100.0), sweep=SWEEP)
         for _ in range(folds):
-            ticket = killed.agenda.next()
-            assert ticket is not None
-            killed._run(ticket)
+            attempt = killed.queue.next()
+            assert attempt is not None
+            killed._run(attempt)
         again = Timed(out, limits, takes=always(100.0), sweep=SWEEP)
         again.run_all()
         assert sorted(again.done) == [2, 2, 2, 3]
@@ -235,9 +237,9 @@ def test_what_one_row_leaves_is_enough_for_a_cheaper_one(tmp_path: Path) -> None
 def test_what_was_started_is_finished_whatever_became_of_the_budget(tmp_path: Path) -> None:
     killed = Timed(tmp_path, Limits(wall_hours=hours(9)), takes=always(100.0), sweep=SWEEP)
     for _ in range(2):
-        ticket = killed.agenda.next()
-        assert ticket is not None
-        killed._run(ticket)
+        attempt = killed.queue.next()
+        assert attempt is not None
+        killed._run(attempt)
     assert sorted(killed.done) == [0, 0, 1, 1]
     less = Timed(tmp_path, Limits(wall_hours=hours(2)), takes=always(100.0), sweep=SWEEP)
     less.run_all()
@@ -248,7 +250,7 @@ def test_a_whole_benchmarks_search_ends_with_what_a_budget_leaves(tmp_path: Path
     sweep = stub_sweep(trials=20, seeds=2, scope="benchmark", stop_level=0.0)
     timed = Timed(tmp_path, Limits(wall_hours=hours(50)), takes=always(100.0), sweep=sweep)
     timed.run_all()
-    (group,) = timed.agenda.groups
+    (group,) = timed.queue.groups
     # Eleven trials of four folds and the confirmation: 48 of 50.
     assert group.counts().done == 48
     assert timed.is_whole("erm")
@@ -277,11 +279,11 @@ def test_a_choice_made_anew_is_paid_for(tmp_path: Path) -> None:
 def test_a_group_is_measured_before_others_go_by_the_assumption(tmp_path: Path) -> None:
     # By the assumption all four groups fit 900 s at once; a fold takes ten times as long.
     timed = Timed(tmp_path, Limits(wall_hours=0.25), takes=always(100.0), assumed=10.0, sweep=SWEEP)
-    first = [timed.agenda.next() for _ in range(3)]
-    assert len({ticket.group for ticket in first if ticket is not None}) == 1
-    for ticket in first:
-        assert ticket is not None
-        timed._run(ticket)
+    first = [timed.queue.next() for _ in range(3)]
+    assert len({attempt.group for attempt in first if attempt is not None}) == 1
+    for attempt in first:
+        assert attempt is not None
+        timed._run(attempt)
     timed.run_all()
     # Three trials had been begun in the first group by then: a whole row of four does not fit any more.
     assert sorted(timed.done) == [0, 2, 3, 4]
@@ -295,18 +297,18 @@ def test_a_search_that_takes_longer_than_forecast_ends_early_with_whole_rows_and
     timed = Timed(tmp_path, Limits(wall_hours=1200 / 3600), takes=slow, assumed=50.0, sweep=sweep)
     timed.run_all()
     assert timed.is_whole("erm")
-    for group in timed.agenda.groups:
+    for group in timed.queue.groups:
         trials, chosen = (
             timed.bench.store.records.trials(group.group.name),
-            timed.bench.store.records.confirmation(group.group.name),
+            timed.bench.store.records.selected(group.group.name),
         )
         assert 1 <= len(trials) < 5, "no new configuration began"
         assert chosen is not None
         assert chosen.trials == len(trials)
-    assert timed.agenda.is_out_of_budget
+    assert timed.queue.is_out_of_budget
     assert timed.clock.total.wall_seconds <= 1200 + 100, "at most what was begun when the forecast erred"
     more = Timed(tmp_path, Limits(wall_hours=100.0), takes=slow, sweep=sweep)
-    assert not more.agenda.is_out_of_budget
+    assert not more.queue.is_out_of_budget
     more.run_all()
     undisturbed = Bench(tmp_path / "undisturbed", sweep)
     undisturbed.run_all()
@@ -323,17 +325,17 @@ def test_killed_between_the_early_choice_and_the_later_one_it_chooses_among_all(
     store = killed.bench.store
 
     def is_at_its_last_trial(name: str) -> bool:
-        chosen = store.records.confirmation(name)
+        chosen = store.records.selected(name)
         return chosen is not None and chosen.trials < len(store.records.trials(name)) == 5
 
     while not any(is_at_its_last_trial(group.name) for group in killed.bench.groups):
-        ticket = killed.agenda.next()
-        assert ticket is not None
-        killed._run(ticket)
+        attempt = killed.queue.next()
+        assert attempt is not None
+        killed._run(attempt)
     last = Timed(tmp_path, Limits(), takes=slow, sweep=sweep)
     last.run_all()
     assert {choice.trials for choice in last.bench.choices().values()} == {5}
-    assert last.agenda.is_finished
+    assert last.queue.is_finished
 
 
 def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
@@ -348,8 +350,8 @@ def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
         failed = failed_folds(again.bench.store)
         assert len(failed) == 1
         admission = Admission(accounts=again.accounts, forecast=again.forecast, is_retry=True)
-        specs = again.agenda.groups[0].specs
-        agenda = build_agenda(
+        specs = again.queue.groups[0].specs
+        queue = build_fold_queue(
             again.bench.groups,
             specs=specs,
             store=again.bench.store,
@@ -357,8 +359,8 @@ def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
             only=failed,
             retry_failed=True,
         )
-        assert agenda.is_out_of_budget is out_of_budget
-        assert (agenda.next() is None) is out_of_budget
+        assert queue.is_out_of_budget is out_of_budget
+        assert (queue.next() is None) is out_of_budget
 
 
 def test_durations_are_measured_then_the_methods_then_assumed() -> None:

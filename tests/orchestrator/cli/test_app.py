@@ -21,7 +21,6 @@ from orchestrator.cli.app import GROUPS
 from orchestrator.cli.commands.run_fold import queries_line
 from orchestrator.cli.progress import LINE_INTERVAL_S, LiveTable, LogLines, event_line
 from orchestrator.events import Counts, FoldEvent, ProgressEvent
-from orchestrator.plan.fold_groups import FoldGroup
 from orchestrator.store.records import TrialRecord
 from orchestrator.store.results import AskedQueries
 from orchestrator.store.search_records import SearchRecords
@@ -398,8 +397,7 @@ def test_a_log_file_gets_few_lines_and_every_failure() -> None:
 def test_the_live_table_counts_by_group() -> None:
     from rich.console import Console
 
-    group = FoldGroup(benchmark="PACS", method="erm", test_domain="sketch", test_domains=("sketch",), trials=3, seeds=1)
-    table, printed = LiveTable([group]), []
+    table, printed = LiveTable({"PACS/erm/sketch": 3}), []
     for event in (fold_event("fold_started"), fold_event("fold_done"), fold_event("fold_failed", error="[red]x")):
         table.watch(event, print_line=printed.append)
     console = Console(file=io.StringIO(), width=120)

@@ -70,8 +70,8 @@ def ends(bench: Bench) -> dict[str, tuple[str, list[str], str]]:
     return {
         str(planned.fold): (
             bench.store.folds.fold_state(planned.key, None),
-            [failure.kind for failure in bench.store.folds.attempts(planned.key).attempts],
-            bench.store.folds.attempts(planned.key).error,
+            [failure.kind for failure in bench.store.folds.failures(planned.key).attempts],
+            bench.store.folds.failures(planned.key).error,
         )
         for planned in folds
     }
@@ -103,7 +103,7 @@ def test_every_end_of_a_fold_is_told_apart_and_tried_again_by_its_kind(tmp_path:
         "icons/line/seed0": ["started", "retried", "started", "failed"],
         "icons/render3d/seed0": ["started", "retried", "started", *reports, "done"],
     }
-    details = [bench.store.folds.attempts(planned.key) for _, planned in bench.agenda.failures()]
+    details = [bench.store.folds.failures(planned.key) for _, planned in bench.queue.failures()]
     assert any("RuntimeError: first line" in failed.attempts[0].details for failed in details), "no traceback"
     assert nothing_is_left(tmp_path)
 
@@ -126,7 +126,7 @@ def test_a_budget_that_is_reached_leaves_the_fold_waiting(tmp_path: Path, back_e
     sweep = stub_sweep(methods=["kd"], trials=1, seeds=1, space="paper")
     bench = Bench(tmp_path, sweep, admission=admission, need=lambda group, further=None: Need(images=1))
     back_end.run(bench.dispatcher, bench.jobs)
-    assert bench.agenda.is_out_of_budget
+    assert bench.queue.is_out_of_budget
     assert len(starts(tmp_path)) == 1
     assert all(end == ("waiting", [], "") for end in ends(bench).values())
     assert not bench.dispatcher.stop.closing
@@ -158,9 +158,9 @@ def pruned_key(tmp_path: Path, sweep: Sweep) -> str:
     here.run(whole.dispatcher, whole.jobs)
     key = next(event.fold.key for event in whole.events if event.fold is not None and event.kind == "fold_pruned")
     cut = Bench(tmp_path / "out", sweep)
-    while (ticket := cut.dispatcher.start()) is not None and ticket.planned.key != key:
-        cut.run(ticket)
-    assert ticket is not None
+    while (attempt := cut.dispatcher.start()) is not None and attempt.planned.key != key:
+        cut.run(attempt)
+    assert attempt is not None
     cut.dispatcher.drop_running()
     cut.die()
     return key
@@ -194,10 +194,10 @@ def one_real_fold(out: Path) -> Bench:
     sweep = stub_sweep(methods=["vl2v_adip"], space="paper", trials=1, seeds=1, hyperparameters=REAL)
     manifest = open_benchmark(benchmark("icons")).manifest
     first = Bench(out, sweep, manifest=manifest)
-    ticket = first.agenda.next()
-    assert ticket is not None
+    attempt = first.queue.next()
+    assert attempt is not None
     first.die()
-    return Bench(out, sweep, manifest=manifest, only={ticket.planned.key})
+    return Bench(out, sweep, manifest=manifest, only={attempt.planned.key})
 
 
 def timeless(content: Any) -> Any:
@@ -225,9 +225,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     out = tmp_path_factory.mktemp("reference")
     bench = one_real_fold(out)
-    ticket = bench.dispatcher.start()
-    assert ticket is not None
-    run_job(bench.jobs.job(ticket.spec).to_mapping())
+    attempt = bench.dispatcher.start()
+    assert attempt is not None
+    run_job(bench.jobs.job(attempt.spec).to_mapping())
     return numbers(out)
 
 
@@ -251,7 +251,7 @@ def test_a_real_fold_is_the_same_everywhere_stopped_and_resumed_or_not(
     cut.listen = stop
     back_end.run(cut.dispatcher, cut.jobs)
     cut.die()
-    assert cut.agenda.counts().done == 0
+    assert cut.queue.counts().done == 0
     assert list((tmp_path / "cut").glob("folds/*/checkpoint*")), "nothing to resume from"
     again = one_real_fold(tmp_path / "cut")
     back_end.run(again.dispatcher, again.jobs)

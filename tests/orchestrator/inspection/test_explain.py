@@ -13,7 +13,7 @@ from orchestrator.inspection.explain import explain_fold, explain_trial
 from orchestrator.inspection.export import export_groups
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from search_spaces.errors import UserError
 from tests.support.bench import Bench
 from tests.support.command_lines import requested
@@ -79,12 +79,12 @@ def test_a_suggested_trial_names_its_sampler_and_what_that_looked_at(
 
 def test_the_choice_names_every_number_that_it_went_by(bench: Bench) -> None:
     known = known_folds(bench.store)
-    chosen = known.confirmations["icons/vl2v_adip/line"]
+    chosen = known.selected["icons/vl2v_adip/line"]
     trials = [trial for trial in known.trials if trial.group == "icons/vl2v_adip/line"]
     explained = explain_fold(known, known.fold("icons/line/seed1"))
-    assert f"because trial {chosen.number} was chosen in icons/vl2v_adip/line" in explained.lines[0]
+    assert f"because trial {chosen.number} is selected in icons/vl2v_adip/line" in explained.lines[0]
     (line,) = [line for line in explained.lines if "chose trial" in line]
-    assert line.startswith(f"icons/vl2v_adip/line chose trial {chosen.number}: the best source validation accuracy")
+    assert line.startswith(f"icons/vl2v_adip/line selected trial {chosen.number}: the best source validation accuracy")
     for trial in trials:
         result = bench.store.folds.fold(trial.folds[0].key).read_result()
         assert result is not None
@@ -108,13 +108,13 @@ def test_folds_that_share_an_align_stage_name_each_other(tmp_path: Path) -> None
 
 def test_failures_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = Bench(tmp_path)
-    ticket = made.agenda.next()
-    assert ticket is not None
-    made.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss is nan at step 7"))
-    assert run(["explain", ticket.planned.key[:8], "--out", str(tmp_path)]) == 0
+    attempt = made.queue.next()
+    assert attempt is not None
+    made.queue.failed(attempt, Failure(time=0.0, kind="diverged", error="loss is nan at step 7"))
+    assert run(["explain", attempt.planned.key[:8], "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "failed, and given up after 1 (diverged): loss is nan at step 7" in said
-    assert "has not chosen yet" in said
+    assert "failed after 1 (diverged): loss is nan at step 7" in said
+    assert "has no selected trial yet" in said
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])
@@ -145,8 +145,8 @@ def test_a_trial_that_was_stopped_between_folds_says_by_what(tmp_path: Path) -> 
     )
     assert f"pruned: {line}" in explain_trial(known, trial).lines
     told = [explain_fold(known, known.fold(planned.key)).lines for planned in trial.folds]
-    given_up = [f"given up with its trial: {line}" in lines for lines in told]
-    assert given_up == [planned.key in one.folds for planned in trial.folds]
+    pruned = [f"pruned with its trial: {line}" in lines for lines in told]
+    assert pruned == [planned.key in one.folds for planned in trial.folds]
 
 
 @pytest.mark.parametrize("fields", [{}, {"scope": "benchmark", "pruner": "none"}], ids=str)
@@ -171,19 +171,19 @@ def test_what_another_sweep_on_the_store_gave_up_says_so(tmp_path: Path) -> None
     other.run_all(most=4 * one.number)
     known = known_folds(other.store)
     told = explain_fold(known, known.fold(one.key)).lines if one.key in {fold.key for fold in known.folds} else ()
-    assert f"given up by another sweep on the store: {one.line}" in told
+    assert f"pruned by another sweep on the store: {one.line}" in told
 
 
 def test_two_trials_with_equal_points_share_a_fold(tmp_path: Path) -> None:
     made = Bench(tmp_path)
-    ticket = made.agenda.next()
-    assert ticket is not None
+    attempt = made.queue.next()
+    assert attempt is not None
     (first,) = made.store.records.trials("icons/erm/clipart")
     twin = {"group": first.group, "number": 1, "source": "sampler", "point": first.point, "created": 0.0}
     folds = json.loads((tmp_path / "trials" / "icons--erm--clipart" / "0.json").read_text())["folds"]
     write_json(tmp_path / "trials" / "icons--erm--clipart" / "1.json", {**twin, "folds": folds, "history": {}})
     known = known_folds(made.store)
-    lines = explain_fold(known, known.fold(ticket.planned.key)).lines
+    lines = explain_fold(known, known.fold(attempt.planned.key)).lines
     assert any("for 2 trials: icons/erm/clipart/trial0, icons/erm/clipart/trial1" in line for line in lines)
     trial = known.trial("icons/erm/clipart/trial1")
     assert trial is not None
@@ -203,7 +203,7 @@ def test_exported_hyperparameters_make_the_confirmed_folds_again(bench: Bench, t
         (record,) = [record for record in again.groups if record.name == group]
         assert record.trials == 1
         specs = FoldSpecs(sweep=request.sweep, benchmarks=request.options.benchmarks, manifests=again.store.manifests())
-        confirmed = bench.store.records.confirmation(group)
+        confirmed = bench.store.records.selected(group)
         assert confirmed is not None
         assert specs.planned(record, {}, range(record.seeds)) == confirmed.folds
 
@@ -220,5 +220,5 @@ def test_nothing_is_exported_before_it_is_chosen(tmp_path: Path) -> None:
     made = Bench(tmp_path)
     made.run_all(most=1)
     assert export_groups(made.store) == []
-    with pytest.raises(UserError, match="has not chosen a configuration yet"):
+    with pytest.raises(UserError, match="has no selected trial yet"):
         export_groups(made.store, only="icons/erm/line")

@@ -29,7 +29,7 @@ def test_every_fold_is_found_by_its_key_and_by_its_name(known: Known) -> None:
 
 def test_a_name_needs_as_much_as_tells_it_apart(known: Known) -> None:
     confirmed = known.fold("icons/line/seed1/kd")
-    assert (confirmed.fold.seed, confirmed.method, confirmed.uses[0].purpose) == (1, "kd", "confirmation")
+    assert (confirmed.fold.seed, confirmed.method, confirmed.uses[0].purpose) == (1, "kd", "repeat")
     assert known.fold("Icons/kd/seed1/line/") == confirmed
     assert known.fold("icons/line/seed0/erm/trial1").uses[0].number == 1
     with pytest.raises(UserError, match=r"4 folds match 'icons/line/seed0': .*icons/line/seed0/erm/trial0.*kd/trial1"):
@@ -70,13 +70,13 @@ def test_a_trial_of_all_test_domains(tmp_path: Path) -> None:
 
 def test_folds_of_train_are_found_without_a_sweep(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "sweep")
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    run_job(bench.jobs.job(ticket.spec).to_mapping())
+    attempt = bench.queue.next()
+    assert attempt is not None
+    run_job(bench.jobs.job(attempt.spec).to_mapping())
     alone = open_store(tmp_path / "alone")
     alone.folds.fold("").path.parent.mkdir()
     bench.store.folds.fold("").path.rename(alone.folds.fold("").path)
-    assert known_folds(alone).fold(str(ticket.planned.fold)).key == ticket.planned.key
+    assert known_folds(alone).fold(str(attempt.planned.fold)).key == attempt.planned.key
 
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:

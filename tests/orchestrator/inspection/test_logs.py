@@ -14,13 +14,13 @@ import pytest
 from orchestrator.cli import run
 from orchestrator.inspection.fold_names import known_folds
 from orchestrator.inspection.logs import LAST_LOSSES, fold_log, follow
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
 from trainables.storage.leases import Lease, this_process
 
-CRASH = Attempt(time=0.0, kind="crash", error="RuntimeError: no", details="Traceback\n  line\nRuntimeError: no\n")
+CRASH = Failure(time=0.0, kind="crash", error="RuntimeError: no", details="Traceback\n  line\nRuntimeError: no\n")
 
 
 def step(stage: str, number: int) -> dict[str, object]:
@@ -29,21 +29,21 @@ def step(stage: str, number: int) -> dict[str, object]:
 
 def test_a_log_holds_evaluations_losses_failures_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo"))
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    key = ticket.planned.key
-    run_job(bench.jobs.job(ticket.spec).to_mapping())
-    bench.store.folds.align(ticket.spec.align_key).append_journal([step("align", number) for number in range(9)])
+    attempt = bench.queue.next()
+    assert attempt is not None
+    key = attempt.planned.key
+    run_job(bench.jobs.job(attempt.spec).to_mapping())
+    bench.store.folds.align(attempt.spec.align_key).append_journal([step("align", number) for number in range(9)])
     bench.store.folds.fold(key).append_journal([step("align", 0), step("distill", 0)])
-    bench.agenda.failed(ticket, CRASH)
+    bench.queue.failed(attempt, CRASH)
     log = fold_log(bench.store, known_folds(bench.store).fold(key))
     evaluations = [(entry["stage"], entry["step"]) for entry in log.evaluations]
     assert evaluations == [("distill", 0), ("distill", 1), ("distill", 2)]
     losses = [(entry["stage"], entry["step"]) for entry in log.last_losses]
     assert losses == [*(("align", number) for number in range(9 - LAST_LOSSES, 9)), ("distill", 0)]
-    assert [attempt.details for attempt in log.attempts] == [CRASH.details]
+    assert [failure.details for failure in log.attempts] == [CRASH.details]
     assert str(bench.store.folds.fold(key).journal) in log.files
-    assert str(bench.store.folds.align(ticket.spec.align_key).journal) in log.files
+    assert str(bench.store.folds.align(attempt.spec.align_key).journal) in log.files
     assert run(["logs", key[:7], "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "RuntimeError: no" in said
@@ -54,9 +54,9 @@ def test_a_log_holds_evaluations_losses_failures_and_files(tmp_path: Path, capsy
 
 def test_following_tells_every_evaluation_once_and_ends_with_the_fold(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    key = ticket.planned.key
+    attempt = bench.queue.next()
+    assert attempt is not None
+    key = attempt.planned.key
     lease = Lease(bench.store.lease_file, this_process())
     lease.take()
     bench.store.folds.mark_running(key, lease.owner.identity)
@@ -67,7 +67,7 @@ def test_following_tells_every_evaluation_once_and_ends_with_the_fold(tmp_path: 
             entry = {"kind": "evaluation", "stage": "distill", "step": number, "accuracy": 0.25, "cross_entropy": 1.0}
             bench.store.folds.fold(key).append_journal([step("distill", number), entry])
             time.sleep(0.6)
-        bench.run(ticket)
+        bench.run(attempt)
 
     worker = threading.Thread(target=work)
     said: list[str] = []
@@ -82,10 +82,10 @@ def test_following_tells_every_evaluation_once_and_ends_with_the_fold(tmp_path: 
 
 def test_following_ends_where_nobody_is_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench = Bench(tmp_path)
-    ticket = bench.agenda.next()
-    assert ticket is not None
+    attempt = bench.queue.next()
+    assert attempt is not None
     bench.die()
-    assert run(["logs", ticket.planned.key, "--out", str(tmp_path), "--follow"]) == 0
+    assert run(["logs", attempt.planned.key, "--out", str(tmp_path), "--follow"]) == 0
     assert "waiting: nobody is at work" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ from orchestrator.inspection.status import SweepStatus, sweep_status
 from orchestrator.run_options import RunOptions
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.selection_outcome import selection_outcome
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Resources
@@ -31,10 +31,10 @@ def test_counts_follow_the_folder(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo"))
     assert sweep_status(bench.store).counts == Counts(waiting=16)
     bench.run_all(most=5)
-    failing = bench.agenda.next()
+    failing = bench.queue.next()
     assert failing is not None
-    bench.agenda.failed(failing, Attempt(time=0.0, kind="diverged", error="loss nan"))
-    running = bench.agenda.next()
+    bench.queue.failed(failing, Failure(time=0.0, kind="diverged", error="loss nan"))
+    running = bench.queue.next()
     assert running is not None
     lease = Lease(bench.store.lease_file, this_process())
     lease.take()
@@ -62,7 +62,7 @@ def test_rows_name_the_best_trial_and_what_was_chosen(tmp_path: Path) -> None:
     status = sweep_status(bench.store)
     assert status.counts == Counts(done=16)
     for row in status.groups:
-        chosen = bench.store.records.confirmation(row.name)
+        chosen = bench.store.records.selected(row.name)
         assert chosen is not None
         result = bench.store.folds.fold(chosen.folds[0].key).read_result()
         assert result is not None
@@ -71,33 +71,33 @@ def test_rows_name_the_best_trial_and_what_was_chosen(tmp_path: Path) -> None:
 
 def test_status_and_agenda_agree_where_a_whole_group_failed(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    while (ticket := bench.agenda.next()) is not None:
-        bench.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss nan"))
-    assert bench.agenda.is_finished
-    assert sweep_status(bench.store).counts == bench.agenda.counts() == Counts(failed=12)
+    while (attempt := bench.queue.next()) is not None:
+        bench.queue.failed(attempt, Failure(time=0.0, kind="diverged", error="loss nan"))
+    assert bench.queue.is_finished
+    assert sweep_status(bench.store).counts == bench.queue.counts() == Counts(failed=12)
 
 
 def test_status_and_agenda_agree_where_no_trial_of_a_group_is_whole(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(scope="benchmark", stop_level=0.0))
-    while (ticket := bench.agenda.next()) is not None:
-        if ticket.planned.fold.test_domain == "line":
-            bench.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss nan"))
+    while (attempt := bench.queue.next()) is not None:
+        if attempt.planned.fold.test_domain == "line":
+            bench.queue.failed(attempt, Failure(time=0.0, kind="diverged", error="loss nan"))
         else:
-            bench.run(ticket)
-    assert bench.agenda.is_finished
-    assert sweep_status(bench.store).counts == bench.agenda.counts() == Counts(done=9, failed=3)
+            bench.run(attempt)
+    assert bench.queue.is_finished
+    assert sweep_status(bench.store).counts == bench.queue.counts() == Counts(done=9, failed=3)
 
 
 def test_a_group_whose_last_trial_runs_is_not_given_up(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(trials=2, seeds=3))
     for number in range(2):
         for _ in bench.groups:
-            ticket = bench.agenda.next()
-            assert ticket is not None
-            assert ticket.number == number
+            attempt = bench.queue.next()
+            assert attempt is not None
+            assert attempt.number == number
             if number == 0:
-                bench.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss nan"))
-    counts = bench.agenda.counts()
+                bench.queue.failed(attempt, Failure(time=0.0, kind="diverged", error="loss nan"))
+    counts = bench.queue.counts()
     assert (counts.failed, counts.running, counts.waiting) == (4, 4, 8)
     found = sweep_status(bench.store).counts
     assert (found.failed, found.running, found.waiting) == (4, 4, 8)
@@ -105,11 +105,11 @@ def test_a_group_whose_last_trial_runs_is_not_given_up(tmp_path: Path) -> None:
 
 def test_nothing_is_chosen_while_a_trial_runs(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(trials=2))
-    tickets = [bench.agenda.next() for _ in range(2 * len(bench.groups))]
-    for ticket in tickets:
-        assert ticket is not None
-        if ticket.number == 0:
-            bench.run(ticket)
+    attempts = [bench.queue.next() for _ in range(2 * len(bench.groups))]
+    for attempt in attempts:
+        assert attempt is not None
+        if attempt.number == 0:
+            bench.run(attempt)
     found = selection_outcome(read_group_view(bench.store, bench.groups[0], selection="source_validation"))
     assert (found.number, found.missing.trials) == (None, 1)
 

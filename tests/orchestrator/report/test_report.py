@@ -162,13 +162,13 @@ def test_oracle_takes_the_last_step_of_one_configuration_on_every_seed(tmp_path:
         written.store.records.write_trial(
             TrialRecord(group=group, number=number, point={}, folds=(planned,), source="paper", created=0.0)
         )
-    written.confirm(group, [chosen, written.finish(group, "photo", 1, 0.6, trial=0)])
+    written.select(group, [chosen, written.finish(group, "photo", 1, 0.6, trial=0)])
     plain = build_report(written.store).table("PACS").rows[0].ood["photo"]
     assert plain.values == pytest.approx((0.7, 0.6))
     report = build_report(written.store, selection="oracle")
     assert report.table("PACS").rows[0].ood["photo"].values == (pytest.approx(0.11), None)
     assert "PACS/erm/photo trial 1: photo seed 1" in report.missing
-    written.confirm(group, [other, written.finish(group, "photo", 1, 0.4, trial=1)], number=1)
+    written.select(group, [other, written.finish(group, "photo", 1, 0.4, trial=1)], number=1)
     report = build_report(written.store, selection="oracle")
     assert report.table("PACS").rows[0].ood["photo"].values == pytest.approx((0.11, 0.2))
     label = "oracle (test-domain selection; not a fair comparison)"
@@ -181,10 +181,10 @@ def test_oracle_takes_the_last_step_of_one_configuration_on_every_seed(tmp_path:
 def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, scope: str) -> None:
     """What is best on the source domains is worst on the test domain, so that the oracle's choice has one seed."""
     bench = Bench(tmp_path, stub_sweep(trials=4, seeds=3, scope=scope, stop_level=0.0))
-    while (ticket := bench.agenda.next()) is not None:
-        bench.run(ticket)
-        folder, domain = bench.store.folds.fold(ticket.planned.key), ticket.planned.fold.test_domain
-        result = bench.store.folds.fold(ticket.planned.key).read_result()
+    while (attempt := bench.queue.next()) is not None:
+        bench.run(attempt)
+        folder, domain = bench.store.folds.fold(attempt.planned.key), attempt.planned.fold.test_domain
+        result = bench.store.folds.fold(attempt.planned.key).read_result()
         assert result is not None
         numbers = {name: {domain: 1.0 - result["source_validation"]["accuracy"]} for name in TEST_NUMBERS}
         write_json(folder.test, numbers | {"last_step": numbers})
@@ -194,7 +194,7 @@ def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, s
     by_group = {missing.group: missing.seeds for missing in found.missing}
     for item in found.measurements:
         assert (item.trial, Fold(benchmark="icons", test_domains=(item.test_domain,), seed=2)) in by_group[item.group]
-        confirmed = bench.store.records.confirmation(item.group)
+        confirmed = bench.store.records.selected(item.group)
         assert confirmed is not None
         assert confirmed.number != item.trial
     report = build_report(bench.store, selection="oracle")
@@ -320,7 +320,7 @@ def test_another_copy_of_a_benchmark_is_not_the_papers(tmp_path: Path) -> None:
         for domain, images in other.items()
     ]  # fmt: skip
     for group, fold in folds:
-        written.confirm(group, [fold])
+        written.select(group, [fold])
     found = next(entry.status for entry in build_report(written.store).ledger if entry.verified is not None)
     assert found == (
         "Unverified: not comparable (other test images: location_100 3,793 not 3,904, location_38 7,789 not 7,814, "

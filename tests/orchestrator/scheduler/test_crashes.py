@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from orchestrator.scheduler.crashes import MOST_IN_A_ROW, CrashesInARow
-from orchestrator.store.failures import Attempt, FailureKind
+from orchestrator.store.failures import Failure, FailureKind
 
 
-def attempt(kind: FailureKind = "crash", error: str = "RuntimeError: no driver") -> Attempt:
-    return Attempt(time=0.0, kind=kind, error=error)
+def attempt(kind: FailureKind = "crash", error: str = "RuntimeError: no driver") -> Failure:
+    return Failure(time=0.0, kind=kind, error=error)
 
 
 def test_equal_crashes_of_several_folds_in_a_row_are_too_many() -> None:

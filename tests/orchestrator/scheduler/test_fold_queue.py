@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator.inspection.status import sweep_status
 from orchestrator.report.report import build_report
-from orchestrator.scheduler.fold_queue import Ticket
+from orchestrator.scheduler.fold_queue import Attempt
 from orchestrator.search.folds_to_come import running_keys
 from orchestrator.search.group_view import GroupView
-from orchestrator.store.failures import Attempt, give_up, record_attempt
+from orchestrator.store.failures import Failure, give_up, record_failure
 from orchestrator.store.records import TrialRecord
 from orchestrator.sweep import failed_folds
 from tests.support.bench import CRASH, Bench
@@ -34,7 +34,7 @@ def test_every_planned_fold_runs_exactly_once(tmp_path: Path, slots: int, scope:
     assert set(counted.values()) == {1}
     # 2 methods x 4 domains x (3 trials + 1 further seed), and the teacher on 4 domains x 2 seeds.
     assert len(counted) == 2 * 4 * 4 + 4 * 2
-    counts = bench.agenda.counts()
+    counts = bench.queue.counts()
     assert (counts.done, counts.planned, counts.waiting) == (40, 40, 0)
 
 
@@ -42,7 +42,7 @@ def test_the_first_trial_is_the_papers_point_and_the_best_one_is_confirmed_on_al
     bench = Bench(tmp_path, stub_sweep(trials=6, seeds=3))
     bench.run_all()
     for group in bench.groups:
-        trials, chosen = bench.store.records.trials(group.name), bench.store.records.confirmation(group.name)
+        trials, chosen = bench.store.records.trials(group.name), bench.store.records.selected(group.name)
         assert [trial.number for trial in trials] == list(range(6))
         assert [trial.source for trial in trials] == ["paper", *["sampler"] * 5]
         assert trials[0].point["distill.lr"] == bench.sweep.hyperparameters_for("icons").distill.lr
@@ -60,18 +60,18 @@ def test_no_group_gets_a_second_fold_while_another_has_none(tmp_path: Path) -> N
     bench, running = Bench(tmp_path), []
     for _ in range(8):
         while len(running) < 4:
-            ticket = bench.agenda.next()
-            assert ticket is not None
-            running.append(ticket)
-        assert len({ticket.group for ticket in running}) == 4
+            attempt = bench.queue.next()
+            assert attempt is not None
+            running.append(attempt)
+        assert len({attempt.group for attempt in running}) == 4
         bench.run(running.pop(random.Random(len(running)).randrange(4)))
 
 
 def test_a_lone_configuration_does_not_wait_for_its_first_seed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(space="paper", trials=1, seeds=3))
-    handed_out = [bench.agenda.next() for _ in range(12)]
-    assert len({ticket.planned.key for ticket in handed_out if ticket}) == 12
-    assert bench.agenda.next() is None
+    handed_out = [bench.queue.next() for _ in range(12)]
+    assert len({attempt.planned.key for attempt in handed_out if attempt}) == 12
+    assert bench.queue.next() is None
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -81,11 +81,11 @@ def test_a_sweep_that_is_cut_off_anywhere_goes_on_as_if_it_had_not_been(tmp_path
     chance = random.Random(seed)
     while True:
         cut = Bench(tmp_path / "cut", stub_sweep(trials=13))
-        if cut.agenda.is_finished:
+        if cut.queue.is_finished:
             break
         cut.run_all(most=chance.randint(0, 15))
-        if (ticket := cut.agenda.next()) is not None and chance.random() < 0.5:
-            run_job(cut.jobs.job(ticket.spec).to_mapping())  # the worker ended, and nobody was left to hear it
+        if (attempt := cut.queue.next()) is not None and chance.random() < 0.5:
+            run_job(cut.jobs.job(attempt.spec).to_mapping())  # the worker ended, and nobody was left to hear it
         cut.die()
     assert cut.points() == whole.points()
     assert cut.choices() == whole.choices()
@@ -105,16 +105,16 @@ def shared_benches(tmp_path: Path, **options: Any) -> tuple[Bench, Bench]:
 def test_sweeps_that_share_a_store_run_every_fold_once(tmp_path: Path, seed: int, no_patience: None) -> None:
     benches = shared_benches(tmp_path, repeatable=True)
     chance = random.Random(seed)
-    running: list[tuple[Bench, Ticket]] = []
+    running: list[tuple[Bench, Attempt]] = []
     handed_out: list[str] = []
-    while not all(bench.agenda.is_finished for bench in benches):
+    while not all(bench.queue.is_finished for bench in benches):
         bench = chance.choice(benches)
-        if chance.random() < 0.5 and (ticket := bench.agenda.next()) is not None:
-            running.append((bench, ticket))
-            handed_out.append(ticket.planned.key)
+        if chance.random() < 0.5 and (attempt := bench.queue.next()) is not None:
+            running.append((bench, attempt))
+            handed_out.append(attempt.planned.key)
         elif running:
-            owner, ticket = running.pop(chance.randrange(len(running)))
-            owner.run(ticket)
+            owner, attempt = running.pop(chance.randrange(len(running)))
+            owner.run(attempt)
     assert not running
     first, second = benches
     keys = {planned.key for group in first.groups for planned in first.store.records.planned_folds(group.name)}
@@ -126,29 +126,29 @@ def test_sweeps_that_share_a_store_run_every_fold_once(tmp_path: Path, seed: int
 
 def test_a_fold_that_a_living_sweep_holds_is_passed_over_and_then_taken_over(tmp_path: Path, no_patience: None) -> None:
     first, second = shared_benches(tmp_path)
-    held = first.agenda.next()
-    other = second.agenda.next()
+    held = first.queue.next()
+    other = second.queue.next()
     assert held is not None
     assert other is not None
     assert other.planned != held.planned
     assert other.spec.align_key != held.spec.align_key, "the same Align stage would run twice"
-    second.agenda.dropped(other)
+    second.queue.dropped(other)
     first.run(held)
-    before = second.agenda.counts().done
+    before = second.queue.counts().done
     second.run_all()
     assert before == 0
-    assert second.agenda.counts().done == second.agenda.counts().planned
+    assert second.queue.counts().done == second.queue.counts().planned
     assert Counter(start["key"] for start in starts(tmp_path / "store"))[held.planned.key] == 1
 
 
 def test_a_dead_sweeps_fold_is_handed_out_again(tmp_path: Path, no_patience: None) -> None:
     first, second = shared_benches(tmp_path)
-    tickets = [first.agenda.next() for _ in range(4)]
-    assert None not in tickets
+    attempts = [first.queue.next() for _ in range(4)]
+    assert None not in attempts
     assert {owner.identity for owner in _owners(second)} == {first.leases.owner.identity}
     first.die()
     second.run_all()
-    assert second.agenda.is_finished
+    assert second.queue.is_finished
 
 
 def test_elsewhere_holds_no_suggestion_up_unless_they_have_to_be_repeatable(tmp_path: Path, no_patience: None) -> None:
@@ -159,15 +159,15 @@ def test_elsewhere_holds_no_suggestion_up_unless_they_have_to_be_repeatable(tmp_
             Bench(place / name, sweep, shared=place / "store", repeatable=repeatable) for name in ("first", "second")
         )
         for _ in first.groups:
-            assert first.agenda.next() is not None
-        ticket = second.agenda.next()
-        assert (ticket is None) == repeatable
+            assert first.queue.next() is not None
+        attempt = second.queue.next()
+        assert (attempt is None) == repeatable
 
 
 def _owners(bench: Bench) -> list[Owner]:
-    while bench.agenda.next() is not None:
+    while bench.queue.next() is not None:
         pass
-    return list(bench.agenda.elsewhere().values())
+    return list(bench.queue.elsewhere().values())
 
 
 @pytest.fixture
@@ -187,20 +187,20 @@ def test_suggestions_follow_from_what_the_record_says_was_known(tmp_path: Path) 
 
 def test_a_crash_is_tried_once_more_and_then_given_up(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(trials=2, seeds=1))
-    first = bench.agenda.next()
+    first = bench.queue.next()
     assert first is not None
-    assert bench.agenda.failed(first, CRASH)
-    again = bench.agenda.next()
+    assert bench.queue.failed(first, CRASH)
+    again = bench.queue.next()
     while again is not None and again.planned != first.planned:
         bench.run(again)
-        again = bench.agenda.next()
+        again = bench.queue.next()
     assert again is not None
     assert (first.attempt, again.attempt) == (1, 2)
-    assert not bench.agenda.failed(again, CRASH)
+    assert not bench.queue.failed(again, CRASH)
     bench.run_all()
-    assert [planned.key for _, planned in bench.agenda.failures()] == [first.planned.key]
-    assert bench.agenda.counts().failed == 1
-    chosen = bench.store.records.confirmation(first.group)
+    assert [planned.key for _, planned in bench.queue.failures()] == [first.planned.key]
+    assert bench.queue.counts().failed == 1
+    chosen = bench.store.records.selected(first.group)
     assert chosen is not None
     assert chosen.number == 1, "a failed trial cannot be chosen"
 
@@ -208,19 +208,19 @@ def test_a_crash_is_tried_once_more_and_then_given_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["diverged", "no_metric"])
 def test_what_comes_back_equal_is_not_tried_again(tmp_path: Path, kind: Any) -> None:
     bench = Bench(tmp_path, stub_sweep(trials=1, seeds=1))
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    assert not bench.agenda.failed(ticket, Attempt(time=time.time(), kind=kind, error="loss nan at step 7"))
+    attempt = bench.queue.next()
+    assert attempt is not None
+    assert not bench.queue.failed(attempt, Failure(time=time.time(), kind=kind, error="loss nan at step 7"))
 
 
 def test_a_trial_without_a_finite_objective_fails(tmp_path: Path) -> None:
     write_json(tmp_path / "BEHAVIOUR", {"nan": "line/seed0"})
     bench = Bench(tmp_path, stub_sweep(trials=2))
     bench.run_all()
-    assert {planned.fold.test_domain for _, planned in bench.agenda.failures()} == {"line"}
-    assert bench.agenda.counts().failed == 2
-    assert bench.store.records.confirmation("icons/erm/line") is None
-    assert "nan" in bench.store.folds.attempts(next(bench.agenda.failures())[1].key).error
+    assert {planned.fold.test_domain for _, planned in bench.queue.failures()} == {"line"}
+    assert bench.queue.counts().failed == 2
+    assert bench.store.records.selected("icons/erm/line") is None
+    assert "nan" in bench.store.folds.failures(next(bench.queue.failures())[1].key).error
 
 
 @pytest.mark.parametrize("fields", [{}, {"sampler": "random"}, {"scope": "benchmark", "stop_level": 0.0}], ids=str)
@@ -231,23 +231,23 @@ def test_a_trial_that_is_retried_after_the_choice_is_chosen_from_too(tmp_path: P
     name, best = next(iter(undisturbed.choices().items()))
     lost = undisturbed.store.records.trials(name)[best.number].folds[0].key
     bench = Bench(tmp_path / "lost", sweep)
-    while not bench.agenda.is_finished:
-        ticket = bench.agenda.next()
-        assert ticket is not None
-        if ticket.planned.key == lost:
-            bench.agenda.failed(ticket, CRASH)
+    while not bench.queue.is_finished:
+        attempt = bench.queue.next()
+        assert attempt is not None
+        if attempt.planned.key == lost:
+            bench.queue.failed(attempt, CRASH)
         else:
-            bench.run(ticket)
+            bench.run(attempt)
     first = bench.choices()[name]
     assert first.number != best.number
     assert first.without == (best.number,)
     bench.die()
-    assert Bench(tmp_path / "lost", sweep).agenda.is_finished, "it stays failed, and the choice stands"
+    assert Bench(tmp_path / "lost", sweep).queue.is_finished, "it stays failed, and the choice stands"
     retried = Bench(tmp_path / "lost", sweep, retry_failed=True)
-    ticket = retried.agenda.next()
-    assert ticket is not None
-    assert ticket.planned.key == lost
-    retried.run(ticket)
+    attempt = retried.queue.next()
+    assert attempt is not None
+    assert attempt.planned.key == lost
+    retried.run(attempt)
     retried.die()
     assert build_report(bench.store).missing, "the choice is to be made anew"
     assert sweep_status(bench.store).counts.waiting == len(best.folds) - len(
@@ -256,14 +256,14 @@ def test_a_trial_that_is_retried_after_the_choice_is_chosen_from_too(tmp_path: P
     again = Bench(tmp_path / "lost", sweep)
     again.run_all()
     assert again.choices() == undisturbed.choices()
-    assert again.agenda.counts() == undisturbed.agenda.counts()
+    assert again.queue.counts() == undisturbed.queue.counts()
     assert not build_report(bench.store).missing
 
 
 def fail(bench: Bench, key: str) -> None:
     """As a worker that crashed until the fold was given up left it."""
     folder = bench.store.folds.fold(key)
-    record_attempt(folder, CRASH)
+    record_failure(folder, CRASH)
     give_up(folder)
 
 
@@ -274,34 +274,34 @@ def test_a_retry_ends_where_it_leaves_a_choice_to_be_made_anew(tmp_path: Path, a
     bench = Bench(tmp_path, sweep)
     name = bench.groups[0].name
     lost: set[str] = set()
-    while not bench.agenda.is_finished:
-        ticket = bench.agenda.next()
-        assert ticket is not None
-        if ticket.group == name and (ticket.number == 1 or ticket.planned.fold.seed == 1):
-            lost.add(ticket.planned.key)
-            bench.agenda.failed(ticket, CRASH)
+    while not bench.queue.is_finished:
+        attempt = bench.queue.next()
+        assert attempt is not None
+        if attempt.group == name and (attempt.number == 1 or attempt.planned.fold.seed == 1):
+            lost.add(attempt.planned.key)
+            bench.queue.failed(attempt, CRASH)
         else:
-            bench.run(ticket)
+            bench.run(attempt)
     bench.die()
     chosen = bench.choices()[name]
     assert (chosen.number, chosen.without) == (0, (1,))
     asked = failed_folds(bench.store)
     assert set(asked) == lost
     retried = Bench(tmp_path, sweep, retry_failed=True, only=asked, max_failures=0)
-    ticket = retried.agenda.next()
-    assert ticket is not None
-    assert ticket.number == 1
+    attempt = retried.queue.next()
+    assert attempt is not None
+    assert attempt.number == 1
     if again == "is done":
-        retried.run(ticket)
+        retried.run(attempt)
     else:
-        retried.agenda.failed(ticket, CRASH)
-    assert retried.agenda.next() is None
-    assert retried.agenda.is_finished
-    assert not retried.agenda.is_out_of_budget
+        retried.queue.failed(attempt, CRASH)
+    assert retried.queue.next() is None
+    assert retried.queue.is_finished
+    assert not retried.queue.is_out_of_budget
     retried.die()
     after = Bench(tmp_path, sweep)
     after.run_all()
-    counts = after.agenda.counts()
+    counts = after.queue.counts()
     assert (counts.failed, counts.waiting) == ((0, 0) if again == "is done" else (1, 0)), "the further seed was run"
 
 
@@ -316,17 +316,17 @@ def test_a_retry_leaves_pair_folds_alone_that_nobody_chooses_by(tmp_path: Path) 
     by_accuracy = Bench(tmp_path, stub_sweep(trials=2))
     by_accuracy.run_all()
     assert not failed_folds(by_accuracy.store)
-    assert by_accuracy.store.folds.attempts(key).failed, "nothing was forgiven"
+    assert by_accuracy.store.folds.failures(key).failed, "nothing was forgiven"
 
 
 def test_what_a_killed_worker_left_beside_a_result_is_taken_away(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(trials=1, space="paper", seeds=1))
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    checkpoint = bench.store.folds.fold(ticket.planned.key).checkpoint
-    run_job(bench.jobs.job(ticket.spec).to_mapping())
+    attempt = bench.queue.next()
+    assert attempt is not None
+    checkpoint = bench.store.folds.fold(attempt.planned.key).checkpoint
+    run_job(bench.jobs.job(attempt.spec).to_mapping())
     checkpoint.write_bytes(b"as far as it was")
-    assert bench.agenda.finished(ticket)
+    assert bench.queue.finished(attempt)
     assert not checkpoint.exists()
 
 
@@ -334,38 +334,38 @@ def test_failed_folds_stay_failed_until_a_retry_is_asked_for(tmp_path: Path) -> 
     sweep = stub_sweep(space="paper", trials=1, seeds=2)
     bench = Bench(tmp_path, sweep)
     for _ in range(2):
-        ticket = bench.agenda.next()
-        assert ticket is not None
-        bench.agenda.failed(ticket, CRASH)
+        attempt = bench.queue.next()
+        assert attempt is not None
+        bench.queue.failed(attempt, CRASH)
     bench.run_all()
-    assert (bench.agenda.counts().failed, bench.agenda.counts().done) == (1, 7)
+    assert (bench.queue.counts().failed, bench.queue.counts().done) == (1, 7)
     later = Bench(tmp_path, sweep)
-    assert later.agenda.is_finished
+    assert later.queue.is_finished
     retried = Bench(tmp_path, sweep, retry_failed=True)
     assert len(retried.run_all()) == 1
-    assert retried.agenda.counts().failed == 0
+    assert retried.queue.counts().failed == 0
 
 
 def test_folds_that_share_an_align_stage_stand_back_while_it_runs(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(methods=["vl2v_adip"], space="demo", trials=3))
-    tickets = [bench.agenda.next() for _ in range(5)]
-    assert tickets[4] is None
-    assert all(tickets[:4])
+    attempts = [bench.queue.next() for _ in range(5)]
+    assert attempts[4] is None
+    assert all(attempts[:4])
     assert [len(bench.store.records.trials(group.name)) for group in bench.groups] == [2, 2, 2, 2]
-    first = tickets[0]
+    first = attempts[0]
     assert first is not None
     write_json(bench.store.folds.align(first.spec.align_key).result, {})
-    later = bench.agenda.next()
+    later = bench.queue.next()
     assert later is not None
     assert (later.group, later.number) == (first.group, 1)
 
 
 def test_a_point_that_was_tried_already_is_not_run_again(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stub_sweep(trials=2, seeds=1))
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    bench.run(ticket)
-    old = bench.store.records.trials(ticket.group)[0]
+    attempt = bench.queue.next()
+    assert attempt is not None
+    bench.run(attempt)
+    old = bench.store.records.trials(attempt.group)[0]
     bench.store.records.write_trial(
         TrialRecord(
             group=old.group, number=1, point=old.point, folds=old.folds, source="sampler", created=0.0, history={}
@@ -374,59 +374,59 @@ def test_a_point_that_was_tried_already_is_not_run_again(tmp_path: Path) -> None
     later = Bench(tmp_path, bench.sweep)
     later.run_all()
     assert Counter(start["key"] for start in starts(tmp_path))[old.folds[0].key] == 1
-    assert later.agenda.counts().done == 8
+    assert later.queue.counts().done == 8
 
 
 def test_the_mark_of_a_fold_that_ended_with_its_driver_is_tidied_up_and_no_other(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    ended, elsewhere = bench.agenda.next(), bench.agenda.next()
+    ended, elsewhere = bench.queue.next(), bench.queue.next()
     assert ended is not None
     assert elsewhere is not None
-    for ticket in (ended, elsewhere):
-        bench.store.folds.mark_running(ticket.planned.key, "some owner")
+    for attempt in (ended, elsewhere):
+        bench.store.folds.mark_running(attempt.planned.key, "some owner")
     run_job(bench.jobs.job(ended.spec).to_mapping())  # and the driver is killed before it tidies up
-    Bench(tmp_path).agenda.counts()
+    Bench(tmp_path).queue.counts()
     left = [path.parent.name for path in tmp_path.rglob("running.json")]
     assert left == [elsewhere.planned.key], "another sweep may run that one in a shared store"
 
 
 def test_a_fold_that_was_stopped_from_outside_waits_again(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    ticket = bench.agenda.next()
-    assert ticket is not None
-    bench.agenda.dropped(ticket)
-    again = bench.agenda.next()
+    attempt = bench.queue.next()
+    assert attempt is not None
+    bench.queue.dropped(attempt)
+    again = bench.queue.next()
     assert again is not None
-    assert again.planned == ticket.planned
+    assert again.planned == attempt.planned
     assert again.attempt == 1
 
 
 @pytest.mark.parametrize("fields", [{}, {"scope": "benchmark"}, {"selection": "leave_one_domain_out"}], ids=str)
 def test_what_is_counted_is_what_a_fresh_look_at_the_store_counts(tmp_path: Path, fields: dict[str, Any]) -> None:
     bench, chance = Bench(tmp_path, stub_sweep(trials=3, seeds=2, **fields)), random.Random(0)
-    running: list[Ticket] = []
+    running: list[Attempt] = []
     while True:
-        while len(running) < 3 and (ticket := bench.agenda.next()) is not None:
-            running.append(ticket)
-        fresh = Bench(tmp_path, bench.sweep).agenda
-        seen, anew = bench.agenda.counts(), fresh.counts()
+        while len(running) < 3 and (attempt := bench.queue.next()) is not None:
+            running.append(attempt)
+        fresh = Bench(tmp_path, bench.sweep).queue
+        seen, anew = bench.queue.counts(), fresh.counts()
         assert (seen.done, seen.failed, seen.planned) == (anew.done, anew.failed, anew.planned)
-        assert seen.running == sum(len(running_keys(group)) for group in bench.agenda.groups) >= len(running)
-        assert [group.is_finished for group in bench.agenda.groups] == [group.is_finished for group in fresh.groups]
+        assert seen.running == sum(len(running_keys(group)) for group in bench.queue.groups) >= len(running)
+        assert [group.is_finished for group in bench.queue.groups] == [group.is_finished for group in fresh.groups]
         rows = sweep_status(bench.store).groups
-        assert [row.counts for row in rows] == [group.counts() for group in bench.agenda.groups]
-        assert [(row.best, row.accuracy) for row in rows] == [_best(group.view) for group in bench.agenda.groups]
+        assert [row.counts for row in rows] == [group.counts() for group in bench.queue.groups]
+        assert [(row.best, row.accuracy) for row in rows] == [_best(group.view) for group in bench.queue.groups]
         if not running:
             break
-        ticket = running.pop(chance.randrange(len(running)))
+        attempt = running.pop(chance.randrange(len(running)))
         what = chance.random()
         if what < 0.1:
-            bench.agenda.dropped(ticket)
+            bench.queue.dropped(attempt)
         elif what < 0.3:
-            bench.agenda.failed(ticket, CRASH)
+            bench.queue.failed(attempt, CRASH)
         else:
-            bench.run(ticket)
-    assert bench.agenda.is_finished
+            bench.run(attempt)
+    assert bench.queue.is_finished
 
 
 def test_an_event_costs_no_more_with_more_fold_groups_at_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,14 +434,14 @@ def test_an_event_costs_no_more_with_more_fold_groups_at_rest(tmp_path: Path, mo
     bench = Bench(tmp_path, stub_sweep(methods=["erm", "vl2v_adip", "vl2v_sd", "kd"], trials=2))
     original = GroupView.counts
     monkeypatch.setattr(GroupView, "counts", lambda view: looked.append(view.group.name) or original(view))
-    bench.agenda.counts()
+    bench.queue.counts()
     assert len(looked) == 16
-    ticket = bench.agenda.next()
-    assert ticket is not None
+    attempt = bench.queue.next()
+    assert attempt is not None
     looked.clear()
-    bench.run(ticket)
-    bench.agenda.counts()
-    bench.agenda.next()
+    bench.run(attempt)
+    bench.queue.counts()
+    bench.queue.next()
     assert len(set(looked)) <= 2
 
 

@@ -22,7 +22,7 @@ from orchestrator.search.group_view import read_group_view
 from orchestrator.search.leave_one_domain_out import held_out_accuracy, held_out_validation
 from orchestrator.search.selection_outcome import selection_outcome
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.store.failures import Attempt
+from orchestrator.store.failures import Failure
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.tracking.projection import SweepProjection
@@ -54,18 +54,18 @@ def test_pair_folds_run_once_each_and_the_first_trials_are_shared(tmp_path: Path
     # The sweep's own point: 6 pairs for 4 test domains. Two more trials of each domain: 3 pairs each.
     assert len(counted) == 6 + 2 * 4 * 3
     assert set(counted.values()) == {1}
-    assert bench.agenda.is_finished
+    assert bench.queue.is_finished
     status = sweep_status(bench.store)
     # 4 groups x (3 trials + 1 further seed + 9 pair folds), where a shared fold counts for both of its groups.
     assert (status.counts.done, status.counts.planned) == (52, 52)
-    assert bench.agenda.counts() == status.counts
+    assert bench.queue.counts() == status.counts
 
 
 def test_counts_expect_the_pair_folds_before_they_are_written(tmp_path: Path) -> None:
     bench = Bench(tmp_path, left_out_sweep())
-    assert bench.agenda.counts().waiting == sweep_status(bench.store).counts.waiting == 52
+    assert bench.queue.counts().waiting == sweep_status(bench.store).counts.waiting == 52
     plain = Bench(tmp_path / "plain", stub_sweep(trials=3, seeds=2))
-    assert plain.agenda.counts().waiting == sweep_status(plain.store).counts.waiting == 16
+    assert plain.queue.counts().waiting == sweep_status(plain.store).counts.waiting == 16
 
 
 def test_scope_benchmark_runs_every_pair_once_per_trial(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_the_choice_is_the_mean_over_the_other_domains(tmp_path: Path) -> None:
     bench.run_all()
     for group in bench.groups:
         (target,) = group.test_domains
-        chosen = bench.store.records.confirmation(group.name, "leave_one_domain_out")
+        chosen = bench.store.records.selected(group.name, "leave_one_domain_out")
         assert chosen is not None
-        assert bench.store.records.confirmation(group.name) is None
+        assert bench.store.records.selected(group.name) is None
         scores = {}
         for record in bench.store.records.pairs(group.name):
             held_out = []
@@ -129,8 +129,8 @@ def test_a_sweep_that_was_run_without_goes_on_with_the_same_trials(tmp_path: Pat
         whole = build_report(second.store, selection=selection)  # type: ignore[arg-type]
         assert whole.missing == ""
         assert all(cell.is_whole for cell in whole.table("icons").rows[0].ood.values())
-    chosen = second.store.chosen("icons/erm/clipart")
-    assert chosen == second.store.records.confirmation("icons/erm/clipart", "leave_one_domain_out")
+    chosen = second.store.selected("icons/erm/clipart")
+    assert chosen == second.store.records.selected("icons/erm/clipart", "leave_one_domain_out")
     assert chosen is not None
     known = known_folds(second.store)
     told = str(explain_trial(known, known.trials[0]))
@@ -145,9 +145,9 @@ def test_cut_off_anywhere_it_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
         if Bench(tmp_path / "cut", left_out_sweep()).run_all(most=7) == []:
             break
     cut = Bench(tmp_path / "cut", left_out_sweep())
-    assert cut.agenda.is_finished
+    assert cut.queue.is_finished
     for group in cut.groups:
-        assert cut.store.records.confirmation(group.name, "leave_one_domain_out") == whole.store.records.confirmation(
+        assert cut.store.records.selected(group.name, "leave_one_domain_out") == whole.store.records.selected(
             group.name, "leave_one_domain_out"
         )
     assert set(Counter(start["key"] for start in starts(tmp_path / "cut")).values()) == {1}
@@ -155,13 +155,13 @@ def test_cut_off_anywhere_it_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
 
 def test_a_trial_whose_pair_fold_failed_cannot_be_chosen(tmp_path: Path) -> None:
     bench = Bench(tmp_path, left_out_sweep(trials=2, seeds=1))
-    while (ticket := bench.agenda.next()) is not None:
-        if ticket.group == "icons/erm/line" and len(ticket.planned.fold.test_domains) == 2 and ticket.number == 1:
-            bench.agenda.failed(ticket, Attempt(time=0.0, kind="diverged", error="loss nan"))
+    while (attempt := bench.queue.next()) is not None:
+        if attempt.group == "icons/erm/line" and len(attempt.planned.fold.test_domains) == 2 and attempt.number == 1:
+            bench.queue.failed(attempt, Failure(time=0.0, kind="diverged", error="loss nan"))
         else:
-            bench.run(ticket)
-    assert bench.agenda.is_finished
-    chosen = bench.store.records.confirmation("icons/erm/line", "leave_one_domain_out")
+            bench.run(attempt)
+    assert bench.queue.is_finished
+    chosen = bench.store.records.selected("icons/erm/line", "leave_one_domain_out")
     assert chosen is not None
     assert chosen.number == 0
 
@@ -170,8 +170,8 @@ def test_where_every_trial_lacks_a_pair_the_group_ends_without_a_choice(tmp_path
     write_json(tmp_path / "BEHAVIOUR", {"nan": "clipart+line"})
     bench = Bench(tmp_path, left_out_sweep(trials=2, seeds=1))
     bench.run_all()
-    assert bench.store.records.confirmation("icons/erm/line", "leave_one_domain_out") is None
-    assert bench.store.records.confirmation("icons/erm/flat", "leave_one_domain_out") is not None
+    assert bench.store.records.selected("icons/erm/line", "leave_one_domain_out") is None
+    assert bench.store.records.selected("icons/erm/flat", "leave_one_domain_out") is not None
     report = build_report(bench.store)
     assert not report.table("icons").rows[0].ood["line"].is_whole
     assert report.table("icons").rows[0].ood["flat"].is_whole
@@ -181,7 +181,7 @@ def test_the_report_chooses_as_the_sweep_did(tmp_path: Path) -> None:
     bench = Bench(tmp_path, left_out_sweep())
     bench.run_all()
     for group in bench.groups:
-        written = bench.store.records.confirmation(group.name, "leave_one_domain_out")
+        written = bench.store.records.selected(group.name, "leave_one_domain_out")
         assert written is not None
         (tmp_path / "left_out" / f"{group.name.replace('/', '--')}.json").unlink()
         found = selection_outcome(read_group_view(bench.store, group, selection="leave_one_domain_out"))
@@ -275,28 +275,28 @@ def test_permuted_test_labels_change_no_choice(tmp_path: Path) -> None:
     """With all numbers about a domain replaced, its own group suggests and chooses the same."""
     group, plain, permuted = "icons/erm/line", *(Bench(tmp_path / name, left_out_sweep()) for name in ("one", "two"))
     plain.run_all()
-    while (ticket := permuted.agenda.next()) is not None:
-        if "line" in ticket.planned.fold.test_domains:
-            run_permuted(permuted, ticket, "line")
+    while (attempt := permuted.queue.next()) is not None:
+        if "line" in attempt.planned.fold.test_domains:
+            run_permuted(permuted, attempt, "line")
         else:
-            permuted.run(ticket)
+            permuted.run(attempt)
     assert permuted.points()[group] == plain.points()[group]
-    chosen = [bench.store.records.confirmation(group, "leave_one_domain_out") for bench in (plain, permuted)]
+    chosen = [bench.store.records.selected(group, "leave_one_domain_out") for bench in (plain, permuted)]
     assert chosen[0] == chosen[1] is not None
 
 
-def run_permuted(bench: Bench, ticket: Any, domain: str) -> None:
+def run_permuted(bench: Bench, attempt: Any, domain: str) -> None:
     """Run a fold whose labels of a test domain are permuted: only its numbers about that domain differ."""
     from tests.support.stub_worker import run_job
 
-    run_job(bench.jobs.job(ticket.spec).to_mapping())
-    folder = bench.store.folds.fold(ticket.planned.key)
-    if len(ticket.planned.fold.test_domains) == 2:
+    run_job(bench.jobs.job(attempt.spec).to_mapping())
+    folder = bench.store.folds.fold(attempt.planned.key)
+    if len(attempt.planned.fold.test_domains) == 2:
         accuracy = json.loads(folder.held_out(domain).read_text())["accuracy"]
         write_json(folder.held_out(domain), {"domain": domain, "accuracy": 1.0 - accuracy})
     else:
         write_json(folder.test, {"accuracy": {domain: 0.0}})
-    bench.agenda.finished(ticket)
+    bench.queue.finished(attempt)
 
 
 def test_a_budget_counts_pair_folds_as_the_plan_does(tmp_path: Path) -> None:
@@ -308,9 +308,9 @@ def test_a_budget_counts_pair_folds_as_the_plan_does(tmp_path: Path) -> None:
     need.unchecked = {("icons", "vl2v_adip")}
     plan = make_plan(sweep, BENCHMARKS)
     assert plan.need is not None
-    assert total(map(need, bench.agenda.groups)).queries == plan.need.queries
+    assert total(map(need, bench.queue.groups)).queries == plan.need.queries
     bench.run_all()
-    assert total(map(need, bench.agenda.groups)).queries == 0
+    assert total(map(need, bench.queue.groups)).queries == 0
 
 
 def test_tracking_gets_every_pair_fold_and_no_held_out_number(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.report.formats import markdown, to_mapping
 from orchestrator.report.pruning_audit import PruningAudit, audit
 from orchestrator.report.report import Report
-from orchestrator.scheduler.fold_queue import Ticket
+from orchestrator.scheduler.fold_queue import Attempt
 from orchestrator.search.learning_curves import Curves
 from orchestrator.search.pruning import Decision, GroupPruning, read_decisions
 from orchestrator.search.pruning_rules import judge_curve
@@ -32,7 +32,7 @@ def test_a_pruned_fold_says_why_and_is_never_run_again(tmp_path: Path, pruner: s
     bench = Worked(tmp_path, sweep_of(pruner=pruner))
     bench.run_all()
     pruned = [one for one in bench.decisions() if one.verdict == "prune"]
-    counts = bench.agenda.counts()
+    counts = bench.queue.counts()
     assert len(pruned) == counts.pruned > 0
     assert counts.done + counts.pruned == counts.planned == 4 * (10 + 1)
     for one in pruned:
@@ -46,9 +46,9 @@ def test_a_pruned_fold_says_why_and_is_never_run_again(tmp_path: Path, pruner: s
         assert (found["value"], found["threshold"], found["against"]) == (one.value, one.threshold, list(one.against))
         assert one.against
     later = Worked(tmp_path, bench.sweep)
-    assert later.agenda.is_finished
-    assert later.agenda.counts() == counts
-    assert later.agenda.next() is None
+    assert later.queue.is_finished
+    assert later.queue.counts() == counts
+    assert later.queue.next() is None
 
 
 def test_the_papers_point_and_confirmations_are_never_pruned(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_the_papers_point_and_confirmations_are_never_pruned(tmp_path: Path) -> 
     assert not [one for one in bench.decisions() if one.number == 0]
     for group in bench.groups:
         assert bench.store.folds.fold(bench.store.records.trials(group.name)[0].folds[0].key).is_done
-        chosen = bench.store.records.confirmation(group.name)
+        chosen = bench.store.records.selected(group.name)
         assert chosen is not None
         assert all(bench.store.folds.fold(planned.key).is_done for planned in chosen.folds)
 
@@ -70,7 +70,7 @@ def test_the_papers_point_and_confirmations_are_never_pruned(tmp_path: Path) -> 
 def test_the_sampler_is_told_what_a_pruned_trial_reached(tmp_path: Path) -> None:
     bench = Worked(tmp_path)
     bench.run_all()
-    for group in bench.agenda.groups:
+    for group in bench.queue.groups:
         for tried, trial in zip(group.history(values=True), bench.store.records.trials(group.group.name), strict=True):
             key = trial.folds[0].key
             assert tried.state == ("pruned" if key in bench.pruned_keys() else "complete")
@@ -90,32 +90,32 @@ def test_a_sweep_that_is_cut_off_anywhere_decides_as_if_it_had_not_been(
     chance = random.Random(seed)
     while True:
         cut = Worked(tmp_path / "cut", whole.sweep)
-        if cut.agenda.is_finished:
+        if cut.queue.is_finished:
             break
         cut.run_all(most=chance.randint(0, 8))
-        if (ticket := cut.dispatcher.start()) is not None:
-            cut.run(ticket, until=chance.randint(0, LAST - 1))
+        if (attempt := cut.dispatcher.start()) is not None:
+            cut.run(attempt, until=chance.randint(0, LAST - 1))
         cut.die()
         if chance.random() < 0.5:
             for marked in (tmp_path / "cut").rglob("pruned.json"):
                 marked.unlink()  # the driver was killed between its decision and the mark
     assert cut.made() == whole.made()
     assert cut.points() == whole.points()
-    assert cut.agenda.counts() == whole.agenda.counts()
+    assert cut.queue.counts() == whole.queue.counts()
     marks = [{path.parent.name for path in (tmp_path / name).rglob("pruned.json")} for name in ("cut", "whole")]
     assert marks[0] == marks[1] == whole.pruned_keys()
 
 
 class RunningOn(Worked):
-    """Workers that learn late that their fold was given up: they report `further` more evaluations."""
+    """Workers that learn late that their fold was pruned: they report `further` more evaluations."""
 
-    further: Callable[[Ticket], int]
+    further: Callable[[Attempt], int]
 
-    def run(self, ticket: Ticket, *, until: int = LAST) -> Decision | None:
-        decision = super().run(ticket, until=until)
+    def run(self, attempt: Attempt, *, until: int = LAST) -> Decision | None:
+        decision = super().run(attempt, until=until)
         if decision is not None:
             self.report(
-                ticket.planned.key, range(decision.step + 1, min(LAST, decision.step + self.further(ticket)) + 1)
+                attempt.planned.key, range(decision.step + 1, min(LAST, decision.step + self.further(attempt)) + 1)
             )
         return decision
 
@@ -129,14 +129,14 @@ class RunningOn(Worked):
         self.store.folds.fold(key).append_journal(lines)
 
 
-def by_chance(seed: int) -> Callable[[Ticket], int]:
-    return lambda ticket: random.Random(f"{seed} {ticket.group} {ticket.number}").randrange(LAST)
+def by_chance(seed: int) -> Callable[[Attempt], int]:
+    return lambda attempt: random.Random(f"{seed} {attempt.group} {attempt.number}").randrange(LAST)
 
 
 @pytest.mark.parametrize("fields", [{}, {"pruner": "asha"}, {"scope": "benchmark", "pruner": "asha"}], ids=str)
-@pytest.mark.parametrize("further", [lambda ticket: LAST, by_chance(0)], ids=["to the end", "by chance"])
+@pytest.mark.parametrize("further", [lambda attempt: LAST, by_chance(0)], ids=["to the end", "by chance"])
 def test_how_far_a_pruned_fold_ran_on_decides_nothing(
-    tmp_path: Path, fields: dict[str, Any], further: Callable[[Ticket], int]
+    tmp_path: Path, fields: dict[str, Any], further: Callable[[Attempt], int]
 ) -> None:
     whole = Worked(tmp_path / "at once", sweep_of(trials=18, **fields))
     whole.run_all()
@@ -154,7 +154,7 @@ def test_what_another_sweep_makes_of_a_pruned_fold_meanwhile_decides_nothing(
     whole = Worked(tmp_path / "alone", sweep_of(trials=18, **fields))
     whole.run_all()
     other = RunningOn(tmp_path / "shared", whole.sweep)
-    other.further = lambda ticket: 0
+    other.further = lambda attempt: 0
     other.run_all(most=30)
     for key in other.pruned_keys():
         reported = {entry["step"] for entry in other.store.folds.fold(key).read_journal()}
@@ -233,22 +233,22 @@ def test_another_sweep_on_the_store_goes_on_with_a_pruned_fold_and_its_result_wi
     first.write_result(spec)
     assert first.store.folds.fold_state(key, None) == other.folds.fold_state(key, None) == "done"
     again = Worked(tmp_path / "first", first.sweep)
-    before = first.agenda.counts()
-    after = again.agenda.counts()
+    before = first.queue.counts()
+    after = again.queue.counts()
     assert (after.done, after.pruned) == (before.done + 1, before.pruned - 1)
 
 
 def test_a_worker_that_came_to_its_result_while_it_was_stopped_counts_at_the_end(tmp_path: Path) -> None:
     bench = Worked(tmp_path)
     bench.run_all()
-    before = bench.agenda.counts()
+    before = bench.queue.counts()
     spec = bench.store.folds.spec(min(bench.pruned_keys()))
     assert spec is not None
     bench.write_result(spec)
-    bench.agenda.workers_ended()
-    after = bench.agenda.counts()
+    bench.queue.workers_ended()
+    after = bench.queue.counts()
     assert (after.done, after.pruned) == (before.done + 1, before.pruned - 1)
-    assert after == Worked(tmp_path, bench.sweep).agenda.counts()
+    assert after == Worked(tmp_path, bench.sweep).queue.counts()
 
 
 def test_two_sweeps_that_give_a_fold_up_are_both_named(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_domains_are_the_rungs_of_a_benchmarks_search(tmp_path: Path) -> None:
     ended = bench.run_all()
     (group,) = bench.groups
     trials = bench.store.records.trials(group.name)
-    order = [ticket.planned.key for ticket in ended if ticket.number]
+    order = [attempt.planned.key for attempt in ended if attempt.number]
     planned = [fold.key for trial in trials[1:] for fold in trial.folds]
     assert [key for key in planned if key in order] == order, "one trial's folds follow one another"
     stopped = {one.number: one for one in bench.decisions() if one.verdict == "prune"}
@@ -280,24 +280,24 @@ def test_domains_are_the_rungs_of_a_benchmarks_search(tmp_path: Path) -> None:
             assert one.against == tuple(fold.key for fold in trials[one.trials[0]].folds[: one.step])
         else:
             assert all(done)
-    counts = bench.agenda.counts()
+    counts = bench.queue.counts()
     assert counts.pruned == sum(4 - one.step for one in stopped.values())
     assert counts.planned == 4 * (10 + 1)
-    chosen = bench.store.records.confirmation(group.name)
+    chosen = bench.store.records.selected(group.name)
     assert chosen is not None
     assert chosen.number not in stopped
 
 
 def test_between_folds_other_trials_are_tried_side_by_side_and_the_papers_point_at_once(tmp_path: Path) -> None:
     bench = Worked(tmp_path, between())
-    tickets = [bench.agenda.next() for _ in range(7)]
-    assert [ticket.number for ticket in tickets if ticket] == [0, 0, 0, 0, 1, 2, 3]
+    attempts = [bench.queue.next() for _ in range(7)]
+    assert [attempt.number for attempt in attempts if attempt] == [0, 0, 0, 0, 1, 2, 3]
 
 
 def test_a_stop_level_of_zero_runs_the_whole_grid(tmp_path: Path) -> None:
     bench = Worked(tmp_path, between(stop_level=0.0))
     bench.run_all()
-    counts = bench.agenda.counts()
+    counts = bench.queue.counts()
     assert (counts.done, counts.pruned) == (44, 0)
     assert bench.decisions() == []
 
@@ -306,14 +306,14 @@ def test_a_stop_level_of_zero_runs_the_whole_grid(tmp_path: Path) -> None:
 def test_what_is_audited_runs_to_its_end_and_shows_the_regret(tmp_path: Path, fields: dict[str, Any]) -> None:
     bench = Worked(tmp_path, sweep_of(audit_share=1.0, **fields))
     bench.run_all()
-    counts = bench.agenda.counts()
+    counts = bench.queue.counts()
     assert (counts.pruned, counts.done) == (0, counts.planned)
     assert {one.verdict for one in bench.decisions()} <= {"keep", "audit"}
     found = audit(bench.store)
     audited = {(one.group, one.number) for one in bench.decisions() if one.verdict == "audit"}
     assert found.trials_audited == len(found.regrets) == len(audited) > 0
     assert found.false_stops == 0, "the stub's curves never cross"
-    assert f"of {len(audited)} that were to be given up" in found.line
+    assert f"of {len(audited)} that were to be pruned" in found.line
 
 
 def test_an_audited_trial_that_turns_out_best_is_a_false_stop(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_the_account_of_what_was_saved(tmp_path: Path) -> None:
     bench = Worked(tmp_path, between())
     bench.run_all()
     found = audit(bench.store)
-    assert found.folds_not_run == found.folds_saved == bench.agenda.counts().pruned
+    assert found.folds_not_run == found.folds_saved == bench.queue.counts().pruned
     assert found.folds_stopped == 0
     report = Report(
         sweep="s",
@@ -355,7 +355,7 @@ def test_the_account_of_what_was_saved(tmp_path: Path) -> None:
     inside = Worked(tmp_path / "inside")
     inside.run_all()
     found = audit(inside.store)
-    assert (found.folds_not_run, found.folds_stopped) == (0, inside.agenda.counts().pruned)
+    assert (found.folds_not_run, found.folds_stopped) == (0, inside.queue.counts().pruned)
     pruned = [one for one in inside.decisions() if one.verdict == "prune"]
     assert found.folds_saved == pytest.approx(sum(1 - (one.step + 1) / (LAST + 1) for one in pruned))
 
@@ -373,25 +373,25 @@ def test_a_decision_torn_by_a_crash_is_made_again(tmp_path: Path) -> None:
     assert lines[-1] == {"after": "the tear"}
 
 
-def test_a_trial_is_not_given_up_between_folds_while_one_of_them_runs(tmp_path: Path) -> None:
+def test_a_trial_is_not_pruned_between_folds_while_one_of_them_runs(tmp_path: Path) -> None:
     def paper_is_best(job: FoldJob) -> float:
         is_paper = job.spec.hyperparameters == bench.sweep.hyperparameters_for("icons")
         return 0.9 if is_paper else 0.1 + len(job.spec.fold.test_domain) / 1000
 
     bench = Worked(tmp_path, between(trials=2), accuracy=paper_is_best)
     bench.slots = 5
-    tickets = [bench.dispatcher.start() for _ in range(5)]
-    papers, own = tickets[:4], tickets[4]
+    attempts = [bench.dispatcher.start() for _ in range(5)]
+    papers, own = attempts[:4], attempts[4]
     for _ in range(2):
         assert own is not None
         bench.run(own)
         own = bench.dispatcher.start()
     assert own is not None
     assert own.number == 1
-    for ticket in papers:
-        assert ticket is not None
-        bench.run(ticket)
-    assert bench.agenda.next() is None
+    for attempt in papers:
+        assert attempt is not None
+        bench.run(attempt)
+    assert bench.queue.next() is None
     assert bench.decisions() == [], "its third fold runs"
     bench.run(own)
     bench.run_all()

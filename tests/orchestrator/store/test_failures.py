@@ -9,13 +9,13 @@ import pytest
 from orchestrator.execution.failure_kinds import NO_ROOM_SAID, SAID, describe
 from orchestrator.store.failures import (
     LOST_NODES_WITHOUT_PROGRESS,
-    Attempt,
+    Failure,
     FailureKind,
     allow_again,
     give_up,
-    read_attempts,
+    read_failures,
     record_and_decide,
-    record_attempt,
+    record_failure,
 )
 from search_spaces.errors import UserError
 from trainables.storage.fold_folder import FoldFolder
@@ -130,26 +130,26 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
     ],
 )
 def test_the_kind_and_the_last_line(error: Exception, kind: str, text: str) -> None:
-    attempt = describe(error)
-    assert (attempt.kind, attempt.error) == (kind, text)
-    assert type(error).__name__ in attempt.details
+    failure = describe(error)
+    assert (failure.kind, failure.error) == (kind, text)
+    assert type(error).__name__ in failure.details
 
 
 def test_attempts_add_up_and_a_retry_forgives_without_forgetting(tmp_path: Path) -> None:
     folder = FoldFolder(tmp_path)
-    assert read_attempts(folder).spent == 0
+    assert read_failures(folder).spent == 0
     for number in range(2):
-        record_attempt(folder, Attempt(time=float(number), kind="crash", error=f"error {number}"))
+        record_failure(folder, Failure(time=float(number), kind="crash", error=f"error {number}"))
     give_up(folder)
-    assert (read_attempts(folder).spent, read_attempts(folder).failed) == (2, True)
-    assert read_attempts(folder).error == "error 1"
+    assert (read_failures(folder).spent, read_failures(folder).failed) == (2, True)
+    assert read_failures(folder).error == "error 1"
     allow_again(folder)
-    again = read_attempts(folder)
+    again = read_failures(folder)
     assert (again.spent, again.failed, len(again.attempts)) == (0, False, 2)
 
 
 def fail(folder: FoldFolder, kind: FailureKind, *, max_failures: int = 1) -> bool:
-    return record_and_decide(folder, Attempt(time=0.0, kind=kind, error="no"), align=None, max_failures=max_failures)
+    return record_and_decide(folder, Failure(time=0.0, kind=kind, error="no"), align=None, max_failures=max_failures)
 
 
 @pytest.mark.parametrize(("max_failures", "again"), [(0, [False]), (1, [True, False]), (2, [True, True, False])])
@@ -157,7 +157,7 @@ def fail(folder: FoldFolder, kind: FailureKind, *, max_failures: int = 1) -> boo
 def test_crashes_are_counted(tmp_path: Path, kind: FailureKind, max_failures: int, again: list[bool]) -> None:
     folder = FoldFolder(tmp_path)
     assert [fail(folder, kind, max_failures=max_failures) for _ in again] == again
-    assert read_attempts(folder).failed
+    assert read_failures(folder).failed
 
 
 @pytest.mark.parametrize("kind", ["diverged", "no_metric"])
@@ -168,10 +168,10 @@ def test_what_would_come_back_is_not_tried_again(tmp_path: Path, kind: FailureKi
 def test_memory_that_runs_out_halves_the_pieces_once_and_once_more_for_a_retry(tmp_path: Path) -> None:
     folder = FoldFolder(tmp_path)
     assert fail(folder, "out_of_memory", max_failures=0)
-    assert (read_attempts(folder).doublings, read_attempts(folder).spent) == (1, 0)
+    assert (read_failures(folder).doublings, read_failures(folder).spent) == (1, 0)
     assert not fail(folder, "out_of_memory", max_failures=9)
     allow_again(folder)
-    assert read_attempts(folder).doublings == 2, "two pieces were not enough: a retry takes four"
+    assert read_failures(folder).doublings == 2, "two pieces were not enough: a retry takes four"
     assert fail(folder, "out_of_memory")
     assert not fail(folder, "out_of_memory")
 
@@ -182,7 +182,7 @@ def test_lost_machines_count_only_without_progress(tmp_path: Path) -> None:
         folder.append_journal([{"kind": "evaluation", "stage": "distill", "step": step}])
         for _ in range(LOST_NODES_WITHOUT_PROGRESS - 1):
             assert fail(folder, "lost_node", max_failures=0)
-    assert read_attempts(folder).spent == 0
+    assert read_failures(folder).spent == 0
     assert not fail(folder, "lost_node", max_failures=0)
     allow_again(folder)
     assert fail(folder, "lost_node", max_failures=0)
@@ -190,7 +190,7 @@ def test_lost_machines_count_only_without_progress(tmp_path: Path) -> None:
 
 def test_progress_is_the_align_stages_too(tmp_path: Path) -> None:
     folder, align = FoldFolder(tmp_path / "fold"), FoldFolder(tmp_path / "align")
-    attempt = Attempt(time=0.0, kind="lost_node", error="no")
+    failure = Failure(time=0.0, kind="lost_node", error="no")
     for step in range(2 * LOST_NODES_WITHOUT_PROGRESS):
         align.append_journal([{"kind": "evaluation", "stage": "align", "step": step}])
-        assert record_and_decide(folder, attempt, align=align, max_failures=0)
+        assert record_and_decide(folder, failure, align=align, max_failures=0)

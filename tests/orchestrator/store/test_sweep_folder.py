@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.records import ConfirmationRecord, GroupRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.search_records import group_slug
 from orchestrator.store.sweep_folder import SweepFolder, open_store
 from search_spaces.errors import UserError
+from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from tests.support.stub_sweep import stub_sweep
 from trainables.storage.json_files import write_json
 from trainables.storage.leases import Lease, this_process
 
-GROUP = GroupRecord(name="icons/erm/line", benchmark="icons", method="erm", test_domains=("line",), trials=3, seeds=2)
+GROUP = FoldGroup(name="icons/erm/line", benchmark="icons", method="erm", test_domains=("line",), trials=3, seeds=2)
 PLANNED = PlannedFold(fold=Fold(benchmark="icons", test_domains=("line",), seed=0), key="ab" * 32)
 TRIAL = TrialRecord(
     group=GROUP.name,
@@ -45,9 +46,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     store.records.write_trial(replace(TRIAL, number=9))
     assert [trial.number for trial in store.records.trials(GROUP.name)] == [9, 10]
     assert store.records.trials(GROUP.name)[1] == TRIAL
-    record = ConfirmationRecord(group=GROUP.name, number=10, folds=(PLANNED, replace(PLANNED, key="cd" * 32)))
-    store.records.write_confirmation(record)
-    assert store.records.confirmation(GROUP.name) == record
+    record = SelectedTrial(group=GROUP.name, number=10, folds=(PLANNED, replace(PLANNED, key="cd" * 32)))
+    store.records.write_selected(record)
+    assert store.records.selected(GROUP.name) == record
     assert [planned.key[:2] for planned in store.records.planned_folds(GROUP.name)] == ["ab", "cd"]
 
 

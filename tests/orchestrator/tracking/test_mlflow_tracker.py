@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.run_options import RunOptions
-from orchestrator.store.failures import Attempt, give_up, record_attempt
-from orchestrator.store.records import ConfirmationRecord, PlannedFold
+from orchestrator.store.failures import Failure, give_up, record_failure
+from orchestrator.store.records import PlannedFold, SelectedTrial
 from orchestrator.store.sweep_folder import open_store
 from orchestrator.tracking.background import TrackingAwayError
 from orchestrator.tracking.mlflow_client import TrackingError, find_runs
@@ -193,7 +193,7 @@ def test_the_further_seeds_of_a_choice_that_was_made_anew_keep_their_places(out:
     Tracker(store=store, sweep=sweep).sync()
     (first,) = store.records.trials(GROUP)[0].folds
     other = write_fold(store, spec(sweep, seed=1, trainer="a"), accuracy=0.8, finished=START + 400)
-    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=0, folds=(first, other)))
+    store.records.write_selected(SelectedTrial(group=GROUP, number=0, folds=(first, other)))
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
     (top,) = by_kind(runs_of(tracker), "sweep")
@@ -237,7 +237,7 @@ def test_a_growing_sweep_is_followed(out: Path) -> None:
     tracker.sync()
     assert len(by_kind(runs_of(tracker), "trial")) == 1
     second = write_fold(store, spec(sweep, seed=1, trainer="a"), accuracy=0.4, finished=START + 200)
-    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=0, folds=(first, second)))
+    store.records.write_selected(SelectedTrial(group=GROUP, number=0, folds=(first, second)))
     tracker.sync()
     runs = runs_of(tracker)
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -253,10 +253,10 @@ def test_a_failed_fold_is_a_failed_run(out: Path) -> None:
     folder.path.mkdir(parents=True)
     folder.spec.write_text(json.dumps(wanted.to_mapping()))
     for time in (1.0, 2.0):
-        record_attempt(folder, Attempt(time=time, kind="crash", error="it broke", details="Traceback"))
+        record_failure(folder, Failure(time=time, kind="crash", error="it broke", details="Traceback"))
     give_up(folder)
     write_trial(store, 2, (PlannedFold(fold=wanted.fold, key=wanted.key),))
-    assert store.folds.attempts(wanted.key).failed
+    assert store.folds.failures(wanted.key).failed
     tracker = Tracker(store=store, sweep=sweep)
     tracker.sync()
     (run,) = (run for run in runs_of(tracker) if run.data.tags["key"] == wanted.key)
@@ -276,7 +276,7 @@ def test_a_sweep_in_which_every_fold_failed_is_over(out: Path) -> None:
         wanted = spec(sweep, seed=0, trainer=trainer)
         folder = store.folds.fold(wanted.key)
         write_json(folder.spec, wanted.to_mapping())
-        record_attempt(folder, Attempt(time=START, kind="crash", error="it broke"))
+        record_failure(folder, Failure(time=START, kind="crash", error="it broke"))
         tracker = Tracker(store=store, sweep=sweep)
         tracker.sync()
         assert {run.info.status for run in runs_of(tracker)} == {"RUNNING"} | ({"FAILED"} if number else set())

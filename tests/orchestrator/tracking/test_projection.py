@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store.records import ConfirmationRecord, PlannedFold, TrialRecord
+from orchestrator.store.records import PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder, open_store
 from orchestrator.tracking.projection import SweepProjection
 from orchestrator.tracking.run_records import RunRecord
@@ -84,6 +84,6 @@ def test_what_was_selected_since_is_written_again(tmp_path: Path) -> None:
     projection = SweepProjection(store, sweep, {})
     list(projection.records())
     write_fold(store, spec(sweep, seed=0, trainer="last"), accuracy=0.1, finished=START + 4)
-    store.records.write_confirmation(ConfirmationRecord(group=GROUP, number=3, folds=(folds[3],)))
+    store.records.write_selected(SelectedTrial(group=GROUP, number=3, folds=(folds[3],)))
     later = by_key(projection.records([(GROUP, folds[-1].key)]))
     assert {key for kind, key in later if kind == "trial"} == {folds[3].key, folds[-1].key}

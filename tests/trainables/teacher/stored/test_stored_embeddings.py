@@ -12,7 +12,7 @@ from search_spaces.hyperparameters import StageHyperparameters
 from tests.support.small_folds import Interrupted, losses, run_small_fold, student_weights
 from trainables.fitting.workers import Workers
 from trainables.fold import run_fold
-from trainables.fold_setup import FoldParts
+from trainables.fold_setup import FoldSetup
 from trainables.jobs import FoldJob
 from trainables.teacher.clip import OpenClipTeacher
 from trainables.teacher.ledger import QueryLedger, Reservation, query_counts
@@ -45,9 +45,9 @@ def _only(stage: str, job: FoldJob) -> list[tuple[int, float, str]]:
 def test_losses_from_the_store_are_those_of_asking_live(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, stored, live = (make_job(out=out, **SETTINGS) for out in ("fast", "stored", "live"))
     run_small_fold(fast)
-    monkeypatch.setattr(FoldParts, "align_inputs", FoldParts.inputs)
+    monkeypatch.setattr(FoldSetup, "align_inputs", FoldSetup.inputs)
     run_small_fold(stored)
-    monkeypatch.setattr(FoldParts, "_stored_teacher", lambda parts: None)
+    monkeypatch.setattr(FoldSetup, "_stored_teacher", lambda parts: None)
     run_small_fold(live)
     assert losses(stored) == losses(live)
     slow = [loss for _, loss, _ in _only("align", stored)]
