@@ -43,7 +43,7 @@ from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
-from search_spaces.sweeps import Sweep
+from search_spaces.sweeps import Sweep, check_shared_choice
 from trainables.storage.leases import Owner
 from trainables.teacher.ledger import BudgetReached
 
@@ -122,6 +122,7 @@ def run_sweep(
         UserError: a mistake that was found before anything ran, or by a worker.
     """
     started = time.monotonic()
+    check_shared_choice(sweep)
     options = _resolved(options or RunOptions(), sweep, store)
     store.check_writable()
     store.check_sweep(sweep)

@@ -165,6 +165,22 @@ def check_sweep_selection(name: Any) -> None:
         )
 
 
+def check_shared_choice(sweep: Sweep) -> None:
+    """Refuse a choice for all test domains that would read the very images which are reported.
+
+    In scope `benchmark` a pair fold that judges a configuration for one test domain is tested on another test domain.
+
+    Raises:
+        UserError: scope `benchmark` with selection `leave_one_domain_out`, where there is something to choose.
+    """
+    if sweep.scope == "benchmark" and sweep.selection == "leave_one_domain_out" and sweep.trials > 1:
+        raise UserError(
+            "scope benchmark makes one choice for all test domains, and leave_one_domain_out would make it by the "
+            "reported images themselves; allowed: --scope domain with leave_one_domain_out, or --scope benchmark with "
+            "source_validation"
+        )
+
+
 def resources_from_mapping(config: Mapping[str, Any]) -> Resources:
     """The `resources` section of a configuration."""
     return from_mapping(Resources, _section(config, "resources"), where="resources")

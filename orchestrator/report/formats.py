@@ -11,7 +11,6 @@ from typing import Any
 
 from orchestrator.inspection.teacher_usage import ledger_line
 from orchestrator.report.cells import ERROR_BARS, MISSING, Cell, ErrorBar
-from orchestrator.report.measurements import SELECTION_TITLES
 from orchestrator.report.report import BenchmarkTable, Report, Row
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.claims import PAPER_STUDENT
@@ -97,7 +96,7 @@ def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iter
     shown = {name: value for name, value in table.fingerprint.items() if name not in ("checkpoint rule", "selection")}
     fingerprint = "; ".join(f"{name} {value}" for name, value in shown.items())
     yield (
-        f"Scope {report.scope}; space {report.space}; selection: {SELECTION_TITLES[report.selection]}; "
+        f"Scope {report.scope}; space {report.space}; selection: {report.selection_title}; "
         f"{fingerprint or 'no finished fold yet'}."
     )
     yield from _selection_notes(report, table)
@@ -157,7 +156,7 @@ def _summary_grid(report: Report, error_bar: ErrorBar) -> Grid:
     head = ("Method", *(table.benchmark for table in report.tables), "Avg", "Published avg")
     caption = (
         f"Mean over test domains of the accuracy on their 80% parts, in percent; ± is {ERROR_BARS[error_bar]}; "
-        f"selection: {SELECTION_TITLES[report.selection]}.",
+        f"selection: {report.selection_title}.",
         *(f"{note}." for note in report.notes),
     )
     return Grid(title="Summary over benchmarks", head=head, rows=tuple(rows), caption=caption)
@@ -181,7 +180,7 @@ def _ledger_grid(report: Report, error_bar: ErrorBar) -> Grid:
         caption=(
             "Percent, averaged over the benchmark's test domains. Reproduced: within 1.0 percentage point, by the "
             "published protocol, with the authors' settings or ones that they search, on the papers' images. "
-            f"Selection: {SELECTION_TITLES[report.selection]}.",
+            f"Selection: {report.selection_title}.",
         ),
     )
 
@@ -231,7 +230,7 @@ def csv_text(report: Report) -> str:
                 writer.writerow(
                     [table.benchmark, row.method, domain, measure, *errors, len(cell.values),
                      "" if claimed is None else claimed, report.selection, report.scope, *own,
-                     SELECTION_TITLES[report.selection]]
+                     report.selection_title]
                 )  # fmt: skip
     return file.getvalue()
 
@@ -244,7 +243,7 @@ def to_mapping(report: Report) -> dict[str, Any]:
         "scope": report.scope,
         "space": report.space,
         "selection": report.selection,
-        "selection_title": SELECTION_TITLES[report.selection],
+        "selection_title": report.selection_title,
         "missing": report.missing,
         "error_bars": dict(ERROR_BARS),
         "tables": [_table_mapping(table) for table in report.tables],

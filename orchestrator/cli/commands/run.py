@@ -27,6 +27,7 @@ from orchestrator.cli.sweep_arguments import Request, RunArguments, SweepArgumen
 from orchestrator.exit_codes import ExitCode
 from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
+from search_spaces.sweeps import check_shared_choice
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
@@ -50,6 +51,7 @@ def plan_command(
     from orchestrator.store.sweep_folder import open_store
 
     request = build_request(asked, run)
+    check_shared_choice(request.sweep)
     store = None if out is None else open_store(out)
     options = request.options if store is None else priced(request.options, store)
     options.check()
@@ -109,6 +111,7 @@ def run_sweep_command(
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
     request = build_request(asked, run)
+    check_shared_choice(request.sweep)
     place = open_store(out or request.default_out(), shared=store)
     plan, shown = make_plan(request.sweep, request.options.benchmarks), priced(request.options, place)
     shown.check()
