@@ -136,7 +136,8 @@ def build_report(
         price_per_1000: Price of a thousand teacher queries; None is what the folder remembers.
 
     Raises:
-        UserError: no sweep in the folder; a selection that its scope does not allow; folds that differ in more than the search varies, unless `allow_mixed`.
+        UserError: no sweep in the folder; a selection that its scope does not allow; folds that differ in more than
+            the search varies, unless `allow_mixed`.
     """
     sweep, groups = store.sweep(), store.groups()
     if sweep is None or not groups:

@@ -170,7 +170,7 @@ MISTAKES = {
     "config": (["plan", "--config", "demoo.yaml"], "nearest: demo.yaml"),
     "data root": (["plan", "--benchmark", "icons", "--data-root", "no-such-folder"], "no-such-folder"),
     "executor": (["sweep", "--benchmark", "icons", "--executor", "tunes"], "nearest: tune"),
-    "error": (["report", "--out", "none", "--error", "unbised"], "nearest: unbiased"),
+    "error": (["report", "--out", "none", "--error", "samlpe"], "nearest: sample"),
     "oracle sweep": (["sweep", "--benchmark", "icons", "--selection", "oracle"], "a sweep never chooses by test"),
     "choice by reported images": (
         [
