@@ -8,16 +8,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from search_spaces.benchmarks import HEADLINE
 from search_spaces.configuration import apply_overrides, from_mapping
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError, echoed, first_line, shortened, unknown_name
 from search_spaces.hyperparameters import Hyperparameters, Resources, content_key
 from search_spaces.methods import method_facts
 from search_spaces.samplers import Sampler
 from search_spaces.settings import option
 from search_spaces.spaces import search_space
+from search_spaces.yaml_text import parse_yaml
 
 Scope = Literal["domain", "benchmark"]
 Pruner = Literal["none", "median", "asha"]
@@ -145,7 +144,7 @@ def sweep_from_mapping(config: Mapping[str, Any]) -> Sweep:
     names = content.get("benchmarks", ())
     own = {str(name): _section(per_benchmark, name) for name in per_benchmark}
     for name in names if isinstance(names, list | tuple) else ():
-        if name in BENCHMARK_DEFAULTS:
+        if isinstance(name, str) and name in BENCHMARK_DEFAULTS:
             own[name] = _merged(_merged(BENCHMARK_DEFAULTS[name], common), own.get(name, {}))
     for missing in ("benchmarks", "methods"):
         if missing not in content:
@@ -195,21 +194,20 @@ def load_config(path_or_name: str) -> dict[str, Any]:
     path = Path(path_or_name)
     recipes = {item.name: item for item in files("search_spaces").joinpath("recipes").iterdir()}
     packaged = recipes.get(path_or_name) or recipes.get(f"{path_or_name}.yaml")
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif packaged is not None:
-        text = packaged.read_text(encoding="utf-8")
-    else:
-        packaged_names = [name for name in recipes if name.endswith(".yaml")]
-        raise unknown_name("configuration", path_or_name, packaged_names, hint="or the path of a YAML file")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path_or_name} is not YAML: {' '.join(str(error).split())}") from None
+        # A folder may be called as a recipe is.
+        found = packaged if packaged is not None and not path.is_file() else path
+        raw = found.read_bytes()
+    except FileNotFoundError:
+        packaged_names = [name for name in recipes if name.endswith(".yaml")]
+        raise unknown_name("configuration", path_or_name, packaged_names, hint="or the path of a YAML file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {shortened(path_or_name)}: {first_line(error)}") from None
+    content = parse_yaml(raw, shortened(path_or_name))
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path_or_name} wants a mapping with the sections {', '.join(SECTIONS)}")
+        raise UserError(f"{shortened(path_or_name)} wants a mapping with the sections {', '.join(SECTIONS)}")
     if set(content) >= RECORDED:
         return {name: value for name, value in content.items() if name not in RECORDED}
     return content
@@ -242,7 +240,7 @@ def demo() -> Sweep:
 def _section(config: Mapping[str, Any], name: Any) -> dict[str, Any]:
     section = config.get(name) or {}
     if not isinstance(section, Mapping):
-        raise UserError(f"{name} wants a mapping, got {section!r}")
+        raise UserError(f"{name} wants a mapping, got {echoed(section)}")
     return dict(section)
 
 

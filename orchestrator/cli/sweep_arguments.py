@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.run_options import RunOptions
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError, echoed, unknown_name
 from search_spaces.methods import parse_methods
 from search_spaces.sweeps import Sweep, load_config, override_config, resources_from_mapping, sweep_from_mapping
 
@@ -117,7 +117,7 @@ def resolve_names(names: Any, data_root: str | None) -> dict[str, Benchmark]:
         return {}
     given = [names] if isinstance(names, str) else names
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
-        raise UserError(f"sweep.benchmarks wants a list of names, got {names!r}")
+        raise UserError(f"sweep.benchmarks wants a list of names, got {echoed(names)}")
     resolved: dict[str, Benchmark] = {}
     for name in listed(given):
         for one in HEADLINE if name.lower() == "all" else (name,):
@@ -183,5 +183,5 @@ def _replaced(options: Any, place: str, value: Any) -> Any:
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = config.get(name) or {}
     if not isinstance(section, Mapping):
-        raise UserError(f"{name} wants a mapping, got {section!r}")
+        raise UserError(f"{name} wants a mapping, got {echoed(section)}")
     return dict(section)
