@@ -25,6 +25,7 @@ from orchestrator.execution.preflight import (
     unchecked,
 )
 from orchestrator.exit_codes import ExitCode
+from orchestrator.plan.asked import check_asked
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
 from orchestrator.run_options import RunOptions, absolute_data_root, gpus_per_fold
@@ -43,7 +44,7 @@ from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.methods import method_facts
-from search_spaces.sweeps import Sweep, check_shared_choice
+from search_spaces.sweeps import Sweep
 from trainables.storage.leases import Owner
 from trainables.teacher.ledger import BudgetReached
 
@@ -122,8 +123,8 @@ def run_sweep(
         UserError: a mistake that was found before anything ran, or by a worker.
     """
     started = time.monotonic()
-    check_shared_choice(sweep)
     options = _resolved(options or RunOptions(), sweep, store)
+    check_asked(sweep, options.benchmarks)
     store.check_writable()
     store.check_sweep(sweep)
     if not store.records.is_begun:

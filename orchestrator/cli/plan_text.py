@@ -60,6 +60,7 @@ def plan_lines(
     return [
         f"{len(plan.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials in space {sweep.space}, "
         + _seeds_line(plan),
+        *plan.asked_lines,
         *_search_lines(sweep, plan.benchmarks, searched=trials > len(plan.searched_groups)),
         f"{plan.num_folds:,} folds" + (f", {references} fold groups of them zero-shot" if references else ""),
         f"{plan.num_stages:,} training stages, up to {plan.num_stages_shared:,} of them shared (one Align serves "

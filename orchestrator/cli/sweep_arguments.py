@@ -29,6 +29,8 @@ class Request:
     sweep: Sweep
     options: RunOptions
     """Where and with what it runs; its benchmarks are those of the sweep."""
+    says_trials: bool
+    """Whether anything says how many trials there are."""
 
     def default_out(self) -> str:
         """A folder that follows from content, so that the same command without --out goes on too."""
@@ -95,7 +97,18 @@ def build_request(asked: SweepArguments, run: RunArguments | None = None) -> Req
     return Request(
         sweep=sweep_from_mapping(_with_absolute_paths(config)),
         options=replace(options, benchmarks=benchmarks, resources=resources_from_mapping(config)),
+        says_trials="trials" in _section(config, "sweep"),
     )
+
+
+def check_search(request: Request) -> None:
+    """Raises `UserError` for a space to search where nothing says how often: the one trial would search nothing."""
+    space = request.sweep.space
+    if space != "paper" and not request.says_trials:
+        raise UserError(
+            f"space {space} is searched by trials, and none are asked for; add --trials N with N of 2 or more, or "
+            "leave --space out (--trials 1 runs the sweep's own hyperparameters)"
+        )
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:

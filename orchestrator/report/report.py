@@ -6,11 +6,13 @@ average over it. Folds whose fingerprints differ are not averaged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from orchestrator.inspection.failure_summary import failure_notes, failure_summaries
 from orchestrator.inspection.teacher_usage import sweep_queries
+from orchestrator.plan.asked import asked_lines
 from orchestrator.plan.fold_groups import is_shared_choice
 from orchestrator.report.cells import Cell, average
 from orchestrator.report.claims import LedgerEntry, ledger
@@ -25,7 +27,7 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.claims import published_row
 from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
-from search_spaces.sweeps import check_shared_choice
+from search_spaces.sweeps import Sweep, check_shared_choice
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 
@@ -119,7 +121,12 @@ def build_report(
     tables = tuple(
         replace(
             table,
-            notes=(*table.notes, *_shortened(shortened, table.benchmark), *failure_notes(found, table.benchmark)),
+            notes=(
+                *table.notes,
+                *_asked(store, sweep, table.benchmark),
+                *_shortened(shortened, table.benchmark),
+                *failure_notes(found, table.benchmark),
+            ),
         )
         for table in (_benchmark_table(name, groups, measurements, allow_mixed) for name in benchmarks)
     )
@@ -199,6 +206,14 @@ def _missing(row: Row) -> list[str]:
         if known < len(cell.values):
             lines.append(f"{row.method} on {domain}: {known} of {len(cell.values)} seeds are done")
     return lines
+
+
+def _asked(store: SweepFolder, sweep: Sweep, name: str) -> Iterator[str]:
+    """Where what ran is not what was asked for; of a benchmark that nothing here describes any more, nothing."""
+    known = BENCHMARKS.get(name)
+    with suppress(UserError):
+        known = known or store.last_run().benchmarks.get(name)
+    yield from () if known is None else asked_lines(sweep, known)
 
 
 def _shortened(groups: Sequence[tuple[FoldGroup, int]], benchmark: str) -> list[str]:

@@ -23,11 +23,17 @@ from orchestrator.cli.options import (
     TrackingOption,
 )
 from orchestrator.cli.shared_options import Taken, expanded
-from orchestrator.cli.sweep_arguments import Request, RunArguments, SweepArguments, build_request, check_choice
+from orchestrator.cli.sweep_arguments import (
+    Request,
+    RunArguments,
+    SweepArguments,
+    build_request,
+    check_choice,
+    check_search,
+)
 from orchestrator.exit_codes import ExitCode
 from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
-from search_spaces.sweeps import check_shared_choice
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
@@ -50,12 +56,20 @@ def plan_command(
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.sweep_folder import open_store
 
-    request = build_request(asked, run)
-    check_shared_choice(request.sweep)
+    request = _checked(build_request(asked, run))
     store = None if out is None else open_store(out)
     options = request.options if store is None else priced(request.options, store)
     options.check()
     show_plan(make_plan(request.sweep, options.benchmarks), options, store, as_json=as_json)
+
+
+def _checked(request: Request) -> Request:
+    """A request that can be honoured; raises `UserError` for one that is honoured in name alone."""
+    from orchestrator.plan.asked import check_asked
+
+    check_search(request)
+    check_asked(request.sweep, request.options.benchmarks)
+    return request
 
 
 def priced(options: RunOptions, store: SweepFolder) -> RunOptions:
@@ -110,8 +124,7 @@ def run_sweep_command(
 
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
-    request = build_request(asked, run)
-    check_shared_choice(request.sweep)
+    request = _checked(build_request(asked, run))
     place = open_store(out or request.default_out(), shared=store)
     plan, shown = make_plan(request.sweep, request.options.benchmarks), priced(request.options, place)
     shown.check()
