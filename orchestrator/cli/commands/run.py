@@ -81,11 +81,14 @@ def show_plan(plan: Plan, options: RunOptions, store: SweepFolder | None, *, as_
     """Print a plan as a table and its totals, or as JSON; the store's finished folds tell how long one takes."""
     from orchestrator.budgets.plan_forecast import forecast_time
     from orchestrator.cli.plan_text import plan_lines, plan_table, time_lines
+    from orchestrator.plan.devices import device_line
 
     price = options.price_per_1000
+    address = "local" if options.executor == "inline" else options.address
+    device = device_line(options.resources.gpus_per_worker, address=address)
     found = forecast_time(plan, options.resources, options.limits, price_per_1000=price, store=store)
     if as_json:
-        content = {**plan.to_mapping(), "time": found.to_mapping()}
+        content = {**plan.to_mapping(), "time": found.to_mapping(), "device": device}
         if price is not None:
             content["price_at_most"] = None if plan.need is None else plan.need.price(price)
         if options.query_budget is not None:
@@ -103,6 +106,9 @@ def show_plan(plan: Plan, options: RunOptions, store: SweepFolder | None, *, as_
         console.print(line, markup=False)
     for line in time_lines(found, options.limits, store=store):
         console.print(line, markup=False)
+    console.print(device, markup=False)
+    if store is not None:
+        console.print(f"results: {store.where}", markup=False)
 
 
 @app.command("sweep", rich_help_panel="Run")
