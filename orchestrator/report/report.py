@@ -15,7 +15,7 @@ from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.plan.asked import asked_lines
 from orchestrator.plan.fold_groups import is_shared_choice
 from orchestrator.report.cells import Cell, average
-from orchestrator.report.claims import LedgerEntry, ledger
+from orchestrator.report.claims import ClaimEntry, compared_claims
 from orchestrator.report.columns import MEASURES, Row
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
 from orchestrator.report.measurements import Measurement, Selection, measure, selection_title
@@ -64,7 +64,7 @@ class Report:
     """Every seed had a search and a selected trial of its own, instead of seed 0 for all."""
     grand_average: Mapping[str, Cell] = field(default_factory=dict)
     """By method, the mean over benchmarks; not whole where a benchmark is missing or not comparable."""
-    ledger: tuple[LedgerEntry, ...] = ()
+    claims: tuple[ClaimEntry, ...] = ()
     notes: tuple[str, ...] = ()
     queries: QueryCounts = field(default_factory=QueryCounts)
     """What the sweep's folds asked the teacher, searched and unfinished ones too."""
@@ -143,7 +143,7 @@ def build_report(
         shared_choice=any(map(is_shared_choice, groups)),
         each_seed_searched=any(group.own_seed is not None for group in groups),
         grand_average=grand_average,
-        ledger=tuple(ledger(averages, measurements, selection)),
+        claims=tuple(compared_claims(averages, measurements, selection)),
         notes=tuple(notes),
         queries=sweep_queries(store),
         pruning=audit(store),
