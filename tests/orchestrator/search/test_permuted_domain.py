@@ -163,7 +163,7 @@ def test_every_table_of_every_format_has_the_label(tmp_path: Path) -> None:
     assert len(tables) == 4, "two benchmarks, their summary, and the published numbers"
     assert all(LABEL in text for text in tables)
     assert all(LABEL in text for text in latex(report).split(r"\begin{table}")[1:])
-    (entry,) = (entry for entry in report.ledger if entry.verified is not None)
+    (entry,) = (entry for entry in report.claims if entry.verified is not None)
     assert "one choice for all test domains" in entry.status
     assert LABEL not in build_report(benches[0].store, selection="oracle").selection_title
     with pytest.raises(UserError, match="scope benchmark makes one choice for all test domains"):
