@@ -16,7 +16,7 @@ from search_spaces.errors import UserError, unknown_name
 from search_spaces.hyperparameters import Hyperparameters, Resources, content_key
 from search_spaces.methods import method_facts
 from search_spaces.samplers import Sampler
-from search_spaces.settings import option
+from search_spaces.settings import check_bounds, option, within
 from search_spaces.spaces import search_space
 
 Scope = Literal["domain", "benchmark"]
@@ -51,9 +51,9 @@ class Sweep:
     """Methods, the rows of the table in order; `vl2v_adip` if nothing is said. May be repeated."""
     space: str = field(default="paper", metadata=option("Search"))
     """Search space: `paper` (nothing), `official`, `wide`, `demo`."""
-    trials: int = field(default=1, metadata=option("Search"))
+    trials: int = field(default=1, metadata=option("Search") | within(1))
     """Configurations tried in each fold group; the first is the sweep's own hyperparameters."""
-    seeds: int = field(default=1, metadata=option("Search"))
+    seeds: int = field(default=1, metadata=option("Search") | within(1))
     """Seeds that the best configuration of a group runs on: 0 to N - 1. The search runs on seed 0; with the sampler
     `authors` on every seed anew."""
     scope: Scope = field(default="domain", metadata=option("Search"))
@@ -64,10 +64,10 @@ class Sweep:
     """How configurations are suggested after the sweep's own, which always comes first."""
     pruner: Pruner = field(default="none", metadata=option("Search"))
     """Rule that stops folds of a search early, by source validation accuracy."""
-    stop_level: float = 0.05
+    stop_level: float = field(default=0.05, metadata=within(0, 0.5, holds_high=False))
     """In scope `benchmark`, a configuration's folds run one test domain after another, and it stops once its chance to
     overtake the best is below this, shared among the looks (D - 2 with D test domains); 0 runs every fold."""
-    audit_share: float = 0.1
+    audit_share: float = field(default=0.1, metadata=within(0, 1))
     """Share of what was pruned or stopped that runs on all the same, so that the regret is known."""
     search_seed: int = 0
     """Seed of the sampler; suggestions follow from it, the fold group and the history."""
@@ -83,13 +83,7 @@ class Sweep:
         for method in self.methods:
             method_facts(method)
         search_space(self.space)
-        for name in ("trials", "seeds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
-        if not 0.0 <= self.stop_level < 0.5:
-            raise UserError(f"stop_level is 0 or more and below 0.5, got {self.stop_level}")
-        if not 0.0 <= self.audit_share <= 1.0:
-            raise UserError(f"audit_share lies in [0, 1], got {self.audit_share}")
+        check_bounds(self)
         for name in self.benchmark_hyperparameters:
             if name not in self.benchmarks:
                 raise unknown_name("benchmark in benchmark_hyperparameters", name, self.benchmarks)
