@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 from orchestrator.run_options import RunOptions
 from search_spaces.benchmarks import BENCHMARKS, Benchmark
@@ -156,7 +156,7 @@ def _allowed(setting: Setting) -> str:
     elif setting.choices:
         words = ", ".join(setting.choices)
     elif get_origin(setting.kind) is tuple:
-        words = f"list of {get_args(setting.kind)[0].__name__}"
+        words = "a list of names"
     else:
         words = KINDS[setting.kind] if setting.option is None else setting.metavar.replace("|", ", ")
     return f"{words}, or nothing" if setting.can_be_none else words
