@@ -35,6 +35,9 @@ BENCHMARK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Hyperparameters that a benchmark brings along; whatever a configuration states goes before them."""
 
+UNSTATED = Hyperparameters()
+"""A sweep that was given none: its benchmarks bring theirs along."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
@@ -47,7 +50,7 @@ class Sweep:
     )
     """Benchmarks, each with its own fold groups: names, `all` five, a folder below --data-root, or folder:PATH. May be
     repeated."""
-    methods: tuple[str, ...] = field(metadata=option("What is run", flag="--method"))
+    methods: tuple[str, ...] = field(default=("vl2v_adip",), metadata=option("What is run", flag="--method"))
     """Methods, the rows of the table in order; `vl2v_adip` if nothing is said. May be repeated."""
     space: str = field(default="paper", metadata=option("Search"))
     """Search space: `paper` (nothing), `official`, `wide`, `demo`."""
@@ -73,7 +76,9 @@ class Sweep:
     """Seed of the sampler; suggestions follow from it, the fold group and the history."""
     zero_shot: bool = True
     """Adds the teacher's own zero-shot accuracy as a row."""
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    hyperparameters: Hyperparameters = UNSTATED
+    """Of every benchmark. A value states all of them. Where none is given, benchmarks bring their own along: `icons`
+    bring the demo's student and teacher."""
     benchmark_hyperparameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Nested hyperparameters by benchmark name that replace the sweep's own there."""
 
@@ -88,6 +93,11 @@ class Sweep:
             if name not in self.benchmarks:
                 raise unknown_name("benchmark in benchmark_hyperparameters", name, self.benchmarks)
             self.hyperparameters_for(name)
+        if self.hyperparameters is UNSTATED:
+            stated = Hyperparameters()
+            own = _with_brought(self.benchmarks, {}, self.benchmark_hyperparameters)
+            object.__setattr__(self, "hyperparameters", stated)
+            object.__setattr__(self, "benchmark_hyperparameters", _differences(stated, own))
 
     @property
     def all_methods(self) -> tuple[str, ...]:
@@ -138,12 +148,9 @@ def sweep_from_mapping(config: Mapping[str, Any]) -> Sweep:
             raise UserError(f"sweep.{name} stands at the top level of a configuration, beside sweep")
     names = content.get("benchmarks", ())
     own = {str(name): _section(per_benchmark, name) for name in per_benchmark}
-    for name in names if isinstance(names, list | tuple) else ():
-        if name in BENCHMARK_DEFAULTS:
-            own[name] = _merged(_merged(BENCHMARK_DEFAULTS[name], common), own.get(name, {}))
-    for missing in ("benchmarks", "methods"):
-        if missing not in content:
-            raise UserError(f"a sweep needs {missing}; give --{missing[:-1]} or sweep.{missing} in the configuration")
+    own = _with_brought(names if isinstance(names, list | tuple) else (), common, own)
+    if "benchmarks" not in content:
+        raise UserError("a sweep needs benchmarks; give --benchmark or sweep.benchmarks in the configuration")
     check_sweep_selection(content.get("selection"))
     content["hyperparameters"] = from_mapping(Hyperparameters, common)
     content["benchmark_hyperparameters"] = _differences(content["hyperparameters"], own)
@@ -222,6 +229,18 @@ def _section(config: Mapping[str, Any], name: Any) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         raise UserError(f"{name} wants a mapping, got {section!r}")
     return dict(section)
+
+
+def _with_brought(
+    names: Iterable[Any], common: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """What each benchmark changes: what it brings along, then what is stated for all, then what is stated for it."""
+    brought = {
+        name: _merged(_merged(BENCHMARK_DEFAULTS[name], common), own.get(name, {}))
+        for name in names
+        if name in BENCHMARK_DEFAULTS
+    }
+    return {**own, **brought}
 
 
 def _differences(common: Hyperparameters, own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -180,13 +180,15 @@ def test_the_example_diffs_apply_and_work(tmp_path: Path) -> None:
     assert "--note" in _in_copy(tmp_path, "sweep --help")
     recipe = "from trainables.methods.recipes import method_recipe; print(method_recipe('erm_smooth').head)"
     assert _python(tmp_path, recipe).strip() == "classifier"
-    columns = (
-        "from orchestrator.cli.commands.look import status_table; from orchestrator.events import Counts; "
-        "from types import SimpleNamespace as N; c = Counts(); "
-        "g = N(name='g', counts=c, best=None, accuracy=None, teacher_images=0, method='the-method'); "
-        "t = status_table(N(counts=c, groups=[g])); print([*t.columns[-1].cells], t.columns[-1].header)"
+    column = (
+        "from orchestrator.report.columns import COLUMNS; "
+        "from types import SimpleNamespace as N; "
+        "(column,) = [one for one in COLUMNS if one.heading == 'Worst domain']; "
+        "row = N(ood={name: N(mean=mean, text=lambda bar, name=name: name) "
+        "for name, mean in (('a', 0.5), ('b', 0.25), ('c', 0.75))}); "
+        "print(column.text(row, 'PACS', 'domainbed'))"
     )
-    assert _python(tmp_path, columns).strip() == "['the-method'] method"
+    assert _python(tmp_path, column).strip() == "b"
 
 
 def _in_copy(root: Path, words: str) -> str:

@@ -84,6 +84,8 @@ def as_typed(value: Any) -> str:
     """A default as one types it."""
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -75,7 +75,7 @@ def _section(description: str, found: Any) -> dict[str, Any]:
 def _property(setting: Setting) -> dict[str, Any]:
     described: dict[str, Any] = {"description": setting.meaning}
     if setting.default is not None:
-        described["default"] = setting.default
+        described["default"] = list(setting.default) if isinstance(setting.default, tuple) else setting.default
     kind = _kind(setting)
     if not setting.can_be_none:
         return described | kind
