@@ -103,8 +103,8 @@ class RunOptions:
     resources: Resources = field(default_factory=Resources)
     """What a fold is computed with."""
     executor: Executor = field(default="auto", metadata=option("How folds run"))
-    """Run folds inside Tune actors (tune), through a TorchTrainer (train), one after the other in this process (inline:
-    no Ray, and a breakpoint works), or in one of the first two by the number of workers (auto)."""
+    """Run folds inside Tune actors (tune), through a TorchTrainer (train), or one after the other in this process
+    (inline). Inline needs no Ray, and a breakpoint works. auto takes tune or train by the number of workers."""
     address: str | None = field(default=None, metadata=option("How folds run", metavar="ADDRESS"))
     """Ray cluster to use; RAY_ADDRESS or an own local one if absent."""
     max_concurrent: int | None = field(default=None, metadata=option("How folds run") | within(1))

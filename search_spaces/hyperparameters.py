@@ -41,7 +41,7 @@ class StageHyperparameters:
     weight_decay: float = field(default=0.0, metadata=within(0))
     """Adam's L2 penalty, added to the gradient."""
     num_steps: int | None = field(default=None, metadata=within(1))
-    """Update steps asked for; None is the benchmark's own number. See `Benchmark.steps`."""
+    """Update steps asked for; where nothing is given, the benchmark's own number."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -52,8 +52,8 @@ class Swad:
     """Stochastic weight averaging densely (Cha et al. 2021, LossValley)."""
 
     segments: SegmentRule = "every_evaluation"
-    """When the running average restarts: at every evaluation (standard), as in the authors' scripts outside
-    Distill with the ViT-B student (only where step % 1000 == 0 and step > 2500), or `off` for no averaging at all."""
+    """When the running average restarts. `every_evaluation` is standard SWAD. `authors` is the rule of the authors'
+    scripts outside Distill with ViT-B: where step % 1000 == 0 and step > 2500. `off` averages nothing."""
     num_converge: int = field(default=3, metadata=within(1))
     """Evaluations without improvement that make the start of the valley."""
     num_tolerate: int = field(default=6, metadata=within(1))
@@ -98,11 +98,11 @@ class Hyperparameters:
     swad: Swad = field(default_factory=Swad)
     """Weight averaging in the last stage."""
     evaluate_every: int | None = field(default=None, metadata=within(1))
-    """Steps between evaluations; None is the benchmark's own interval."""
+    """Steps between evaluations; where nothing is given, the benchmark's own interval."""
     eval_batch_size: int | None = field(default=None, metadata=within(1))
-    """Images per evaluation batch; None is the benchmark's own number."""
+    """Images per evaluation batch; where nothing is given, the benchmark's own number."""
     image_size: int | None = field(default=None, metadata=within(1))
-    """Side of the square view in pixels; None is the benchmark's own (224; 64 for icons)."""
+    """Side of the square view in pixels; where nothing is given, the benchmark's own."""
     student: str = "vit_base_patch16_224"
     """A timm model name, or `small` (the demo student). VL2V-SD takes the teacher's own image encoder instead."""
     student_weights: str = "pretrained"
@@ -111,8 +111,8 @@ class Hyperparameters:
     """`demo` (which icons bring along), `open_clip:ARCHITECTURE:TAG`, `open_clip:ARCHITECTURE:PATH` of a local
     checkpoint, or `remote:URL`."""
     teacher_mode: str = field(default="live", metadata=option("What is run", metavar="live|views:K|clean"))
-    """Ask for every image of every batch (as the authors), or once for K stored views of each image, or for its clean
-    view; only `live` may be called a reproduction."""
+    """Ask for every image of every batch (as the authors), once for K stored views of each image, or for its clean
+    view. Only `live` may be called a reproduction."""
     dropout: float = field(default=0.0, metadata=within(0, 1, holds_high=False))
     """Dropout on the backbone's features while training (the authors search it for ResNets)."""
     kd_temperature: float = field(default=1.0, metadata=within(0, holds_low=False))
@@ -152,7 +152,7 @@ class Resources:
     swad_device: Literal["same", "cpu"] = "same"
     """Where SWAD keeps its averages: beside the weights, or in the machine's memory. Their numbers are the same."""
     teacher_requests: int = field(default=4, metadata=within(1))
-    """Requests that each process has at work at once at a remote teacher."""
+    """Requests that each process sends to a remote teacher at the same time."""
     teacher_timeout_s: float = field(default=60.0, metadata=within(0, holds_low=False))
     """For one attempt at a remote teacher: to connect, to send, and each wait for more of the answer."""
     teacher_patience_s: float = field(default=300.0, metadata=within(0, holds_low=False))

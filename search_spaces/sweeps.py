@@ -57,8 +57,8 @@ class Sweep:
     trials: int = field(default=1, metadata=option("Search") | within(1))
     """Configurations tried in each fold group; the first is the sweep's own hyperparameters."""
     seeds: int = field(default=1, metadata=option("Search") | within(1))
-    """Seeds that the best configuration of a group runs on: 0 to N - 1. The search runs on seed 0; with the sampler
-    `authors` on every seed anew."""
+    """Seeds that the selected trial of a group runs on: 0 to N - 1. The search runs on seed 0; with the sampler
+    `authors`, every seed has its own."""
     scope: Scope = field(default="domain", metadata=option("Search"))
     """Choose hyperparameters per test domain (as DomainBed), or once for all test domains of a benchmark."""
     selection: SweepSelection = field(default="source_validation", metadata=option("Search"))
@@ -68,8 +68,9 @@ class Sweep:
     pruner: Pruner = field(default="none", metadata=option("Search"))
     """Rule that stops folds of a search early, by source validation accuracy."""
     stop_level: float = field(default=0.05, metadata=within(0, 0.5, holds_high=False))
-    """In scope `benchmark`, a configuration's folds run one test domain after another, and it stops once its chance to
-    overtake the best is below this, shared among the looks (D - 2 with D test domains); 0 runs every fold."""
+    """In scope `benchmark`, a configuration's folds run one test domain after another. It stops once its chance to
+    overtake the best is below this. The level is shared among the looks (D - 2 with D test domains); 0 runs every
+    fold."""
     audit_share: float = field(default=0.1, metadata=within(0, 1))
     """Share of what was pruned or stopped that runs on all the same, so that the regret is known."""
     search_seed: int = 0
@@ -147,8 +148,8 @@ def sweep_from_mapping(config: Mapping[str, Any]) -> Sweep:
         if name in content:
             raise UserError(f"sweep.{name} stands at the top level of a configuration, beside sweep")
     names = content.get("benchmarks", ())
-    own = {str(name): _section(per_benchmark, name) for name in per_benchmark}
-    own = _with_brought(names if isinstance(names, list | tuple) else (), common, own)
+    stated = {str(name): _section(per_benchmark, name) for name in per_benchmark}
+    own = _with_brought(names if isinstance(names, list | tuple) else (), common, stated)
     if "benchmarks" not in content:
         raise UserError("a sweep needs benchmarks; give --benchmark or sweep.benchmarks in the configuration")
     check_sweep_selection(content.get("selection"))
