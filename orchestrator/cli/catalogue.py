@@ -160,7 +160,8 @@ def _allowed(setting: Setting) -> str:
     elif get_origin(setting.kind) is tuple:
         words = "a list of names"
     else:
-        words = KINDS[setting.kind] if setting.option is None else setting.metavar.replace("|", ", ")
+        own = "" if setting.option is None else setting.option.metavar
+        words = own.replace("|", ", ") or KINDS[setting.kind]
     return f"{words}, or nothing" if setting.can_be_none else words
 
 

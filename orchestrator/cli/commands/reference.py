@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -51,14 +52,17 @@ def settings_command(
 
 
 def _show_all(found: Sequence[Entry]) -> None:
+    """By section; a table of so many columns would be unreadable on a terminal."""
+    width = wide_console().width
     for section, title in SECTION_TITLES.items():
-        typer.echo(f"\n{title}")
-        rows = [
-            (entry.key, entry.default_text, entry.allowed, entry.read_by, entry.meaning)
-            for entry in found
-            if entry.section == section
-        ]
-        _show_table(("setting", "default", "allowed", "read by", "meaning"), rows)
+        typer.echo(f"\n{title}\n")
+        for entry in found:
+            if entry.section == section:
+                facts = f"{entry.key} = {entry.default_text}  ({entry.allowed}; read by: {entry.read_by})"
+                typer.echo(fill(facts, width, subsequent_indent="  ", break_on_hyphens=False))
+                typer.echo(
+                    fill(entry.meaning, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+                )
 
 
 def entry_lines(entry: Entry) -> list[str]:
@@ -145,16 +149,22 @@ def benchmarks_command(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps([_benchmark_facts(name) for name in BENCHMARKS], indent=1))
         return
-    rows = []
+    width = wide_console().width
     for name in BENCHMARKS:
-        facts = _benchmark_facts(name)
-        domains = ", ".join(f"{domain['name']} ({domain['letter']})" for domain in facts["domains"])
-        steps = f"{facts['num_steps']}, evaluated every {facts['evaluate_every']}"
-        brought = ", ".join(f"{key}={as_typed(value)}" for key, value in facts["settings"].items())
-        rows.append(
-            (name, facts["folder"], domains, str(facts["classes"]), f"{facts['images']:,}", steps, brought or "-")
-        )
-    _show_table(("benchmark", "folder", "domains", "classes", "images", "steps", "settings"), rows)
+        for number, line in enumerate(benchmark_lines(_benchmark_facts(name))):
+            typer.echo(fill(line, width, initial_indent="  " if number else "", subsequent_indent="    "))
+
+
+def benchmark_lines(facts: Mapping[str, Any]) -> list[str]:
+    """A benchmark in two or three lines."""
+    lines = [
+        f"{facts['name']} (folder {facts['folder']}): {facts['classes']} classes, {facts['images']:,} images, views of "
+        f"{facts['image_size']} pixels, {facts['num_steps']} steps a stage, evaluated every {facts['evaluate_every']}",
+        "domains: " + ", ".join(f"{one['name']} ({one['letter']}, {one['images']:,})" for one in facts["domains"]),
+    ]
+    if facts["settings"]:
+        lines.append("brings along: " + ", ".join(f"{key}={as_typed(own)}" for key, own in facts["settings"].items()))
+    return lines
 
 
 def _benchmark_facts(name: str) -> dict[str, Any]:
@@ -178,7 +188,10 @@ def _show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head)
+    table = Table()
+    for number, title in enumerate(head):
+        # The name is what one types.
+        table.add_column(title, no_wrap=number == 0)
     for row in rows:
         # A bracket in a text is no style.
         table.add_row(*map(Text, row))
