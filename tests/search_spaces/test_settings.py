@@ -62,7 +62,7 @@ def test_every_field_of_ours_says_what_it_means(cls: type) -> None:
 
 def test_no_two_options_are_spelt_alike() -> None:
     flags = [setting.flag for cls in (Sweep, RunOptions) for setting in settings(cls) if setting.option is not None]
-    assert "--gpu-hours-budget" in flags
+    assert {"--gpu-hours-budget", "--teacher", "--teacher-mode", "--workers", "--gpus-per-worker"} <= set(flags)
     assert len(flags) == len(set(flags))
 
 
@@ -110,3 +110,24 @@ def replace_unchecked(scales: Scales, **values: float) -> Scales:
     for name, value in values.items():
         object.__setattr__(scales, name, value)
     return scales
+
+
+def test_what_a_fold_is_computed_with_where_nothing_is_said() -> None:
+    assert {one.place: one.default for one in settings(Resources)} == {
+        "workers": 1,
+        "gpus_per_worker": 0.0,
+        "cpus_per_worker": 1.0,
+        "threads_per_worker": 1,
+        "loader_processes": 0,
+        "decode_cache_mb": 512,
+        "batch_pieces": 1,
+        "swad_device": "same",
+        "teacher_requests": 4,
+        "teacher_timeout_s": 60.0,
+        "teacher_patience_s": 300.0,
+    }
+
+
+def test_help_shows_the_teacher_s_modes() -> None:
+    (mode,) = (one for one in settings(Hyperparameters) if one.place == "teacher_mode")
+    assert mode.metavar == "live|views:K|clean"
