@@ -490,10 +490,10 @@ def test_interrupted_anywhere_it_goes_on(
 
     sources = local_sources("TerraIncognita", server, downloads("TerraIncognita", tmp_path / "scratch"))
     places = [
-        (route, "unpack"),
+        (route, "unpack_archive"),
         (fetching, "run_step"),
         (assemble, "write_json"),
-        (fetching, "verify"),
+        (fetching, "verify_benchmark"),
         (fetching, "_move_into_place"),
     ]
     root = tmp_path / "root"
