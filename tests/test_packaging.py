@@ -178,6 +178,8 @@ def test_the_example_diffs_apply_and_work(tmp_path: Path) -> None:
     plan = _in_copy(tmp_path, f"plan {words} --json")
     assert json.loads(plan)["sweep"]["sweep"]["methods"] == ["erm_smooth"]
     assert "--note" in _in_copy(tmp_path, "sweep --help")
+    pruners = "from orchestrator.search.pruning_rules import PRUNERS; print(*PRUNERS)"
+    assert _python(tmp_path, pruners).split() == ["median", "mean", "asha"]
     recipe = "from trainables.methods.recipes import method_recipe; print(method_recipe('erm_smooth').head)"
     assert _python(tmp_path, recipe).strip() == "classifier"
     column = (
