@@ -34,7 +34,7 @@ from orchestrator.scheduler.fold_queue import FoldQueue, build_fold_queue
 from orchestrator.scheduler.stopping import StopRequest, signals_stop
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
-from orchestrator.store.leases import FoldLeases, alone_in
+from orchestrator.store.leases import FoldLeases, alone_in, check_alone
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
 from orchestrator.store.usage import UsageMeter
@@ -122,11 +122,8 @@ def run_sweep(
         UserError: a mistake that was found before anything ran, or by a worker.
     """
     started = time.monotonic()
-    options = _resolved(options or RunOptions(), sweep, store)
+    options = check_before(sweep, store, options or RunOptions(), tracking)
     store.check_writable()
-    store.check_sweep(sweep)
-    if not store.records.is_begun:
-        check_servers(options, tracking)
     manifests = check_data(
         options.benchmarks, store=store, data_root=options.data_root, tell=lambda text: _message(progress, text)
     )
@@ -150,6 +147,21 @@ def run_sweep(
         tracking_behind=work.sync.behind,
         seconds=time.monotonic() - started,
     )
+
+
+def check_before(sweep: Sweep, store: SweepFolder, options: RunOptions, tracking: Tracking | None = None) -> RunOptions:
+    """Find what can be found without reading an image or writing a file; returns the options as they will be used.
+
+    Raises:
+        UserError: the folder cannot be written, is another sweep's or in use, or a sweep that has not begun could not.
+    """
+    options = _resolved(options, sweep, store)
+    store.check_could_write()
+    store.check_sweep(sweep)
+    check_alone(store)
+    if not store.records.is_begun:
+        check_servers(options, tracking)
+    return options
 
 
 def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:

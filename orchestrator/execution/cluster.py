@@ -105,6 +105,15 @@ def check_answers(address: str | None) -> None:
     _check_answers(_wanted(address))
 
 
+def check_machine(resources: Resources, address: str | None) -> None:
+    """Raises `UserError` where an own Ray would hold fewer CPUs than one fold asks for; arithmetic, without Ray.
+
+    Ray counts no more CPUs than the system does. GPUs are counted by Ray alone.
+    """
+    if _wanted(address) == "local":
+        _check_enough({"CPU": float(os.cpu_count() or math.inf), "GPU": math.inf}, resources, place="machine")
+
+
 def _wanted(address: str | None) -> str:
     return address or os.environ.get("RAY_ADDRESS") or "local"
 
@@ -127,7 +136,10 @@ def engines_told() -> Iterator[None]:
 
 def check_resources(cluster: Cluster, resources: Resources) -> None:
     """Raise `UserError` where one fold asks for more than the cluster has."""
-    available = cluster.most_resources()
+    _check_enough(cluster.most_resources(), resources, place="machine" if cluster.is_local else "cluster")
+
+
+def _check_enough(available: Mapping[str, float], resources: Resources, *, place: str) -> None:
     for name, unit, per_worker in (
         ("CPU", "CPUs", resources.cpus_per_worker),
         ("GPU", "GPUs", resources.gpus_per_worker),
@@ -136,8 +148,8 @@ def check_resources(cluster: Cluster, resources: Resources) -> None:
         if wanted > there:
             raise UserError(
                 f"{resources.workers} workers of {per_worker:g} {unit} need {wanted:g}, and the "
-                f"{'machine' if cluster.is_local else 'cluster'} has {there:g}; ask for fewer workers (--workers) or "
-                f"{unit} (resources.{name.lower()}s_per_worker)"
+                f"{place} has {there:g}; ask for fewer workers (--workers) or {unit} "
+                f"(resources.{name.lower()}s_per_worker)"
             )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.execution.cluster import Cluster, call_on_every_machine, check_answers
+from orchestrator.execution.cluster import Cluster, call_on_every_machine, check_answers, check_machine
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.run_options import RunOptions
@@ -65,13 +65,14 @@ def resolve_benchmarks(names: Sequence[str], data_root: str | Path | None) -> di
 
 
 def check_servers(options: RunOptions, tracking: Tracking | None) -> None:
-    """Raises `UserError` where a server that the sweep needs does not answer, before any image is read."""
+    """Raises `UserError` where a server does not answer that the sweep needs, or the machine has too few CPUs."""
     try:
         if tracking is not None:
             tracking.look()
     except TrackingAwayError as error:
         raise _without_tracking(error) from None
     if options.executor != "inline":
+        check_machine(options.resources, options.address)
         check_answers(options.address)
 
 

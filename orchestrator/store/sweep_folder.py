@@ -24,6 +24,7 @@ OUT and STORE may be addresses of an object storage: then these are the folders 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -121,6 +122,13 @@ class SweepFolder:
         before = self._sweep_content()
         if before is not None and self.records.is_begun:
             check_same_sweep(before, sweep, where=self.where)
+
+    def check_could_write(self) -> None:
+        """Raises `UserError` where the folders cannot be made or written, as far as a look tells; makes nothing."""
+        for folder, kind in ((self.out, "output folder"), (self.shared, "store")):
+            place = next(place for place in (folder, *folder.parents) if place.exists())
+            if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+                raise UserError(f"cannot write to the {kind} {folder}: {place} refuses")
 
     def check_writable(self) -> None:
         """Make the folders, and note where STORE is; raises `UserError` where one cannot be made or written."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
     from orchestrator.store.sweep_folder import SweepFolder
     from orchestrator.sweep import SweepOutcome
+    from orchestrator.tracking.mlflow_tracker import Tracker
 
 
 @app.command("plan", rich_help_panel="Run")
@@ -105,6 +106,8 @@ def run_sweep_command(
     """Search every fold group, repeat the selected trial on the further seeds, and print the table."""
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.sweep_folder import open_store
+    from orchestrator.sweep import check_before
+    from orchestrator.tracking.mlflow_tracker import Tracker
 
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
@@ -112,24 +115,27 @@ def run_sweep_command(
     place = open_store(out or request.default_out(), shared=store)
     plan, shown = make_plan(request.sweep, request.options.benchmarks), priced(request.options, place)
     shown.check()
+    place.check_sweep(request.sweep)
     if dry_run:
         show_plan(plan, shown, place, as_json=as_json)
         return
+    tracker = Tracker(store=place, sweep=request.sweep, documents={"plan.json": plan.to_mapping()})
+    check_terminal(yes=yes)
+    check_before(request.sweep, place, request.options, tracker if tracking == "now" else None)
     confirm_plan(plan, shown, place, yes=yes, as_json=as_json)
-    code = run_and_report(request, plan, place, track_now=tracking == "now", error=error, as_json=as_json)
+    code = run_and_report(request, plan, place, tracker, track_now=tracking == "now", error=error, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
 
-def confirm_plan(plan: Plan, options: RunOptions, store: SweepFolder, *, yes: bool, as_json: bool) -> None:
-    """Show the plan and ask, on a terminal; elsewhere the answer has to be given beforehand.
-
-    Raises:
-        UserError: there is no terminal to ask on, and no -y.
-        typer.Abort: the answer was no.
-    """
+def check_terminal(*, yes: bool) -> None:
+    """Raises `UserError` where there is no terminal to ask on, and no -y."""
     if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("there is no terminal to ask on: add -y to run this sweep, or --dry-run to see its plan")
+
+
+def confirm_plan(plan: Plan, options: RunOptions, store: SweepFolder, *, yes: bool, as_json: bool) -> None:
+    """Show the plan and ask; raises `typer.Abort` where the answer was no."""
     if not as_json:
         show_plan(plan, options, store)
     if not yes:
@@ -140,6 +146,7 @@ def run_and_report(
     request: Request,
     plan: Plan,
     store: SweepFolder,
+    tracker: Tracker,
     *,
     track_now: bool,
     error: str,
@@ -148,13 +155,7 @@ def run_and_report(
     """Run the sweep with its progress on stderr, print its report, and return the exit code."""
     from orchestrator.cli.progress import progress_for
     from orchestrator.sweep import run_sweep
-    from orchestrator.tracking.mlflow_tracker import Tracker
 
-    tracker = Tracker(
-        store=store,
-        sweep=request.sweep,
-        documents={"plan.json": plan.to_mapping()},
-    )
     with progress_for(plan.folds_by_group, live=request.options.executor != "inline") as progress:
         outcome = run_sweep(request.sweep, store, request.options, progress, tracker if track_now else None)
     if outcome.interrupted:
