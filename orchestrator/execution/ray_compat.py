@@ -205,6 +205,7 @@ def in_folder(folder: Path) -> dict[str, Any]:
 
 PATIENCE = {
     "RAY_agent_register_timeout_ms": "300000",
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_health_check_failure_threshold": "60",
     "RAY_worker_register_timeout_seconds": "300",
 }
