@@ -27,7 +27,7 @@ from orchestrator.execution.preflight import (
 from orchestrator.exit_codes import ExitCode
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
-from orchestrator.run_options import RunOptions, absolute_data_root, gpus_per_fold
+from orchestrator.run_options import RunOptions, absolute_data_root, check_places, gpus_per_fold
 from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.fold_queue import FoldQueue, build_fold_queue
@@ -36,7 +36,7 @@ from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.leases import FoldLeases, alone_in, check_alone
 from orchestrator.store.records import PlannedFold
-from orchestrator.store.sweep_folder import SweepFolder
+from orchestrator.store.sweep_folder import SweepFolder, check_could_write
 from orchestrator.store.usage import UsageMeter
 from orchestrator.tracking.background import BackgroundSync, Tracking
 from search_spaces.errors import UserError
@@ -156,9 +156,10 @@ def check_before(sweep: Sweep, store: SweepFolder, options: RunOptions, tracking
         UserError: the folder cannot be written, is another sweep's or in use, or a sweep that has not begun could not.
     """
     options = _resolved(options, sweep, store)
-    store.check_could_write()
+    check_could_write(store)
     store.check_sweep(sweep)
     check_alone(store)
+    check_places(options)
     if not store.records.is_begun:
         check_servers(options, tracking)
     return options

@@ -27,6 +27,12 @@ TRAINER_VERSION = "1"
 `tests/trainables/test_trainer_version.py` pins the numbers of one tiny fold and asks for a new version when they move.
 """
 
+LARGEST_IMAGE_SIZE = 4096
+"""Pixels; several times what any published encoder takes."""
+
+MOST_VIEWS = 100_000
+"""Stored views of an image: more than the epochs of any schedule."""
+
 SegmentRule = Literal["every_evaluation", "authors", "off"]
 
 
@@ -133,6 +139,8 @@ class Hyperparameters:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is 1 or more, got {value}")
+        if self.image_size is not None and self.image_size > LARGEST_IMAGE_SIZE:
+            raise UserError(f"image_size is at most {LARGEST_IMAGE_SIZE:,} pixels, got {self.image_size}")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout lies in [0, 1), got {self.dropout}")
         if not 0 < self.kd_temperature < inf:
@@ -246,9 +254,16 @@ def check_teacher_mode(mode: str) -> int:
     if mode == "clean":
         return 1
     head, _, count = mode.partition(":")
-    if head == "views" and count.isdecimal() and int(count) >= 1:
+    # Python refuses to read a number of thousands of digits.
+    if head == "views" and count.isdecimal() and len(count) <= len(str(MOST_VIEWS)) and 1 <= int(count) <= MOST_VIEWS:
         return int(count)
-    raise UserError(f"unknown teacher mode {mode!r}; allowed: live, clean, views:K with K >= 1")
+    raise UserError(f"unknown teacher mode {mode!r}; allowed: live, clean, views:K with K from 1 to {MOST_VIEWS:,}")
+
+
+def check_stores_answers(mode: str) -> None:
+    """Raises `UserError` for the teacher mode that stores nothing, and for one that is none."""
+    if check_teacher_mode(mode) == 0:
+        raise UserError("live stores nothing; give --teacher-mode views:K or clean")
 
 
 def check_shows_no_secret(teacher: str) -> None:

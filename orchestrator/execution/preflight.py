@@ -20,6 +20,7 @@ from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingA
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.formats.open import check_readable, open_benchmark, resolve_benchmark
+from trainables.data.loading.splits import check_splits
 from trainables.storage.atomic_files import aside_of
 from trainables.storage.json_files import read_json, write_json
 
@@ -41,11 +42,12 @@ def check_data(
     Returns the hash of each benchmark's images, by benchmark name.
 
     Raises:
-        UserError: a benchmark is not there or not in DomainBed's layout, or has images that cannot be read.
+        UserError: a benchmark is not there or not in DomainBed's layout, or has too few images or unreadable ones.
     """
     manifests = {}
     for name, benchmark in benchmarks.items():
         source = open_benchmark(benchmark, data_root, cache=store.data_folder)
+        check_splits(source, benchmark)
         checked = read_json(store.benchmark_check_file(name))
         if checked is None or checked["manifest"] != source.manifest:
             tell(f"reading every image of {name} once")

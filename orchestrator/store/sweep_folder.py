@@ -123,13 +123,6 @@ class SweepFolder:
         if before is not None and self.records.is_begun:
             check_same_sweep(before, sweep, where=self.where)
 
-    def check_could_write(self) -> None:
-        """Raises `UserError` where the folders cannot be made or written, as far as a look tells; makes nothing."""
-        for folder, kind in ((self.out, "output folder"), (self.shared, "store")):
-            place = next(place for place in (folder, *folder.parents) if place.exists())
-            if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-                raise UserError(f"cannot write to the {kind} {folder}: {place} refuses")
-
     def check_writable(self) -> None:
         """Make the folders, and note where STORE is; raises `UserError` where one cannot be made or written."""
         for folder, kind in ((self.out, "output folder"), (self.shared, "store")):
@@ -235,6 +228,14 @@ class SweepFolder:
     @cached_property
     def _sweep_key(self) -> str:
         return str((self._sweep_content() or {}).get("key", ""))
+
+
+def check_could_write(store: SweepFolder) -> None:
+    """Raises `UserError` where the folders cannot be made or written, as far as a look tells; makes nothing."""
+    for folder, kind in ((store.out, "output folder"), (store.shared, "store")):
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise UserError(f"cannot write to the {kind} {folder}: {place} refuses")
 
 
 def open_store(out: str | Path, *, shared: str | Path | None = None) -> SweepFolder:

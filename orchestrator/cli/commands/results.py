@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -13,7 +14,8 @@ from orchestrator.cli.app import PROGRAM, app
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import DataRootOption, ErrorOption, ExistingOutOption, JsonOption, PriceArguments
 from orchestrator.cli.shared_options import expanded
-from orchestrator.cli.sweep_arguments import check_choice
+from orchestrator.cli.sweep_arguments import check_choice, resolve_names
+from orchestrator.run_options import absolute_data_root
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -189,6 +191,10 @@ def sync_command(out: ExistingOutOption, data_root: DataRootOption = None, as_js
 
     store = open_store(out)
     sweep, ran = store.existing_sweep(), store.last_run()
+    if data_root is not None:
+        ran = replace(
+            ran, data_root=absolute_data_root(data_root), benchmarks=resolve_names(sweep.benchmarks, data_root)
+        )
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
     plan = make_plan(sweep, benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})

@@ -23,9 +23,16 @@ from orchestrator.cli.options import (
     TrackingOption,
 )
 from orchestrator.cli.shared_options import Taken, expanded
-from orchestrator.cli.sweep_arguments import Request, RunArguments, SweepArguments, build_request, check_choice
+from orchestrator.cli.sweep_arguments import (
+    Request,
+    RunArguments,
+    SweepArguments,
+    build_request,
+    check_asked,
+    check_choice,
+)
 from orchestrator.exit_codes import ExitCode
-from orchestrator.run_options import RunOptions
+from orchestrator.run_options import RunOptions, check_places
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,9 +58,11 @@ def plan_command(
     from orchestrator.store.sweep_folder import open_store
 
     request = build_request(asked, run)
+    check_asked(request.sweep)
     store = None if out is None else open_store(out)
     options = request.options if store is None else priced(request.options, store)
     options.check()
+    check_places(options, needed=False)
     show_plan(make_plan(request.sweep, options.benchmarks), options, store, as_json=as_json)
 
 
@@ -112,6 +121,7 @@ def run_sweep_command(
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
     request = build_request(asked, run)
+    check_asked(request.sweep)
     place = open_store(out or request.default_out(), shared=store)
     plan, shown = make_plan(request.sweep, request.options.benchmarks), priced(request.options, place)
     shown.check()

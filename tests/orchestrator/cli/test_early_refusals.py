@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from orchestrator.cli import run
 from tests.support.stub_sweep import run_stub, stub_sweep
@@ -43,6 +44,23 @@ def a_file_in_the_way() -> Iterator[None]:
 
 
 @contextmanager
+def few_images() -> Iterator[None]:
+    for domain, count in (("day", 2), ("night", 4)):
+        for name in ("cat", "dog"):
+            Path("few", domain, name).mkdir(parents=True)
+            for number in range(count // (1 if name == "cat" else 2)):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(Path("few", domain, name, f"{number}.png"))
+    yield
+
+
+@contextmanager
+def no_temporary_folder() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_TMPDIR", "/tmp/none-here")
+        yield
+
+
+@contextmanager
 def nothing() -> Iterator[None]:
     yield
 
@@ -54,6 +72,9 @@ REFUSED: dict[str, tuple[Prepared, list[str], str]] = {
     "another sweep": (begun, [], "out belongs to another sweep ('stub', which differs in "),
     "another sweep, looked at": (begun, ["--dry-run"], "out belongs to another sweep ('stub', which differs in "),
     "a file above": (a_file_in_the_way, ["--out", "file/out"], "cannot write to the output folder"),
+    "few images": (few_images, ["--benchmark", "few", "--data-root", "."], "few/day has 3 images; a 20% validation"),
+    "no images": (nothing, ["--benchmark", "PACS", "--data-root", "."], "PACS wants the folder"),
+    "no such folder for Ray": (no_temporary_folder, [], "RAY_TMPDIR: /tmp/none-here is not a folder"),
     "no cluster": (nothing, ["--address", "127.0.0.1:{free}"], "no Ray cluster answers at 127.0.0.1:{free}"),
 }
 
