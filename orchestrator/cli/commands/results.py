@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -172,11 +173,12 @@ def _write(path: Path, text: str) -> None:
 
 def _show_exported(rows: list[tuple[ExportedGroup, str]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("fold group", "trial", "source validation", "file")
     for item, path in rows:
         accuracy = "-" if item.accuracy is None else f"{item.accuracy:.2%}"
-        table.add_row(item.group, str(item.trial), accuracy, path)
+        table.add_row(Text(item.group), str(item.trial), accuracy, Text(path))
     wide_console().print(table if rows else "no fold group has a selected trial yet")
 
 
@@ -211,7 +213,7 @@ def sync_command(out: ExistingOutOption, data_root: DataRootOption = None, as_js
 
 def say_where_tracking_stands(store: SweepFolder, outcome: SweepOutcome, *, track_now: bool) -> None:
     """Say on stderr that MLflow lacks something, and what fills it in; nothing where it has everything."""
-    command = f"{PROGRAM} sync --out {store.where}"
+    command = f"{PROGRAM} sync --out {shlex.quote(store.where)}"
     if not track_now:
         print(f"MLflow was left for later:  {command}", file=sys.stderr)
     elif outcome.tracking_behind:

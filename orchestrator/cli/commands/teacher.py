@@ -138,6 +138,7 @@ def teacher_status_command(
         typer.echo(json.dumps(content | ({} if price is None else {"price": asked.price(price)}), indent=1))
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for title in ("store", "of", "views", "px", "shards", "MB", "data"):
@@ -145,7 +146,7 @@ def teacher_status_command(
     for row in rows:
         shards, size = str(row["shards"]), f"{row['bytes'] / 1e6:,.1f}"
         table.add_row(
-            row["key"][:12], row["of"], row["views"], str(row["image_size"]), shards, size, row["manifest"][:12]
+            row["key"][:12], Text(row["of"]), row["views"], str(row["image_size"]), shards, size, row["manifest"][:12]
         )
     wide_console().print(table)
     cost = "" if price is None else f"; price {asked.price(price):,.2f}"
