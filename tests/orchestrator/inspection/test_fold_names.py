@@ -43,8 +43,8 @@ def test_what_there_is_not_is_told_with_the_nearest(known: KnownFolds, text: str
 
 
 def test_a_domain_alone_is_told_with_its_own_folds(known: KnownFolds) -> None:
-    with pytest.raises(UserError, match=r"no fold 'render3d' .*nearest: (icons/render3d/\S+, ){2}icons/render3d/"):
-        known.fold("render3d")
+    with pytest.raises(UserError, match=r"no fold 'flat' .*nearest: (icons/flat/\S+, ){2}icons/flat/"):
+        known.fold("flat")
 
 
 def test_many_candidates_are_not_all_listed(known: KnownFolds) -> None:
