@@ -23,7 +23,7 @@ from typing import Literal
 from search_spaces.schedule import FEWEST_SHARED, looks_between_folds
 from search_spaces.sweeps import Pruner
 
-Rule = Literal["median", "asha", "overtake"]
+Rule = Literal[Pruner, "overtake"]
 Curve = Mapping[int, float]
 """Source validation accuracy (a fraction) by step of a fold's last stage."""
 
