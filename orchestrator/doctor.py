@@ -35,13 +35,14 @@ LEAST_PYTHON = (3, 11)
 LEAST_MEMORY_GIB = 6.0
 """The demo stays below 8 GiB with everything that runs beside it."""
 LEAST_DISK_GIB = 2.0
+DEFAULT_OUT = "runs"
 _GIB = 1024.0**3
 
 
 def examine(
     *,
     data_root: str | None = None,
-    out: str = "runs",
+    out: str = DEFAULT_OUT,
     thorough: bool = False,
     address: str | None = None,
 ) -> list[Finding]:
@@ -148,7 +149,10 @@ def check_disk(out: Path) -> Iterator[Finding]:
         yield Finding(state="wrong", subject="output", text=f"{out} cannot be written ({place} refuses)")
         return
     state: FindingState = "ok" if free >= LEAST_DISK_GIB else "note"
-    yield Finding(state=state, subject="output", text=f"{out}: {free:.1f} GiB free")
+    text = f"{out}: {free:.1f} GiB free"
+    if not out.exists() and out != Path(DEFAULT_OUT):
+        state, text = "note", f"{out} does not exist; a sweep makes it in {place}, where {free:.1f} GiB are free"
+    yield Finding(state=state, subject="output", text=text)
 
 
 def check_tracking(out: Path) -> Iterator[Finding]:

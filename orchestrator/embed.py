@@ -14,7 +14,7 @@ from orchestrator.run_options import absolute_data_root
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
-from search_spaces.hyperparameters import Hyperparameters, Resources, check_teacher_mode
+from search_spaces.hyperparameters import Hyperparameters, Resources, check_stores_answers
 from trainables.storage.background_threads import beside
 from trainables.teacher.fingerprint import teacher_fingerprint
 from trainables.teacher.stored.embedding import EmbeddingJob, embed, embedding_status
@@ -39,8 +39,7 @@ def embedding_job(
     Raises:
         UserError: mode `live`, which stores nothing; no such teacher; images that cannot be read.
     """
-    if check_teacher_mode(hyperparameters.teacher_mode) == 0:
-        raise UserError("live stores nothing; give --teacher-mode views:K or clean")
+    check_stores_answers(hyperparameters.teacher_mode)
     root = absolute_data_root(data_root)
     check_data({benchmark.name: benchmark}, store=store, data_root=root)
     return EmbeddingJob(

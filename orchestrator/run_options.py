@@ -16,7 +16,7 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError, unknown_name
 from search_spaces.hyperparameters import Resources
 from search_spaces.settings import check_bounds, flag_of, option, within
-from trainables.data.formats.open import resolve_benchmark
+from trainables.data.formats.open import check_place, resolve_benchmark
 
 Executor = Literal["auto", "tune", "train", "inline"]
 """Where folds run: in Tune actors, through a `TorchTrainer`, one after the other in this process, or in one of the
@@ -146,6 +146,12 @@ class RunOptions:
         """The content of run.json: what a later command on the folder takes over. `price.json` keeps the price."""
         content = asdict(self)
         return {name: value for name, value in content.items() if name not in OF_ONE_COMMAND}
+
+
+def check_places(options: RunOptions, *, needed: bool = True) -> None:
+    """Look for the options' benchmarks as `check_place` does; raises `UserError`."""
+    for benchmark in options.benchmarks.values():
+        check_place(benchmark, options.data_root, needed=needed)
 
 
 OF_ONE_COMMAND = ("price_per_1000", "retry_failed", "only_failed", "functions")

@@ -28,7 +28,7 @@ from orchestrator.exit_codes import ExitCode
 from orchestrator.plan.asked import check_asked
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
-from orchestrator.run_options import RunOptions, absolute_data_root, gpus_per_fold
+from orchestrator.run_options import RunOptions, absolute_data_root, check_places, gpus_per_fold
 from orchestrator.scheduler.control import listening
 from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.fold_queue import FoldQueue, build_fold_queue
@@ -36,9 +36,9 @@ from orchestrator.scheduler.stopping import StopRequest, signals_stop
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.fold_states import FoldStates
-from orchestrator.store.leases import FoldLeases, alone_in
+from orchestrator.store.leases import FoldLeases, alone_in, check_alone
 from orchestrator.store.records import PlannedFold
-from orchestrator.store.sweep_folder import SweepFolder
+from orchestrator.store.sweep_folder import SweepFolder, check_could_write
 from orchestrator.store.usage import UsageMeter
 from orchestrator.tracking.background import BackgroundSync, Tracking
 from search_spaces.errors import UserError
@@ -124,12 +124,9 @@ def run_sweep(
         UserError: a mistake that was found before anything ran, or by a worker.
     """
     started = time.monotonic()
-    options = _resolved(options or RunOptions(), sweep, store)
+    options = check_before(sweep, store, options or RunOptions(), tracking)
     check_asked(sweep, options.benchmarks)
     store.check_writable()
-    store.check_sweep(sweep)
-    if not store.records.is_begun:
-        check_servers(options, tracking)
     manifests = check_data(
         options.benchmarks, store=store, data_root=options.data_root, tell=lambda text: _message(progress, text)
     )
@@ -153,6 +150,22 @@ def run_sweep(
         tracking_behind=work.sync.behind,
         seconds=time.monotonic() - started,
     )
+
+
+def check_before(sweep: Sweep, store: SweepFolder, options: RunOptions, tracking: Tracking | None = None) -> RunOptions:
+    """Find what can be found without reading an image or writing a file; returns the options as they will be used.
+
+    Raises:
+        UserError: the folder cannot be written, is another sweep's or in use, or a sweep that has not begun could not.
+    """
+    options = _resolved(options, sweep, store)
+    check_could_write(store)
+    store.check_sweep(sweep)
+    check_alone(store)
+    check_places(options)
+    if not store.records.is_begun:
+        check_servers(options, tracking)
+    return options
 
 
 def failed_folds(store: SweepFolder) -> dict[str, PlannedFold]:

@@ -29,6 +29,12 @@ TRAINER_VERSION = "1"
 NOT_READ_BY_ALIGN = ("distill", "swad", "dropout", "kd_temperature")
 """Hyperparameters that Align does not depend on: folds that differ in these alone share one."""
 
+LARGEST_IMAGE_SIZE = 4096
+"""Pixels; several times what any published encoder takes."""
+
+MOST_VIEWS = 100_000
+"""Stored views of an image: more than the epochs of any schedule."""
+
 SegmentRule = Literal["every_evaluation", "authors", "off"]
 
 
@@ -101,7 +107,7 @@ class Hyperparameters:
     """Steps between evaluations; where nothing is given, the benchmark's own interval."""
     eval_batch_size: int | None = field(default=None, metadata=within(1))
     """Images per evaluation batch; where nothing is given, the benchmark's own number."""
-    image_size: int | None = field(default=None, metadata=within(1))
+    image_size: int | None = field(default=None, metadata=within(1, LARGEST_IMAGE_SIZE))
     """Side of the square view in pixels; where nothing is given, the benchmark's own."""
     student: str = "vit_base_patch16_224"
     """A timm model name, or `small` (the demo student). VL2V-SD takes the teacher's own image encoder instead."""
@@ -225,9 +231,16 @@ def check_teacher_mode(mode: str) -> int:
     if mode == "clean":
         return 1
     head, _, count = mode.partition(":")
-    if head == "views" and count.isdecimal() and int(count) >= 1:
+    # Python refuses to read a number of thousands of digits.
+    if head == "views" and count.isdecimal() and len(count) <= len(str(MOST_VIEWS)) and 1 <= int(count) <= MOST_VIEWS:
         return int(count)
-    raise UserError(f"unknown teacher mode {mode!r}; allowed: live, clean, views:K with K >= 1")
+    raise UserError(f"unknown teacher mode {mode!r}; allowed: live, clean, views:K with K from 1 to {MOST_VIEWS:,}")
+
+
+def check_stores_answers(mode: str) -> None:
+    """Raises `UserError` for the teacher mode that stores nothing, and for one that is none."""
+    if check_teacher_mode(mode) == 0:
+        raise UserError("live stores nothing; give --teacher-mode views:K or clean")
 
 
 def check_shows_no_secret(teacher: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -74,14 +75,23 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        # Names on disk are UTF-8 whatever the locale says; Python decides how it reads them before it runs anything.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; a user's mistake is one line on stderr."""
+    if sys.stdout is None:
+        return _mistake("stdout is closed, so there is nowhere to print; give it a file, a pipe or /dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may hold letters that this terminal has not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     try:
         code = command.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         return _mistake(str(error))
     except BudgetReached as reached:
@@ -93,15 +103,33 @@ def run(arguments: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) has gone: nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+        return _unheard()
+    except SystemExit as ended:
+        # Typer ends the process with 1 where a pipe is broken.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _unheard()
+        raise
     except OSError as error:
+        _drop_output()
         return _mistake(f"{_os_line(error)}; {GOES_ON}")
     except json.JSONDecodeError as error:
         # What is written appears whole or not at all, so this is a file that lost its bytes later.
         return _mistake(f"a JSON file is damaged ({error.msg}, {error.doc[:40]!r} is read); {GOES_ON}")
     return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _unheard() -> int:
+    """The reader (`| head`) has gone: nothing is left to say, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.DONE
+
+
+def _drop_output() -> None:
+    """Where stdout takes nothing more, keep Python from trying again at exit, which would end in exit code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mistake(line: str) -> int:

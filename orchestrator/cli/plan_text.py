@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 def plan_table(plan: Plan) -> Table:
     """One row per benchmark and method, for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"Plan of sweep {plan.sweep.name}")
+    table = Table(title=Text(f"Plan of sweep {plan.sweep.name}"))
     columns: tuple[str, ...]
     columns = ("benchmark", "method", "groups", "trials", "folds", "stages", "shared", "steps", "queries / config")
     pairs = {(item.benchmark, item.method): item.count.run for item in plan.pair_forecasts}
@@ -40,7 +41,7 @@ def plan_table(plan: Plan) -> Table:
         counts = [row.fold_groups, row.trials, row.folds, row.stages, row.stages_shared]
         queries = _count(row.queries_per_configuration)
         own_pairs = [f"{pairs[row.benchmark, row.method]:,}"] if plan.selection.pair_folds else []
-        table.add_row(row.benchmark, row.method, *(f"{count:,}" for count in counts), steps, queries, *own_pairs)
+        table.add_row(Text(row.benchmark), row.method, *(f"{count:,}" for count in counts), steps, queries, *own_pairs)
     return table
 
 

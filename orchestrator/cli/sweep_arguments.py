@@ -16,7 +16,11 @@ from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
 from search_spaces.errors import UserError, echoed, unknown_name
 from search_spaces.methods import parse_methods
 from search_spaces.sweeps import Sweep, load_config, override_config, resources_from_mapping, sweep_from_mapping
+from trainables.student.names import student_weights_file
+from trainables.teacher.names import check_teacher
 
+LONGEST_NAME = 100
+"""Bytes of a sweep's name: its key goes behind it in the name of a folder."""
 RUNS = Path("runs")
 """Where sweeps go that were given no --out."""
 
@@ -106,6 +110,20 @@ def check_search(request: Request) -> None:
             f"space {space} is searched by trials, and none are asked for; add --trials N with N of 2 or more, or "
             "leave --space out (--trials 1 runs the sweep's own hyperparameters)"
         )
+
+
+def check_names(sweep: Sweep) -> None:
+    """Raises `UserError` for a name that is none, and for a teacher or weights that cannot exist."""
+    name = sweep.name
+    if not name.strip() or not name.isprintable() or "/" in name or len(os.fsencode(name)) > LONGEST_NAME:
+        raise UserError(
+            f"--name is 1 to {LONGEST_NAME} bytes of printable text without '/', because a folder is called so; "
+            f"got {name[:LONGEST_NAME]!r}"
+        )
+    for benchmark in sweep.benchmarks:
+        hyperparameters = sweep.hyperparameters_for(benchmark)
+        check_teacher(hyperparameters.teacher)
+        student_weights_file(hyperparameters.student, hyperparameters.student_weights)
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:

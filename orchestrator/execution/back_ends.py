@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.execution.cluster import connect
+from orchestrator.execution.cluster import check_machine, connect
 from orchestrator.execution.executors import ChosenExecutor
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.in_process import InProcess
@@ -60,6 +60,7 @@ def open_back_end(
     if executor == "inline":
         yield InProcess(resources=resources, functions=functions)
         return
+    check_machine(resources, address)
     with connect(address=address) as cluster:
         at_once = folds_at_once(cluster, resources, most)
         yield OnRay(cluster=cluster, executor=executor, resources=resources, functions=functions, at_once=at_once)

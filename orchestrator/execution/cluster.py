@@ -10,24 +10,21 @@ import gc
 import logging
 import math
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from orchestrator.execution.executors import imported
 from orchestrator.execution.failure_kinds import describe
-from orchestrator.execution.local_ray import ray_folder
+from orchestrator.execution.local_ray import check_ray_folder, ray_folder, start_in, take_own_token
 from orchestrator.execution.ray_compat import (
     CLUSTER_PARTS,
     PATIENCE,
     check_parts,
     engine_environment,
-    in_folder,
     most_resources,
     set_default_environment,
 )
@@ -105,6 +102,16 @@ def check_answers(address: str | None) -> None:
     _check_answers(_wanted(address))
 
 
+def check_machine(resources: Resources, address: str | None) -> None:
+    """Raises `UserError` where an own Ray has no place, or fewer CPUs than one fold asks for; arithmetic, without Ray.
+
+    Ray counts no more CPUs than the system does. GPUs are counted by Ray alone.
+    """
+    if _wanted(address) == "local":
+        check_ray_folder()
+        _check_enough({"CPU": float(os.cpu_count() or math.inf), "GPU": math.inf}, resources, place="machine")
+
+
 def _wanted(address: str | None) -> str:
     return address or os.environ.get("RAY_ADDRESS") or "local"
 
@@ -127,7 +134,10 @@ def engines_told() -> Iterator[None]:
 
 def check_resources(cluster: Cluster, resources: Resources) -> None:
     """Raise `UserError` where one fold asks for more than the cluster has."""
-    available = cluster.most_resources()
+    _check_enough(cluster.most_resources(), resources, place="machine" if cluster.is_local else "cluster")
+
+
+def _check_enough(available: Mapping[str, float], resources: Resources, *, place: str) -> None:
     for name, unit, per_worker in (
         ("CPU", "CPUs", resources.cpus_per_worker),
         ("GPU", "GPUs", resources.gpus_per_worker),
@@ -136,8 +146,8 @@ def check_resources(cluster: Cluster, resources: Resources) -> None:
         if wanted > there:
             raise UserError(
                 f"{resources.workers} workers of {per_worker:g} {unit} need {wanted:g}, and the "
-                f"{'machine' if cluster.is_local else 'cluster'} has {there:g}; ask for fewer workers (--workers) or "
-                f"{unit} (resources.{name.lower()}s_per_worker)"
+                f"{place} has {there:g}; ask for fewer workers (--workers) or {unit} "
+                f"(resources.{name.lower()}s_per_worker)"
             )
 
 
@@ -218,37 +228,21 @@ def _call(function_path: str, argument: Any) -> dict[str, Any]:
 
 @contextmanager
 def _local(*, dashboard: bool, cpus: int | None) -> Iterator[Cluster]:
-    _take_own_token()
+    take_own_token()
     with quiet_engines(), ray_folder() as folder:
         try:
-            context = _started(
+            context = start_in(
+                folder,
                 num_cpus=cpus,
                 resources={DRIVER_RESOURCE: LOCAL_DRIVERS},
                 include_dashboard=dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,
-                **in_folder(folder),
+                **_common(spot=False),
             )
             yield Cluster(is_local=True, address=str(context.address_info["address"]))
         finally:
             # The next Ray of this process then shares no port and no folder with one that is still ending.
             _leave(wait_for_processes=True)
-
-
-def _started(**options: Any) -> Any:
-    """Ray's context; whatever kept Ray from starting is said in one line."""
-    import ray
-
-    try:
-        # A stale address file of another Ray would be connected to instead of a new one.
-        return ray.init(address="local", **options, **_common(spot=False))
-    except OSError:
-        raise
-    except Exception as error:
-        reason = first_line(error).rstrip(".")
-        raise UserError(
-            f"Ray cannot be started on this machine ({reason}); look with vl2v-orchestrate doctor --thorough, and run "
-            "the same command again"
-        ) from None
 
 
 @contextmanager
@@ -318,16 +312,6 @@ def _fitting(there: Mapping[str, float], resources: Resources) -> int:
         math.floor(there.get(name, 0.0) / (resources.workers * each) + 1e-6) for name, each in wanted.items() if each
     ]
     return min(fits, default=1)
-
-
-def _take_own_token() -> None:
-    """Give a local Ray a token of its own, for this process's life; without one Ray writes a file into the home.
-
-    The token is what keeps others out: Ray listens on the machine's network address, even when told 127.0.0.1.
-    """
-    given = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if not given and not (Path.home() / ".ray" / "auth_token").exists():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.execution.cluster import Cluster, call_on_every_machine, check_answers
+from orchestrator.execution.cluster import Cluster, call_on_every_machine, check_answers, check_machine
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.worker_deaths import living_nodes
 from orchestrator.run_options import RunOptions
@@ -20,6 +20,7 @@ from orchestrator.tracking.background import BackgroundSync, Tracking, TrackingA
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError
 from trainables.data.formats.open import check_readable, open_benchmark, resolve_benchmark
+from trainables.data.loading.splits import check_splits
 from trainables.storage.atomic_files import aside_of
 from trainables.storage.json_files import read_json, write_json
 
@@ -41,11 +42,12 @@ def check_data(
     Returns the hash of each benchmark's images, by benchmark name.
 
     Raises:
-        UserError: a benchmark is not there or not in DomainBed's layout, or has images that cannot be read.
+        UserError: a benchmark is not there or not in DomainBed's layout, or has too few images or unreadable ones.
     """
     manifests = {}
     for name, benchmark in benchmarks.items():
         source = open_benchmark(benchmark, data_root, cache=store.data_folder)
+        check_splits(source, benchmark)
         checked = read_json(store.benchmark_check_file(name))
         if checked is None or checked["manifest"] != source.manifest:
             tell(f"reading every image of {name} once")
@@ -65,13 +67,14 @@ def resolve_benchmarks(names: Sequence[str], data_root: str | Path | None) -> di
 
 
 def check_servers(options: RunOptions, tracking: Tracking | None) -> None:
-    """Raises `UserError` where a server that the sweep needs does not answer, before any image is read."""
+    """Raises `UserError` where a server does not answer that the sweep needs, or the machine has too few CPUs."""
     try:
         if tracking is not None:
             tracking.look()
     except TrackingAwayError as error:
         raise _without_tracking(error) from None
     if options.executor != "inline":
+        check_machine(options.resources, options.address)
         check_answers(options.address)
 
 

@@ -35,6 +35,7 @@ LAST_WORDS = "the last lines of a dead worker's stderr are kept"
 CREDENTIALS = "Tune's actors are sent no credentials"
 ORPHANS = "what a killed trainer still holds is given back"
 EARLY_ENDS = "a trainer that is stopped early is ended, and gives its machines back"
+OWN_MACHINES = "a fold's machines are told from the cluster's others"
 LAST_REPORTS = "the last reports of a trainer arrive before Tune ends its trial"
 
 CLUSTER_PARTS = {
@@ -60,6 +61,7 @@ TRAINER_PARTS = {
     "ray.train.v2._internal.execution.controller:TrainController": EARLY_ENDS,
     "ray.train.v2._internal.constants:get_env_vars_to_propagate": "a trainer's settings reach its controller",
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback": ORPHANS,
+    "ray.actor:ActorHandle._actor_id": OWN_MACHINES,
     "ray.train._internal.session:get_session": LAST_REPORTS,
     "ray.train._internal.session:_TrainSession._get_or_create_inter_actor_queue": LAST_REPORTS,
 }
@@ -103,6 +105,14 @@ def actor_record(actor: str) -> Mapping[str, Any]:
     """
     record: Mapping[str, Any] = inside("ray._private.state:actors")(actor)
     return record
+
+
+def actor_records() -> list[Mapping[str, Any]]:
+    """Ray's entries of all actors of this job, dead ones too; besides what `actor_record` names, OwnerAddress."""
+    import ray
+
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    return list(inside("ray._private.state:actors")(job_id=job).values())
 
 
 def logs_folder(address: str) -> Path | None:
@@ -182,6 +192,11 @@ def stoppable_trainer() -> type[TorchTrainer]:
     return StoppableTorchTrainer
 
 
+def driven_controller() -> str | None:
+    """Id of the controller of the trainer that this process drives; None where it drives none."""
+    return _controllers[-1]._actor_id.hex() if _controllers else None
+
+
 def end_trainer() -> None:
     """End a nested trainer that still runs: its workers stop and its placement group is given back."""
     import ray
@@ -205,6 +220,7 @@ def in_folder(folder: Path) -> dict[str, Any]:
 
 PATIENCE = {
     "RAY_agent_register_timeout_ms": "300000",
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_health_check_failure_threshold": "60",
     "RAY_worker_register_timeout_seconds": "300",
 }

@@ -18,7 +18,7 @@ from orchestrator.execution.failure_kinds import describe
 from orchestrator.execution.fold_jobs import FoldJobs
 from orchestrator.execution.preflight import CHECKING, check_budget_can_be_kept, check_shared
 from orchestrator.execution.tune_trainables import actor_trainable, nested_trainable
-from orchestrator.execution.worker_deaths import blamed_on_nodes, death, living_nodes, orphans_given_back
+from orchestrator.execution.worker_deaths import blamed_on_nodes, death, new_actors_nodes, orphans_given_back
 from orchestrator.run_options import WorkerFunctions
 from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.store.failures import Failure
@@ -85,7 +85,7 @@ class OnRay:
     def attempt(self, job: FoldJob, scratch: Path) -> Failure | None:
         """Run one fold once; returns what went wrong, if anything did."""
         # Ray Train would go on in the folder of an earlier run.
-        place, nodes = scratch / str(time.time_ns()), living_nodes()
+        place, nodes = scratch / str(time.time_ns()), new_actors_nodes()
         failure = self._in_actor(job, place) if self.executor == "tune" else self._in_trainer(job, place)
         return failure if failure is None else blamed_on_nodes(failure, nodes)
 

@@ -24,7 +24,7 @@ from orchestrator.execution.ray_compat import (
     stoppable_trainer,
     trainable_with_cleanup,
 )
-from orchestrator.execution.worker_deaths import blamed_on_nodes, living_nodes
+from orchestrator.execution.worker_deaths import blamed_on_nodes, trainer_nodes
 from orchestrator.store.failures import Failure
 from search_spaces.hyperparameters import Resources
 
@@ -50,8 +50,7 @@ def drive_trainer(config: dict[str, Any]) -> None:
 
     build = imported(config["functions"]["torch_trainer"])
     job = json.loads(config["job"])
-    before = living_nodes()
-    with failures_reported(tune.report, judge=lambda failure: blamed_on_nodes(failure, before)):
+    with failures_reported(tune.report, judge=lambda failure: blamed_on_nodes(failure, trainer_nodes)):
         callback = TuneReportCallback()  # type: ignore[no-untyped-call]
         with reports_heard():
             build(

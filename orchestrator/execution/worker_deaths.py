@@ -8,13 +8,19 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from orchestrator.execution.failure_kinds import SAID, kind_of_death
-from orchestrator.execution.ray_compat import actor_record, logs_folder, placement_groups
+from orchestrator.execution.ray_compat import (
+    actor_record,
+    actor_records,
+    driven_controller,
+    logs_folder,
+    placement_groups,
+)
 from orchestrator.store.failures import Failure, FailureKind
 from trainables.storage.background_threads import beside
 
@@ -89,20 +95,48 @@ def why_it_died(text: str) -> FailureKind:
     return "lost_node"
 
 
-def blamed_on_nodes(failure: Failure, before: frozenset[str]) -> Failure:
-    """Correct the kind of a failed group of workers where one of the machines that lived before is gone.
+def trainer_nodes() -> frozenset[str]:
+    """Ids of the machines that the trainer's workers are on which this process drives: its controller owns them."""
+    controller = driven_controller()
+    owner = {} if controller is None else actor_record(controller).get("Address", {})
+    if not owner:
+        return frozenset()
+    place = owner["IPAddress"], owner["Port"]
+    owned = (one for one in actor_records() if (one["OwnerAddress"]["IPAddress"], one["OwnerAddress"]["Port"]) == place)
+    return _nodes(owned)
+
+
+def new_actors_nodes() -> Callable[[], frozenset[str]]:
+    """Tells on which machines this job's actors are, or were, that did not exist at this call."""
+    known = {str(record["ActorID"]) for record in actor_records()}
+    return lambda: _nodes(record for record in actor_records() if str(record["ActorID"]) not in known)
+
+
+def _nodes(records: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    found = (str(record["Address"]["NodeID"]) for record in records)
+    # An actor that never had a place has all 0xff.
+    return frozenset(node for node in found if node.strip("f"))
+
+
+def blamed_on_nodes(failure: Failure, used: Callable[[], frozenset[str]]) -> Failure:
+    """Correct the kind of a failed group of workers where one of its own machines is gone.
 
     A worker that lost its neighbour often fails before Ray knows of the dead machine.
+
+    Args:
+        failure: what the group said.
+        used: tells the machines that the group was on; the loss of any other explains nothing.
     """
     if failure.kind == "lost_node" and UNAVAILABLE.search(failure.details):
         kind = why_it_died(failure.details)
         return replace(failure, kind=kind, error=SAID[kind])
     if failure.kind not in ("crash", "lost") or not (failure.kind == "lost" or BROKEN_CONNECTION.search(failure.error)):
         return failure
-    if len(before) < 2:
+    nodes = used()
+    if len(nodes) < 2 and failure.kind == "crash":
         return failure
     until = time.monotonic() + NODE_VERDICT_S
-    while before <= living_nodes():
+    while nodes <= living_nodes():
         if failure.kind == "lost" or time.monotonic() > until:
             return failure
         time.sleep(LOOK_AGAIN_S)

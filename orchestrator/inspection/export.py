@@ -6,6 +6,7 @@ not change what it means, and its folds have the keys of those that the sweep re
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -54,7 +55,7 @@ def export_groups(store: SweepFolder, *, only: str | None = None) -> list[Export
         raise unknown_name("fold group", only, groups)
     found = list(_selected(store, sweep, [groups[only]] if only is not None else list(groups.values())))
     if only is not None and not found:
-        raise UserError(f"{only} has no selected trial yet; status --out {store.where} says what is left")
+        raise UserError(f"{only} has no selected trial yet; status --out {shlex.quote(store.where)} says what is left")
     return found
 
 

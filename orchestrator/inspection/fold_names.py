@@ -121,7 +121,9 @@ class KnownFolds:
             return UserError(f"{self.store.where} holds folds and no trial; give the --out of a sweep")
         if not names:
             return UserError(f"{self.store.where} holds no fold yet; give the --out of a sweep or of `train`")
-        nearest = get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]
+        words = {word.lower() for word in _parts(text)}
+        named = [name for name in names if words <= set(re.split(r"[/+]", name.lower()))]
+        nearest = named[:3] or get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]
         return UserError(f"no fold {text!r} in {self.store.where}; nearest: {', '.join(nearest)}; give {HOW}")
 
 

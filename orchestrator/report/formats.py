@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from orchestrator.inspection.teacher_usage import ledger_line
 from orchestrator.report.cells import ERROR_BARS, MISSING, Cell, ErrorBar
 from orchestrator.report.columns import COLUMNS, Row
+from orchestrator.report.missing_folds import without_command
 from orchestrator.report.report import BenchmarkTable, Report
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.claims import PAPER_STUDENT
@@ -26,6 +28,12 @@ LATEX = str.maketrans(
 
 WRITTEN_NAMES: Mapping[ErrorBar, str] = {"domainbed": "domainbed", "sample": "unbiased", "t95": "t95"}
 """What CSV and JSON call an error bar: the second one keeps the name that older files have."""
+
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|`<"})
+"""What ends a cell of a Markdown table, or begins what is no text."""
+
+ABSOLUTE = re.compile(r"(?<![^\s:(])/(?:[^\s/;]+/)+([^\s/;)]+)")
+"""An absolute path; the group is its last name."""
 
 FORMATS = ("md", "csv", "tex", "json")
 
@@ -192,12 +200,14 @@ def _claims_grid(report: Report, error_bar: ErrorBar) -> Grid:
 
 def markdown(report: Report, error_bar: ErrorBar = "domainbed") -> str:
     """All tables in Markdown, columns aligned so that a terminal reads well."""
-    parts = [f"# Report of sweep {report.sweep}\n", *([f"{report.missing}\n"] if report.missing else [])]
+    missing = [f"{_one_line(report.missing)}\n"] if report.missing else []
+    parts = [f"# Report of sweep {_one_line(report.sweep)}\n", *missing]
     for grid in grids(report, error_bar):
-        widths = [max(len(row[column]) for row in (grid.head, *grid.rows)) for column in range(len(grid.head))]
-        lines = [_markdown_line(grid.head, widths), _markdown_line(["-" * width for width in widths], widths)]
-        lines += [_markdown_line(row, widths) for row in grid.rows]
-        parts.append("\n".join([f"## {grid.title}", "", *lines, "", *grid.caption]) + "\n")
+        head, *rows = ([_cell(text) for text in row] for row in (grid.head, *grid.rows))
+        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+        lines = [_markdown_line(row, widths) for row in (head, ["-" * width for width in widths], *rows)]
+        caption = map(_one_line, grid.caption)
+        parts.append("\n".join([f"## {_one_line(grid.title)}", "", *lines, "", *caption]) + "\n")
     if report.pruning.happened:
         parts.append(f"## Pruning\n\n{report.pruning.line}.\n")
     return "\n".join(parts)
@@ -205,9 +215,13 @@ def markdown(report: Report, error_bar: ErrorBar = "domainbed") -> str:
 
 def latex(report: Report, error_bar: ErrorBar = "domainbed") -> str:
     """All tables as a LaTeX fragment for booktabs."""
-    parts = [f"% {report.missing}\n"] if report.missing else []
+    # A LaTeX file travels: what it says of this machine's folders is left out, or cut down to a name.
+    parts = [f"% {_one_line(without_command(report.missing))}\n"] if report.missing else []
     for grid in grids(report, error_bar):
-        lines = [r"\begin{table}", rf"\caption{{{_escaped(grid.title)}. {_escaped(' '.join(grid.caption))}}}"]
+        lines = [
+            r"\begin{table}",
+            rf"\caption{{{_escaped(grid.title)}. {_escaped(_without_folders(' '.join(grid.caption)))}}}",
+        ]
         lines += [r"\centering", rf"\begin{{tabular}}{{l{'c' * (len(grid.head) - 1)}}}", r"\toprule"]
         lines += [" & ".join(rf"\textbf{{{_escaped(name)}}}" for name in grid.head) + r" \\", r"\midrule"]
         lines += [" & ".join(map(_escaped, row)) + r" \\" for row in grid.rows]
@@ -326,10 +340,25 @@ def _error(cell: Cell, bar: ErrorBar) -> str:
     return "" if cell.is_whole and cell.error(bar) is None else _number(cell.error(bar))
 
 
+def _cell(text: str) -> str:
+    """A user's text as a cell of a Markdown table."""
+    return _one_line(text).translate(MARKDOWN)
+
+
 def _markdown_line(cells: Sequence[str], widths: Sequence[int]) -> str:
     padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
     return f"| {' | '.join(padded)} |"
 
 
 def _escaped(text: str) -> str:
-    return text.translate(LATEX)
+    return _one_line(text).translate(LATEX)
+
+
+def _one_line(text: str) -> str:
+    """A user's text without what ends a line, a cell or a comment, or steers a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _without_folders(text: str) -> str:
+    """Absolute paths, such as a checkpoint's, cut down to the file's name."""
+    return ABSOLUTE.sub(r"\1", text)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.search.selection_outcome import MissingFolds
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
 from search_spaces.sweeps import check_shared_choice
+from trainables.data.formats.open import FOLDER_PREFIX
+
+TO_RUN = "; to run them: "
 
 NAMED = 3
 """Missing folds of one kind that a line names; the others are counted."""
@@ -41,16 +46,34 @@ def missing_line(store: SweepFolder, missing: Sequence[MissingFolds], selection:
         check_shared_choice(store.existing_sweep())
     except UserError as refused:
         return f"{lacks}; no sweep runs them any more: {refused}"
-    return f"{lacks}; to run them: {sweep_command(store, selection)}"
+    return f"{lacks}{TO_RUN}{sweep_command(store, selection)}"
+
+
+def without_command(line: str) -> str:
+    """The same line for who has another disk: without the command, which names folders of this one."""
+    return line.partition(TO_RUN)[0]
 
 
 def sweep_command(store: SweepFolder, selection: str) -> str:
     """The command that runs what a selection lacks."""
-    sweep = store.sweep()
-    own_data = [] if sweep is not None and set(sweep.benchmarks) == {"icons"} else ["--data-root", "DIR"]
     choosing = [] if selection == "oracle" else ["--selection", selection]
-    words = ["sweep", "--config", str(store.sweep_file), "--out", store.where, *own_data, *choosing]
+    words = ["sweep", "--config", str(store.sweep_file), "--out", store.where, *_data_words(store), *choosing]
     return f"vl2v-orchestrate {shlex.join(words)} -y"
+
+
+def _data_words(store: SweepFolder) -> list[str]:
+    """The options that find the sweep's images again, as it last ran; `--data-root DIR` where nobody noted where."""
+    sweep = store.sweep()
+    names = () if sweep is None else sweep.benchmarks
+    if set(names) == {"icons"}:
+        return []
+    ran = store.last_run()
+    root = [] if ran.data_root is None else ["--data-root", ran.data_root]
+    folders = {name: ran.benchmarks[name].folder for name in names if name in ran.benchmarks and name not in BENCHMARKS}
+    if any(Path(folder).parent != Path(ran.data_root or "") for folder in folders.values()):
+        given = ",".join(f"{FOLDER_PREFIX}{folders[name]}" if name in folders else name for name in names)
+        return [*root, "--benchmark", given]
+    return root or ["--data-root", "DIR"]
 
 
 def _where(fold: Fold) -> str:

@@ -16,7 +16,7 @@ from orchestrator.store.sync import at_work
 from search_spaces.errors import UserError
 from trainables.storage.atomic_files import remove_abandoned
 from trainables.storage.fold_folder import FoldFolder
-from trainables.storage.leases import Lease, LeaseHeldError, Owner, this_process
+from trainables.storage.leases import Lease, LeaseHeldError, Owner, living_owner_of, this_process
 
 LOOK_AGAIN_S = 2.0
 """How long a folder that somebody else holds is left alone."""
@@ -68,6 +68,20 @@ class FoldLeases:
         return self._elsewhere.get(folder.path, (None, 0.0))[0]
 
 
+def check_alone(store: SweepFolder) -> None:
+    """Raises `UserError` where a living process is at work in a sweep's folder; a look that takes nothing."""
+    owner = living_owner_of(store.lease_file)
+    if owner is not None:
+        raise _at_work(store, owner)
+
+
+def _at_work(store: SweepFolder, owner: Owner) -> UserError:
+    return UserError(
+        f"another sweep is at work in {store.where} (process {owner.process} on {owner.host}); wait for it, stop it, "
+        "or give another --out"
+    )
+
+
 @contextmanager
 def alone_in(store: SweepFolder, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
     """Be the only process at work in a sweep's folder, and at its addresses.
@@ -89,10 +103,7 @@ def alone_in(store: SweepFolder, *, sent: Sequence[Path] = ()) -> Iterator[Owner
     try:
         lease.take()
     except LeaseHeldError as held:
-        raise UserError(
-            f"another sweep is at work in {store.where} (process {held.owner.process} on {held.owner.host}); wait for "
-            "it, stop it, or give another --out"
-        ) from None
+        raise _at_work(store, held.owner) from None
     try:
         for folder in {store.out, store.shared}:
             remove_abandoned(folder)

@@ -24,6 +24,7 @@ OUT and STORE may be addresses of an object storage: then these are the folders 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -89,7 +90,7 @@ class SweepFolder:
         return self.mirrors.shown(Path(path))
 
     def claim(self, sweep: Sweep, groups: Sequence[FoldGroup], manifests: Mapping[str, str]) -> None:
-        """Make this the sweep's folder.
+        """Make this the sweep's folder; a sweep that handed out no fold owns none, and gives way.
 
         Raises:
             UserError: the folder cannot be written, or belongs to another sweep, other images or another trainer.
@@ -102,7 +103,7 @@ class SweepFolder:
             **sweep.to_mapping(),
         }
         self.check_sweep(sweep)
-        before = self._sweep_content()
+        before = self._sweep_content() if self.records.is_begun else None
         if before is not None:
             check_same_inputs(before, content, where=self.where)
             if before["sweep"].get("selection") != sweep.selection:
@@ -113,11 +114,13 @@ class SweepFolder:
             self._write(self.sweep_file, content)
         except OSError as error:
             raise UserError(f"cannot write to the output folder {self.where}: {error.strerror}") from None
+        # The key may be of the sweep that gave way.
+        self.__dict__.pop("_sweep_key", None)
 
     def check_sweep(self, sweep: Sweep) -> None:
-        """Raises `UserError` where the folder belongs to another sweep already."""
+        """Raises `UserError` where another sweep has handed out folds in this folder."""
         before = self._sweep_content()
-        if before is not None:
+        if before is not None and self.records.is_begun:
             check_same_sweep(before, sweep, where=self.where)
 
     def check_writable(self) -> None:
@@ -130,7 +133,10 @@ class SweepFolder:
                 probe.unlink()
             except OSError as error:
                 raise UserError(f"cannot write to the {kind} {folder}: {error.strerror}") from None
-        if self.shared != self.out and not self.shared_file.exists():
+        if self.shared == self.out:
+            self.shared_file.unlink(missing_ok=True)
+            self.mirrors.note(self.shared_file)
+        elif _remembered(self.shared_file) != self.where_shared:
             write_json(self.shared_file, {"store": self.where_shared})
 
     def sweep(self) -> Sweep | None:
@@ -224,6 +230,14 @@ class SweepFolder:
         return str((self._sweep_content() or {}).get("key", ""))
 
 
+def check_could_write(store: SweepFolder) -> None:
+    """Raises `UserError` where the folders cannot be made or written, as far as a look tells; makes nothing."""
+    for folder, kind in ((store.out, "output folder"), (store.shared, "store")):
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise UserError(f"cannot write to the {kind} {folder}: {place} refuses")
+
+
 def open_store(out: str | Path, *, shared: str | Path | None = None) -> SweepFolder:
     """Find a sweep's folder and its store; of an address, fetch what is new, but for weights and embeddings.
 
@@ -237,10 +251,19 @@ def open_store(out: str | Path, *, shared: str | Path | None = None) -> SweepFol
     mirrors, where = StoreMirrors(), _place(out)
     folder = _opened(where, mirrors)
     mirrors.fetch_first(folder / SHARED_FILE)
-    where_shared = _where_shared(folder, where, shared)
+    known = _remembered(folder / SHARED_FILE)
+    where_shared = (known or where) if shared is None else _place(shared)
+    if is_address(where) and not is_address(where_shared):
+        raise UserError(f"--out is an address, so --store has to be one too, got {where_shared}")
     store = _opened(where_shared, mirrors)
     mirrors.refresh()
-    return SweepFolder(folder, shared=store, mirrors=mirrors, where=where, where_shared=where_shared)
+    opened = SweepFolder(folder, shared=store, mirrors=mirrors, where=where, where_shared=where_shared)
+    has_folds = opened.records.is_begun or (known is None and (folder / "folds").exists())
+    if where_shared != (known or where) and has_folds:
+        raise UserError(
+            f"{where} keeps its folds in {known or where}, not in {where_shared}; give that --store, or another --out"
+        )
+    return opened
 
 
 def _opened(place: str, mirrors: StoreMirrors) -> Path:
@@ -252,19 +275,14 @@ def _opened(place: str, mirrors: StoreMirrors) -> Path:
     return mirrors.open(place)
 
 
-def _where_shared(out: Path, where: str, wanted: str | Path | None) -> str:
+def _remembered(file: Path) -> str | None:
+    """Where STORE is by OUT's own note; None where it is OUT itself."""
     try:
-        before = read_json(out / SHARED_FILE)
+        content = read_json(file)
     except OSError:
         # `check_writable` says what is wrong with the folder.
-        before = None
-    known = str(before["store"]) if before is not None else where
-    now = known if wanted is None else _place(wanted)
-    if is_address(where) and not is_address(now):
-        raise UserError(f"--out is an address, so --store has to be one too, got {now}")
-    if now != known and (before is not None or (out / "folds").exists()):
-        raise UserError(f"{where} keeps its folds in {known}, not in {now}; give that --store, or another --out")
-    return now
+        return None
+    return None if content is None else str(content["store"])
 
 
 def _place(given: str | Path) -> str:

@@ -183,8 +183,19 @@ def test_mistakes_that_need_no_ray_are_found_without_it(tmp_path: Path, monkeypa
         # Asking again is no beginning.
         with pytest.raises(UserError, match=r"does not answer; start it; or train without it \(--tracking later\)"):
             run_stub(tmp_path, tracking=Tracked(unreachable=True))
+    with pytest.raises(UserError, match="does not answer"):
+        run_stub(tmp_path, stub_sweep(trials=5), tracking=Tracked(unreachable=True))
+
+
+def test_a_sweep_that_was_refused_before_any_fold_leaves_its_folder_to_the_corrected_command(tmp_path: Path) -> None:
+    write_json(tmp_path / "BEHAVIOUR", {"preflight": "erm"})
+    with pytest.raises(UserError, match="5 dimensions"):
+        run_stub(tmp_path, stub_sweep(trials=5), executor="inline", address=None)
+    write_json(tmp_path / "BEHAVIOUR", {})
+    outcome, _ = run_stub(tmp_path, stub_sweep(trials=1, space="paper", seeds=1), executor="inline", address=None)
+    assert (outcome.exit_code, open_store(tmp_path).existing_sweep().trials) == (0, 1)
     with pytest.raises(UserError, match="belongs to another sweep"):
-        run_stub(tmp_path, stub_sweep(trials=5))
+        run_stub(tmp_path, stub_sweep(trials=5), executor="inline", address=None)
 
 
 def test_servers_that_do_not_answer_are_found_before_any_image_is_read(

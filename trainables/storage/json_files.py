@@ -57,7 +57,7 @@ def read_json(path: Path, *, advice: str = PUT_BACK) -> dict[str, Any] | None:
     """
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise damaged(path, first_line(error), advice) from None

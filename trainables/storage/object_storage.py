@@ -47,6 +47,10 @@ OPTIONS = {
 """What the query of an address may say, by scheme."""
 
 
+NO_FILE = frozenset({"", ".", ".."})
+"""Parts of a key that no file below a folder has."""
+
+
 def is_address(text: object) -> bool:
     """Whether a place is an address, and not a local folder."""
     return "://" in str(text)
@@ -129,16 +133,20 @@ class Storage:
         self.address, self._filesystem = address, filesystem
 
     def list(self, prefix: str = "") -> dict[str, Version]:
-        """Every object below a folder; empty where there is no such folder."""
+        """Every object below a folder; empty where there is no such folder.
+
+        A key such as `a//b` or `../b` names no file below the folder, is none of ours, and is passed over.
+        """
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True)
         start = len(self.address.path) + 1
-        return {
+        found = {
             info.path[start:]: _version(info)
             for info in self._filesystem.get_file_info(selector)
             if info.type == fs.FileType.File and not info.path.endswith(".part")
         }
+        return {name: version for name, version in found.items() if not NO_FILE.intersection(name.split("/"))}
 
     def look(self, name: str) -> Version | None:
         """An object's version; None where there is none."""

@@ -229,7 +229,16 @@ def _build(architecture: _Architecture, image_size: int) -> nn.Module:
 def _load(model: nn.Module, file: Path, *, name: str) -> None:
     """Load a checkpoint strictly, position embeddings resized to the image size."""
     what = f"{name} ({file.name})"
-    load_strictly(model, read_weights(file), what=what, convert=lambda weights: _fitted(weights, model))
+    load_strictly(model, read_weights(file), what=what, convert=lambda weights: _fitted_where_possible(weights, model))
+
+
+def _fitted_where_possible(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """What `_fitted` gives; the weights as they are where it cannot convert them, so that what differs is named."""
+    try:
+        return _fitted(weights, model)
+    except Exception:
+        # open_clip's conversions take a file of this very architecture for granted, and fail in errors of any kind.
+        return weights
 
 
 def _fitted(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:

@@ -11,8 +11,10 @@ ARCHITECTURE is one of open_clip's names, `vl2v-tiny`, or the path of an archite
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from search_spaces.errors import UserError, unknown_name
 
@@ -101,6 +103,38 @@ def parse_open_clip(name: str) -> OpenClipName:
     if kind != "open_clip" or not architecture or not weights:
         raise UserError(f"an open_clip teacher is open_clip:ARCHITECTURE:TAG_OR_PATH, got {name!r}")
     return OpenClipName(architecture=architecture, weights=weights)
+
+
+def check_teacher(name: str) -> None:
+    """Raises `UserError` for a teacher that cannot exist, as far as its name and the files of this machine tell."""
+    kind = teacher_kind(name)
+    if kind == "remote":
+        _check_url(name.partition(":")[2])
+    if kind != "open_clip":
+        return
+    wanted = parse_open_clip(name)
+    known = open_clip_architectures()
+    if wanted.architecture_file is None and known and wanted.architecture not in known:
+        raise unknown_name("open_clip architecture", wanted.architecture, known, hint="or the path of a .json file")
+    # Raises where it reads like a path and there is no file.
+    _ = wanted.weights_file
+
+
+def open_clip_architectures() -> list[str]:
+    """Names of the architectures that the installed open_clip describes, without loading it; ours come beside them."""
+    spec = importlib.util.find_spec("open_clip")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return sorted(path.stem for folder in folders for path in Path(folder, "model_configs").glob("*.json"))
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise UserError(f"a remote teacher is remote:http://HOST:PORT or remote:https://HOST, got 'remote:{url}'")
 
 
 def teacher_kind(name: str) -> str:

@@ -54,6 +54,7 @@ def status_command(run: PriceArguments, out: ExistingOutOption, as_json: JsonOpt
 def status_table(found: SweepStatus) -> Table:
     """A row per fold group."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     titles = ["fold group", "done", "running", "failed", "waiting", "best trial", "source validation", "teacher images"]
@@ -68,7 +69,7 @@ def status_table(found: SweepStatus) -> Table:
             states.insert(3, counts.pruned)
         best = "-" if group.best is None else str(group.best)
         accuracy = "-" if group.accuracy is None else f"{group.accuracy:.1%}"
-        table.add_row(group.name, *map(str, states), best, accuracy, f"{group.teacher_images:,}")
+        table.add_row(Text(group.name), *map(str, states), best, accuracy, f"{group.teacher_images:,}")
     return table
 
 

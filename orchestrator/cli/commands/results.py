@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -13,7 +15,8 @@ from orchestrator.cli.app import PROGRAM, app
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import DataRootOption, ErrorOption, ExistingOutOption, JsonOption, PriceArguments
 from orchestrator.cli.shared_options import expanded
-from orchestrator.cli.sweep_arguments import check_choice
+from orchestrator.cli.sweep_arguments import check_choice, resolve_names
+from orchestrator.run_options import absolute_data_root
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -170,11 +173,12 @@ def _write(path: Path, text: str) -> None:
 
 def _show_exported(rows: list[tuple[ExportedGroup, str]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("fold group", "trial", "source validation", "file")
     for item, path in rows:
         accuracy = "-" if item.accuracy is None else f"{item.accuracy:.2%}"
-        table.add_row(item.group, str(item.trial), accuracy, path)
+        table.add_row(Text(item.group), str(item.trial), accuracy, Text(path))
     wide_console().print(table if rows else "no fold group has a selected trial yet")
 
 
@@ -189,6 +193,10 @@ def sync_command(out: ExistingOutOption, data_root: DataRootOption = None, as_js
 
     store = open_store(out)
     sweep, ran = store.existing_sweep(), store.last_run()
+    if data_root is not None:
+        ran = replace(
+            ran, data_root=absolute_data_root(data_root), benchmarks=resolve_names(sweep.benchmarks, data_root)
+        )
     benchmarks = {name: ran.benchmark(name) for name in sweep.benchmarks}
     plan = make_plan(sweep, benchmarks)
     tracker = Tracker(store=store, sweep=sweep, documents={"plan.json": plan.to_mapping()})
@@ -205,7 +213,7 @@ def sync_command(out: ExistingOutOption, data_root: DataRootOption = None, as_js
 
 def say_where_tracking_stands(store: SweepFolder, outcome: SweepOutcome, *, track_now: bool) -> None:
     """Say on stderr that MLflow lacks something, and what fills it in; nothing where it has everything."""
-    command = f"{PROGRAM} sync --out {store.where}"
+    command = f"{PROGRAM} sync --out {shlex.quote(store.where)}"
     if not track_now:
         print(f"MLflow was left for later:  {command}", file=sys.stderr)
     elif outcome.tracking_behind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
@@ -29,16 +30,18 @@ from orchestrator.cli.sweep_arguments import (
     SweepArguments,
     build_request,
     check_choice,
+    check_names,
     check_search,
 )
 from orchestrator.exit_codes import ExitCode
-from orchestrator.run_options import RunOptions
+from orchestrator.run_options import RunOptions, check_places
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
     from orchestrator.store.sweep_folder import SweepFolder
     from orchestrator.sweep import SweepOutcome
+    from orchestrator.tracking.mlflow_tracker import Tracker
 
 
 @app.command("plan", rich_help_panel="Run")
@@ -60,6 +63,7 @@ def plan_command(
     store = None if out is None else open_store(out)
     options = request.options if store is None else priced(request.options, store)
     options.check()
+    check_places(options, needed=False)
     show_plan(make_plan(request.sweep, options.benchmarks), options, store, as_json=as_json)
 
 
@@ -67,6 +71,7 @@ def _checked(request: Request) -> Request:
     """A request that can be honoured; raises `UserError` for one that is honoured in name alone."""
     from orchestrator.plan.asked import check_asked
 
+    check_names(request.sweep)
     check_search(request)
     check_asked(request.sweep, request.options.benchmarks)
     return request
@@ -127,6 +132,8 @@ def run_sweep_command(
     """Search every fold group, repeat the selected trial on the further seeds, and print the table."""
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.sweep_folder import open_store
+    from orchestrator.sweep import check_before
+    from orchestrator.tracking.mlflow_tracker import Tracker
 
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
@@ -134,24 +141,27 @@ def run_sweep_command(
     place = open_store(out or request.default_out(), shared=store)
     plan, shown = make_plan(request.sweep, request.options.benchmarks), priced(request.options, place)
     shown.check()
+    place.check_sweep(request.sweep)
     if dry_run:
         show_plan(plan, shown, place, as_json=as_json)
         return
+    tracker = Tracker(store=place, sweep=request.sweep, documents={"plan.json": plan.to_mapping()})
+    check_terminal(yes=yes)
+    check_before(request.sweep, place, request.options, tracker if tracking == "now" else None)
     confirm_plan(plan, shown, place, yes=yes, as_json=as_json)
-    code = run_and_report(request, plan, place, track_now=tracking == "now", error=error, as_json=as_json)
+    code = run_and_report(request, plan, place, tracker, track_now=tracking == "now", error=error, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
 
-def confirm_plan(plan: Plan, options: RunOptions, store: SweepFolder, *, yes: bool, as_json: bool) -> None:
-    """Show the plan and ask, on a terminal; elsewhere the answer has to be given beforehand.
-
-    Raises:
-        UserError: there is no terminal to ask on, and no -y.
-        typer.Abort: the answer was no.
-    """
+def check_terminal(*, yes: bool) -> None:
+    """Raises `UserError` where there is no terminal to ask on, and no -y."""
     if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("there is no terminal to ask on: add -y to run this sweep, or --dry-run to see its plan")
+
+
+def confirm_plan(plan: Plan, options: RunOptions, store: SweepFolder, *, yes: bool, as_json: bool) -> None:
+    """Show the plan and ask; raises `typer.Abort` where the answer was no."""
     if not as_json:
         show_plan(plan, options, store)
     if not yes:
@@ -162,6 +172,7 @@ def run_and_report(
     request: Request,
     plan: Plan,
     store: SweepFolder,
+    tracker: Tracker,
     *,
     track_now: bool,
     error: str,
@@ -170,18 +181,12 @@ def run_and_report(
     """Run the sweep with its progress on stderr, print its report, and return the exit code."""
     from orchestrator.cli.progress import progress_for
     from orchestrator.sweep import run_sweep
-    from orchestrator.tracking.mlflow_tracker import Tracker
 
-    tracker = Tracker(
-        store=store,
-        sweep=request.sweep,
-        documents={"plan.json": plan.to_mapping()},
-    )
     with progress_for(plan.folds_by_group, live=request.options.executor != "inline") as progress:
         outcome = run_sweep(request.sweep, store, request.options, progress, tracker if track_now else None)
     if outcome.interrupted:
         say_where_tracking_stands(store, outcome, track_now=track_now)
-        print(f"interrupted; the same command goes on from here (--out {store.where})", file=sys.stderr)
+        print(f"interrupted; the same command goes on from here (--out {shlex.quote(store.where)})", file=sys.stderr)
         return outcome.exit_code
     price_per_1000 = request.options.price_per_1000
     show_report(store, error=error, selection=request.sweep.selection, price_per_1000=price_per_1000, as_json=as_json)
@@ -191,7 +196,7 @@ def run_and_report(
         show_budget(store, outcome.refusals, price_per_1000=price_per_1000)
     say_where_tracking_stands(store, outcome, track_now=track_now)
     if track_now and not outcome.tracking_behind:
-        print(f"compare the runs in MLflow:  {PROGRAM} ui --out {store.where}", file=sys.stderr)
+        print(f"compare the runs in MLflow:  {PROGRAM} ui --out {shlex.quote(store.where)}", file=sys.stderr)
     return outcome.exit_code
 
 
@@ -265,7 +270,10 @@ def _show_retried(store: SweepFolder, tried: int, outcome: SweepOutcome, *, as_j
     if outcome.out_of_budget:
         show_budget(store, outcome.refusals, price_per_1000=store.price_per_1000)
     if outcome.exit_code == ExitCode.INTERRUPTED:
-        print(f"interrupted; the same command goes on from here (--out {store.where})", file=sys.stderr)
+        print(f"interrupted; the same command goes on from here (--out {shlex.quote(store.where)})", file=sys.stderr)
     typer.echo(found.line)
     if found.counts.waiting:
-        print(f"what waits is run by the sweep itself: {PROGRAM} sweep with --out {store.where}", file=sys.stderr)
+        print(
+            f"what waits is run by the sweep itself: {PROGRAM} sweep with --out {shlex.quote(store.where)}",
+            file=sys.stderr,
+        )

@@ -13,7 +13,7 @@ from orchestrator.cli.app import app
 from orchestrator.cli.commands.look import FoldArgument
 from orchestrator.cli.options import ExistingOutOption, JsonOption, OutOption, StoreOption
 from orchestrator.cli.shared_options import Taken, expanded
-from orchestrator.cli.sweep_arguments import RUNS, RunArguments, SweepArguments, build_request
+from orchestrator.cli.sweep_arguments import RUNS, RunArguments, SweepArguments, build_request, check_names
 from orchestrator.exit_codes import ExitCode
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
@@ -41,6 +41,7 @@ def train_command(
 ) -> None:
     """Train one fold through Ray Train; a fold that is done in --out is not computed again."""
     request = build_request(asked, run)
+    check_names(request.sweep)
     options, price_per_1000 = request.options, request.options.price_per_1000
     if len(options.benchmarks) != 1 or len(request.sweep.methods) != 1:
         raise UserError("train runs one fold: give one --benchmark and one --method")

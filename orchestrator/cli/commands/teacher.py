@@ -12,9 +12,11 @@ from orchestrator.cli.bars import bars
 from orchestrator.cli.console import wide_console
 from orchestrator.cli.options import JsonOption, OutOption, StoreOption
 from orchestrator.cli.shared_options import Taken, expanded
-from orchestrator.cli.sweep_arguments import RunArguments, SweepArguments, build_request
+from orchestrator.cli.sweep_arguments import Request, RunArguments, SweepArguments, build_request, check_names
 from orchestrator.exit_codes import ExitCode
+from orchestrator.run_options import check_places
 from search_spaces.errors import UserError
+from search_spaces.hyperparameters import check_stores_answers
 from trainables.teacher.ledger import BudgetReached
 
 if TYPE_CHECKING:
@@ -47,14 +49,16 @@ def embed_command(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the teacher for every view of the source images that is not stored yet, before any fold needs it."""
+    options = run.options
+    if tasks < 0:
+        raise UserError(f"--workers is 0 or more, got {tasks}")
+    request, place = _asked(asked, run, out=out, store=store)
+    place.check_writable()
     from orchestrator.embed import check_one_machine, fill_stores
     from orchestrator.store.sync import at_work
     from trainables.storage.leases import this_process
 
-    options = run.options
-    if tasks < 0:
-        raise UserError(f"--workers is 0 or more, got {tasks}")
-    place, jobs, resources = _jobs(asked, run, out=out, store=store)
+    jobs, resources = _jobs(request, place), request.options.resources
     filled = [place.folds.embeddings_folder, place.folds.queries_folder]
     try:
         with at_work(place, this_process(), sent=filled):
@@ -88,11 +92,13 @@ def verify_answers_command(
     """
     from dataclasses import asdict
 
-    from trainables.teacher.stored.embedding import check, embedding_status
-
     if sample < 0:
         raise UserError(f"--sample is 0 or more, got {sample}")
-    place, jobs, _ = _jobs(asked, run, out=out, store=store)
+    request, place = _asked(asked, run, out=out, store=store)
+    _check_there(place)
+    from trainables.teacher.stored.embedding import check, embedding_status
+
+    jobs = _jobs(request, place)
     place.mirrors.fetch(place.folds.embeddings_folder)
     problems = [line for job in jobs for line in check(job.to_mapping(), sample=sample)]
     place.mirrors.send_now([place.folds.queries_folder])
@@ -123,6 +129,7 @@ def teacher_status_command(
 
     price_per_1000 = run.options.price_per_1000
     place = _place(out, store)
+    _check_there(place)
     place.mirrors.fetch(place.folds.embeddings_folder)
     rows, asked = stored_answers(place), query_counts(place.folds.queries_folder)
     price = place.price_per_1000 if price_per_1000 is None else price_per_1000
@@ -131,6 +138,7 @@ def teacher_status_command(
         typer.echo(json.dumps(content | ({} if price is None else {"price": asked.price(price)}), indent=1))
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for title in ("store", "of", "views", "px", "shards", "MB", "data"):
@@ -138,7 +146,7 @@ def teacher_status_command(
     for row in rows:
         shards, size = str(row["shards"]), f"{row['bytes'] / 1e6:,.1f}"
         table.add_row(
-            row["key"][:12], row["of"], row["views"], str(row["image_size"]), shards, size, row["manifest"][:12]
+            row["key"][:12], Text(row["of"]), row["views"], str(row["image_size"]), shards, size, row["manifest"][:12]
         )
     wide_console().print(table)
     cost = "" if price is None else f"; price {asked.price(price):,.2f}"
@@ -156,17 +164,30 @@ def _place(out: str | None, store: str | None) -> SweepFolder:
     return open_store(out or store or "", shared=store)
 
 
-def _jobs(
+def _check_there(place: SweepFolder) -> None:
+    """Raises `UserError` where nothing lies that could be looked at."""
+    if not place.mirrors and not place.shared.is_dir():
+        raise UserError(f"there is no folder {place.where_shared}; give the --out or --store of what was filled")
+
+
+def _asked(
     asked: SweepArguments, run: RunArguments, *, out: str | None, store: str | None
-) -> tuple[SweepFolder, list[EmbeddingJob], Any]:
+) -> tuple[Request, SweepFolder]:
+    """What is asked for, as far as it can be checked without loading a teacher."""
+    request, place = build_request(asked, run), _place(out, store)
+    check_names(request.sweep)
+    for name in request.sweep.benchmarks:
+        check_stores_answers(request.sweep.hyperparameters_for(name).teacher_mode)
+    check_places(request.options)
+    return request, place
+
+
+def _jobs(request: Request, place: SweepFolder) -> list[EmbeddingJob]:
     """A job for each benchmark."""
     from orchestrator.embed import embedding_job
 
-    request = build_request(asked, run)
     options = request.options
-    place = _place(out, store)
-    place.check_writable()
-    jobs = [
+    return [
         embedding_job(
             benchmark,
             request.sweep.hyperparameters_for(name),
@@ -177,7 +198,6 @@ def _jobs(
         )
         for name, benchmark in options.benchmarks.items()
     ]
-    return place, jobs, options.resources
 
 
 def _forecast(jobs: list[EmbeddingJob], price_per_1000: float | None) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from orchestrator.cli.commands.teacher import teacher
 from search_spaces.errors import UserError
+from search_spaces.hyperparameters import LARGEST_IMAGE_SIZE
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -59,7 +60,7 @@ def serve_command(
     """Serve a teacher over HTTP until Ctrl-C; a token, where one is wanted, is read from VL2V_TEACHER_TOKEN."""
     from trainables.teacher.fingerprint import teacher_fingerprint
     from trainables.teacher.http.wire import TOKEN_VARIABLE
-    from trainables.teacher.names import teacher_kind
+    from trainables.teacher.names import check_teacher, teacher_kind
 
     token = os.environ.get(TOKEN_VARIABLE)
     if host not in LOOPBACK and not token:
@@ -68,11 +69,17 @@ def serve_command(
         raise UserError(f"--port is 0 to 65535, got {port}")
     if threads < 1 or image_size < 1:
         raise UserError(f"--threads and --image-size are 1 or more, got {min(threads, image_size)}")
+    if image_size > LARGEST_IMAGE_SIZE:
+        raise UserError(f"--image-size is at most {LARGEST_IMAGE_SIZE:,} pixels, got {image_size}")
     if teacher_kind(name) == "remote":
         raise UserError("a remote teacher is served elsewhere already; give demo or an open_clip teacher")
     faults, hosts = _faults(fault or []), allowed_host or []
     if wrong := [name for name in hosts if re.fullmatch(r"(\*\.)?[\w.-]+|\[[0-9a-fA-F:.]+\]", name) is None]:
         raise UserError(f"--allowed-host is a host's name, *.DOMAIN or [ADDRESS], without a port; got {wrong[0]!r}")
+    place = Path(ledger).expanduser() if ledger else None
+    if place is not None:
+        _check_file("--ledger", place)
+    check_teacher(name)
     fingerprint = teacher_fingerprint(name)
     from trainables.teacher.http.server import ANY_HOST, LOOPBACK_HOSTS, Faults, serve
     from trainables.teacher.open import open_teacher
@@ -85,12 +92,21 @@ def serve_command(
         fingerprint=fingerprint,
         token=token,
         image_size=None if name == "demo" else image_size,
-        ledger=Path(ledger).expanduser() if ledger else None,
+        ledger=place,
         faults=Faults(**faults),
         # Elsewhere a token keeps strangers away, and names of this machine are not known here.
         hosts=(*LOOPBACK_HOSTS, *hosts) if host in LOOPBACK or hosts else ANY_HOST,
         threads=threads,
     )
+
+
+def _check_file(option: str, file: Path) -> None:
+    """Raises `UserError` where a file cannot be made or written; a look."""
+    folder = file.absolute().parent
+    if file.is_dir() or not folder.is_dir():
+        raise UserError(f"{option} is a file in a folder that is there, got {file}")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise UserError(f"{option} {file} cannot be written")
 
 
 def _faults(given: list[str]) -> dict[str, Any]:

@@ -249,6 +249,34 @@ MISTAKES = {
     "no such teacher": (["teacher", "serve", "--teacher", "demmo"], "nearest: demo"),
     "no such host": (["teacher", "serve", "--teacher", "demo", "--allowed-host", "a:80"], "without a port; got 'a:80'"),
     "no such fault": (["teacher", "serve", "--teacher", "demo", "--fault", "drip=1"], "--fault is one of drop"),
+    "no teacher": (["plan", "--benchmark", "icons", "--teacher", "demmo"], "nearest: demo"),
+    "no checkpoint": (["plan", "--benchmark", "icons", "--teacher", "open_clip:RN50:no/x.pt"], "no teacher checkpoint"),
+    "no architecture": (["plan", "--benchmark", "icons", "--teacher", "open_clip:RN51:openai"], "nearest: RN50"),
+    "no architecture file": (
+        ["plan", "--benchmark", "icons", "--teacher", "open_clip:x.json:a"],
+        "no architecture file",
+    ),
+    "no random seed": (["plan", "--benchmark", "icons", "--teacher", "open_clip:RN50:random:x"], "random:SEED"),
+    "no address": (["plan", "--benchmark", "icons", "--teacher", "remote:vendor"], "remote:http://HOST:PORT"),
+    "no port": (["plan", "--benchmark", "icons", "--teacher", "remote:http://a:x"], "remote:http://HOST:PORT"),
+    "no such weights": (["plan", "--benchmark", "icons", "student_weights=no.pt"], "no student weights 'no.pt'"),
+    "too many views": (["plan", "--benchmark", "icons", "--teacher-mode", "views:99999999999"], "K from 1 to 100,000"),
+    "more views than digits": (["plan", "--benchmark", "icons", "--teacher-mode", f"views:{'9' * 5000}"], "views:K"),
+    "huge images": (["plan", "--benchmark", "icons", "image_size=100000000"], "image_size is at most 4,096 pixels"),
+    "no name": (["plan", "--benchmark", "icons", "--name", ""], "--name is 1 to 100 bytes"),
+    "a blank name": (["sweep", "--benchmark", "icons", "-y", "sweep.name='  '"], "--name is 1 to 100 bytes"),
+    "a folder for a name": (["sweep", "--benchmark", "icons", "-y", "--name", "../x"], "without '/'"),
+    "a name of two lines": (["sweep", "--benchmark", "icons", "-y", "--name", "a\nb"], "printable"),
+    "a null in a name": (["sweep", "--benchmark", "icons", "-y", "--name", "a\0b"], "printable"),
+    "no images": (["sweep", "--benchmark", "PACS", "-y"], "PACS needs --data-root DIR"),
+    "no store to look at": (["teacher", "status", "--out", "none"], "there is no folder"),
+    "no store to check": (
+        ["teacher", "verify", "--benchmark", "icons", "--teacher-mode", "clean", "--teacher", "demo", "--out", "none"],
+        "there is no folder",
+    ),
+    "no ledger": (["teacher", "serve", "--teacher", "demo", "--ledger", "none/ledger"], "--ledger is a file in"),
+    "a ledger of folders": (["teacher", "serve", "--teacher", "demo", "--ledger", "."], "--ledger is a file in"),
+    "huge images to serve": (["teacher", "serve", "--teacher", "demo", "--image-size", "5000"], "at most 4,096"),
     "cluster file": (["doctor", "--cluster-file", "none.yaml", "--json"], ""),
 }
 
@@ -267,6 +295,25 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         assert expected in written.err
         assert written.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["teacher", "embed", "--benchmark", "icons", "--teacher", "demo"],
+        ["teacher", "embed", "--benchmark", "icons", "--teacher", "demo", "--out", "none"],
+        ["teacher", "embed", "--benchmark", "icons", "--teacher", "demmo", "--teacher-mode", "clean", "--out", "none"],
+        ["teacher", "embed", "--benchmark", "PACS", "--teacher", "demo", "--teacher-mode", "clean", "--out", "none"],
+        ["teacher", "serve", "--teacher", "demo", "--ledger", "none/ledger"],
+    ],
+)
+def test_a_mistake_at_the_teacher_is_found_before_torch_is_loaded(arguments: list[str]) -> None:
+    done = run_in_process(*arguments)
+    assert done.returncode == 2
+    mistake, loaded = done.stderr.splitlines()
+    assert mistake.startswith("error: ")
+    assert loaded == "loaded:"
+    assert not (REPOSITORY / "none").exists()
 
 
 def test_a_mistake_does_not_repeat_a_secret(

@@ -33,6 +33,8 @@ def test_sync_without_a_sweep_or_a_server_is_one_line(
     assert run(["sync", "--out", str(tmp_path)]) == 2
     assert "no sweep in" in capsys.readouterr().err
     Bench(tmp_path)
+    assert run(["sync", "--out", str(tmp_path), "--data-root", "none-here"]) == 2
+    assert capsys.readouterr().err == "error: the data root none-here is not a folder\n"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert run(["sync", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err

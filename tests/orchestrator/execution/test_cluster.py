@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -132,6 +133,9 @@ def test_a_local_ray_leaves_nothing_and_sweeps_up_after_the_killed(
                 "Ray listens on the network: without a token anybody may run code"
             )
             assert not abandoned.exists()
+            (session,) = base.glob(f"{TEMPORARY_PREFIX}*/*/session_20*")
+            assert stat.S_IMODE(session.stat().st_mode) == 0o777, "Ray no longer opens its folder: ours need not close"
+            assert stat.S_IMODE(session.parents[1].stat().st_mode) == 0o700
             assert call_on_cluster("os.path:basename", ["/a/b", "/a/c"], Resources(), doing="x") == ["b", "c"]
         assert not ray.is_initialized()
         assert [path.name for path in base.iterdir()] == [living.name]

@@ -174,8 +174,12 @@ def test_the_settings_are_ones_that_ray_reads() -> None:
     )
     assert not [name for name in engine_environment(spot=True) if name.encode() not in python]
     core = inside_ray("_raylet.so")
-    assert not [name for name in PATIENCE if name.removeprefix("RAY_").encode() not in core]
+    node = inside_ray("_private/node.py")
+    assert not [name for name in PATIENCE if name.removeprefix("RAY_").encode() not in core + node]
     assert b'kwargs.pop("_temp_dir"' in python
+    assert b"raylet_start_wait_time_s = 30\n" in node, "the limit can be set now: PATIENCE is the place"
+    assert b"timed out during startup" in node
+    assert b"Timed out waiting for file" in core
 
 
 def test_the_words_that_deaths_are_told_by_are_rays() -> None:

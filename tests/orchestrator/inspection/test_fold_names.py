@@ -42,6 +42,11 @@ def test_what_there_is_not_is_told_with_the_nearest(known: KnownFolds, text: str
         known.fold(text)
 
 
+def test_a_domain_alone_is_told_with_its_own_folds(known: KnownFolds) -> None:
+    with pytest.raises(UserError, match=r"no fold 'flat' .*nearest: (icons/flat/\S+, ){2}icons/flat/"):
+        known.fold("flat")
+
+
 def test_many_candidates_are_not_all_listed(known: KnownFolds) -> None:
     with pytest.raises(UserError, match=r"16 folds match 'icons/seed0'.* and 4 more"):
         known.fold("icons/seed0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from orchestrator.report.claims import compared_claims
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.report.formats import csv_text, latex, markdown, to_mapping, write_report
 from orchestrator.report.measurements import measure
+from orchestrator.report.missing_folds import TO_RUN, sweep_command
 from orchestrator.report.report import build_report
+from orchestrator.run_options import RunOptions
 from orchestrator.store.records import TrialRecord
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import Fold, Hyperparameters
+from tests.fuzz import names as odd_names
 from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import TEST_NUMBERS
-from tests.support.written_folds import REPRODUCED, Written, status, written_sweep
+from tests.support.written_folds import MINE, REPRODUCED, Written, status, written_sweep
 from trainables.storage.json_files import write_json
 
 ACCURACIES = {"zero_shot": [0.4, 0.4, 0.4], "vl2v_adip": [0.5, 0.6, 0.7], "erm": [0.3, 0.3, 0.6]}
@@ -380,6 +384,40 @@ def test_one_seed_has_no_error_in_any_format(tmp_path: Path) -> None:
     cell = to_mapping(report)["tables"][0]["rows"][1]["ood"]["sketch"]
     assert [cell[name] for name in ("domainbed_error", "unbiased_error", "t95_error")] == [None] * 3
     assert cell["mean"] == pytest.approx(80.0)
+
+
+def test_odd_names_come_out_as_they_went_in() -> None:
+    assert odd_names.tried(60, seed=0).problems == []
+
+
+def test_a_latex_file_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    written = Written(tmp_path, written_sweep(benchmarks=("mine",), seeds=1))
+    checkpoint = f"open_clip:ViT-B-32:{tmp_path}/weights/teacher.pt"
+    written.fill({name: values[:1] for name, values in ACCURACIES.items()}, teacher=checkpoint)
+    report = replace(build_report(written.store), missing=f"lacks 2 folds{TO_RUN}sweep --out {tmp_path}")
+    assert str(tmp_path) in markdown(report)
+    assert str(tmp_path) not in latex(report)
+    assert "teacher.pt" in latex(report)
+    assert latex(report).startswith("% lacks 2 folds\n")
+
+
+@pytest.mark.parametrize(
+    ("folder", "root", "words"),
+    [
+        ("/data/mine", "/data", ["--data-root", "/data"]),
+        ("/my data/mine", None, ["--benchmark", "icons,folder:/my data/mine"]),
+        ("/elsewhere/mine", "/data", ["--data-root", "/data", "--benchmark", "icons,folder:/elsewhere/mine"]),
+    ],
+)
+def test_the_command_that_runs_what_is_missing_knows_where_images_lie(
+    folder: str, root: str | None, words: list[str], tmp_path: Path
+) -> None:
+    store = Written(tmp_path, written_sweep(benchmarks=("icons", "mine"), seeds=1)).store
+    unknown = shlex.split(sweep_command(store, "oracle"))
+    assert unknown[-3:] == ["--data-root", "DIR", "-y"]
+    benchmarks = {"icons": BENCHMARKS["icons"], "mine": replace(MINE, folder=folder)}
+    store.remember_run(RunOptions(data_root=root, benchmarks=benchmarks))
+    assert shlex.split(sweep_command(store, "oracle")) == [*unknown[:-3], *words, "-y"]
 
 
 def test_a_folder_without_a_sweep_is_one_line(tmp_path: Path) -> None:

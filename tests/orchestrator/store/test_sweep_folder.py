@@ -68,14 +68,14 @@ def test_a_trial_number_is_written_once(tmp_path: Path) -> None:
 
 
 def test_the_same_sweep_claims_its_folder_again(tmp_path: Path) -> None:
-    claimed(tmp_path)
+    claimed(tmp_path).records.write_trial(TRIAL)
     before = (tmp_path / "sweep.json").read_bytes()
     claimed(tmp_path, name="another name only")
     assert (tmp_path / "sweep.json").read_bytes() == before
 
 
 def test_another_sweep_is_refused_in_one_line_that_names_the_difference(tmp_path: Path) -> None:
-    claimed(tmp_path)
+    claimed(tmp_path).records.write_trial(TRIAL)
     with pytest.raises(UserError, match=r"belongs to another sweep \('stub', which differs in sweep.trials\)") as error:
         claimed(tmp_path, trials=4)
     assert "\n" not in str(error.value)
@@ -85,11 +85,35 @@ def test_another_sweep_is_refused_in_one_line_that_names_the_difference(tmp_path
 
 def test_other_images_and_another_trainer_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = claimed(tmp_path)
+    store.records.write_trial(TRIAL)
     with pytest.raises(UserError, match="other images of icons"):
         store.claim(stub_sweep(), (GROUP,), {"icons": "m2"})
     monkeypatch.setattr("orchestrator.store.sweep_folder.TRAINER_VERSION", "99")
     with pytest.raises(UserError, match="by trainer version 1, this is 99"):
         claimed(tmp_path)
+
+
+def test_a_sweep_that_handed_out_no_fold_gives_way(tmp_path: Path) -> None:
+    first, changed = claimed(tmp_path), stub_sweep(trials=4)
+    key = first._sweep_key
+    store = open_store(tmp_path)
+    assert store._sweep_key == key
+    store.check_sweep(changed)
+    store.claim(changed, (GROUP,), {"icons": "m2"})
+    assert (store.sweep(), store.manifests()) == (changed, {"icons": "m2"})
+    assert store._sweep_key == changed.key != key, "what the first one gave up would count as pruned"
+
+
+def test_a_store_without_folds_of_the_sweep_gives_way_too(tmp_path: Path) -> None:
+    out, first, second = (tmp_path / name for name in ("out", "first", "second"))
+    for wanted in (first, second, out, second):
+        store = open_store(out, shared=wanted)
+        store.check_writable()
+        assert (store.shared, open_store(out).shared) == (wanted, wanted)
+    store.claim(stub_sweep(), (GROUP,), {"icons": "m1"})
+    store.records.write_trial(TRIAL)
+    with pytest.raises(UserError, match=f"out keeps its folds in {second}, not in {first}; "):
+        open_store(out, shared=first)
 
 
 def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path: Path) -> None:

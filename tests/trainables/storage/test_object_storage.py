@@ -16,7 +16,7 @@ import pytest
 
 from search_spaces.errors import UserError
 from tests.support.object_stores import SECRET, LoopbackS3, loopback_s3
-from trainables.storage.mirror import Mirror, MirrorLostError, is_small, open_mirror
+from trainables.storage.mirror import MIRRORS_VARIABLE, Mirror, MirrorLostError, is_small, open_mirror
 from trainables.storage.object_storage import Storage, open_storage, parse_address
 
 FOLD = "folds/key"
@@ -429,6 +429,20 @@ def test_a_mark_that_is_gone_from_the_storage_goes_here_too(node: Node) -> None:
     second.pull()
     assert read(second, "running.json") is None
     assert read(second, "spec.json") == "{}"
+
+
+@pytest.mark.parametrize("key", ["{}//evil.json", "{}/a//evil.json", "{}/../evil.json", "{}/./evil.json", "{}/folds/"])
+def test_a_key_that_names_no_file_of_the_folder_is_passed_over(
+    key: str, s3: LoopbackS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boto3 = pytest.importorskip("boto3")
+    monkeypatch.setenv(MIRRORS_VARIABLE, str(tmp_path / "mirrors"))
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{s3.port}", region_name="us-east-1")
+    client.put_object(Bucket="bucket", Key=f"{tmp_path.name}/trials/x.json", Body=b"{}")
+    client.put_object(Bucket="bucket", Key=key.format(tmp_path.name), Body=b"" if key.endswith("/") else b"1")
+    mirror = open_mirror(s3.address(f"bucket/{tmp_path.name}"))
+    assert mirror.pull() == ["trials/x.json"]
+    assert not list(tmp_path.rglob("*evil*"))
 
 
 def test_names_with_odd_characters_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

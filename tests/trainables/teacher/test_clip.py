@@ -187,6 +187,28 @@ def test_a_checkpoint_of_another_architecture_is_one_line(tmp_path: Path) -> Non
     assert "do not fit" in the_line(f"open_clip:vl2v-tiny:{file}")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("positional_embedding", (77, 20)),
+        ("positional_embedding", (77,)),
+        ("positional_embedding", ()),
+        ("visual.positional_embedding", (17, 20)),
+        ("visual.positional_embedding", (64,)),
+        ("logit_scale", (3,)),
+    ],
+)
+def test_a_checkpoint_of_another_width_is_one_line_that_names_it(
+    name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    state, file = tiny_state(), tmp_path / "other.pt"
+    state[name] = torch.zeros(shape)
+    torch.save(state, file)
+    line = the_line(f"open_clip:vl2v-tiny:{file}")
+    assert "do not fit the architecture" in line
+    assert name in line
+
+
 class _Payload:
     def __reduce__(self) -> Any:
         return (print, ("a pickle ran",))

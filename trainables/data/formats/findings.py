@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import PurePosixPath
 
 from search_spaces.benchmarks import Benchmark
-from trainables.data.formats.folder import case_variants
+from trainables.data.formats.folder import name_twins
 from trainables.data.formats.images import IMAGE_SUFFIXES
 from trainables.data.formats.manifest import ManifestRow, is_utf8, shown
 from trainables.data.formats.variants import Variant, nearest_variant
@@ -165,7 +165,7 @@ def _same_pictures(rows: Sequence[ManifestRow]) -> list[list[ManifestRow]]:
 
 
 def _differ_in_case(kind: str, names: Iterable[str]) -> list[str]:
-    return [f"the {kind} folders {pair} differ only in case" for pair in case_variants(names)]
+    return [f"the {kind} folders {pair} differ only in {how}" for pair, how in name_twins(names)]
 
 
 def _count(items: Sequence[str], noun: str) -> str:

@@ -1,6 +1,7 @@
 """A benchmark in DomainBed's folder layout: ROOT/FOLDER/DOMAIN/CLASS/image, in torchvision ImageFolder's order.
 
-Ignored: hidden files and folders (`.DS_Store`, `.ipynb_checkpoints`), and plain files beside the domain or class
+Ignored: hidden files and folders (`.DS_Store`, `.ipynb_checkpoints`), folders that systems leave (`LEFT_BY_SYSTEMS`:
+an unpacked archive's `__MACOSX`, a NAS's thumbnails), and plain files beside the domain or class
 folders (split lists, licences). A folder beside the domains that is no domain is an error that names it. Files in class
 folders whose ending is no image's are left out, as ImageFolder does; `verify` lists them.
 
@@ -11,6 +12,7 @@ stops it, and takes every image dozens of times. `verify` lists such links.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +26,11 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError, unknown_name
 from trainables.data.formats.images import Indices, Role, decode, is_image_name, is_other_picture
 from trainables.data.formats.manifest import ManifestRow, ScannedFile, is_utf8, manifest_hash, scan, shown
+
+LEFT_BY_SYSTEMS = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+"""Folders beside or below a user's own: of macOS's archives, of Synology and QNAP, of Windows, of ext4."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +130,11 @@ def subfolders(folder: Path) -> list[str]:
     return names
 
 
+def is_left_by_system(name: str) -> bool:
+    """Whether a folder is hidden, or left by a system or a program: no domain and no class."""
+    return name.startswith(".") or name in LEFT_BY_SYSTEMS
+
+
 def links_back(folder: Path) -> list[str]:
     """Names of the links inside that lead to the folder itself or above it: they are no domains and no classes."""
     return _folders(folder)[1]
@@ -134,19 +146,36 @@ def _folders(folder: Path) -> tuple[list[str], list[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if _is_folder(entry) and not entry.name.startswith("."):
+                if _is_folder(entry) and not is_left_by_system(entry.name):
                     names[_leads_back(entry, passed)].append(entry.name)
     except OSError as error:
         raise _cannot_read(folder, error) from None
     return sorted(names[False], key=os.fsencode), sorted(names[True], key=os.fsencode)
 
 
-def case_variants(names: Iterable[str]) -> list[str]:
-    """`Photo and photo`: names that differ only in upper and lower case, and would be one folder on some disks."""
+def name_twins(names: Iterable[str]) -> list[tuple[str, str]]:
+    """`Photo and photo` with `case`: names that would be one folder on some disks, and what they differ in."""
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(name.casefold(), []).append(name)
-    return [" and ".join(group) for group in alike.values() if len(group) > 1]
+        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    return [
+        (" and ".join(map(in_form, group)), "case" if len(set(map(str.casefold, group))) == 1 else "Unicode form")
+        for group in alike.values()
+        if len(group) > 1
+    ]
+
+
+def in_form(name: str) -> str:
+    """A name with its Unicode form behind it, where it has one: names that look the same may be spelt differently."""
+    forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]
+    return name if len(forms) == 2 else f"{name} ({forms[0] if forms else 'neither NFC nor NFD'})"
+
+
+def _same_to_the_eye(found: Iterable[str], expected: Iterable[str]) -> list[str]:
+    """`é (NFD) instead of é (NFC)` for each name that is there in another Unicode form."""
+    composed = {unicodedata.normalize("NFC", name): name for name in found}
+    pairs = [(composed.get(unicodedata.normalize("NFC", name)), name) for name in expected]
+    return [f"{in_form(there)} instead of {in_form(name)}" for there, name in pairs if there not in (None, name)]
 
 
 def _cannot_read(folder: str | Path, error: OSError) -> UserError:
@@ -159,6 +188,8 @@ def check_domain_folders(folder: Path, benchmark: Benchmark) -> None:
     missing = [name for name in benchmark.domain_names if name not in found]
     stray = [name for name in found if name not in benchmark.domain_names]
     expected = f"{benchmark.name} has the domains {', '.join(benchmark.domain_names)}"
+    if twins := _same_to_the_eye(stray, missing):
+        raise UserError(f"{folder} has the domain folder {_first(twins)}: the same letters spelt otherwise; rename it")
     if missing:
         where = f"looked in {folder}, found {', '.join(found) or 'no folder'}"
         raise UserError(f"{benchmark.name} lacks the domain folder {', '.join(missing)}; {expected}; {where}")
@@ -167,8 +198,8 @@ def check_domain_folders(folder: Path, benchmark: Benchmark) -> None:
             f"{folder} has the folder {', '.join(stray)}, which is no domain; {expected}; move it elsewhere (plain "
             "files and hidden folders may stay)"
         )
-    for names in case_variants(found):
-        raise UserError(f"{folder} has the domain folders {names}, which differ only in case; keep one of them")
+    for names, how in name_twins(found):
+        raise UserError(f"{folder} has the domain folders {names}, which differ only in {how}; keep one of them")
 
 
 def check_class_folders(folder: Path, benchmark: Benchmark) -> tuple[str, ...]:
@@ -179,8 +210,8 @@ def check_class_folders(folder: Path, benchmark: Benchmark) -> tuple[str, ...]:
     if not expected:
         first = benchmark.domain_names[0]
         expected, reference = classes[first], f"the domain {first}"
-    for names in case_variants(expected):
-        raise UserError(f"{benchmark.name} has the classes {names}, which differ only in case; keep one of them")
+    for names, how in name_twins(expected):
+        raise UserError(f"{benchmark.name} has the classes {names}, which differ only in {how}; keep one of them")
     for name, found in classes.items():
         if not found:
             raise UserError(f"{folder / name} has no class folder; the layout is DOMAIN/CLASS/image")
@@ -196,6 +227,8 @@ def _difference(found: list[str], expected: list[str]) -> str:
     case = [f"{by_case[name.lower()]} instead of {name}" for name in missing if name.lower() in by_case]
     if case and len(case) == len(missing) == len(extra):
         return f"other case: {_first(case)}"
+    if twins := _same_to_the_eye(extra, missing):
+        return f"the same letters spelt otherwise: {_first(twins)}; rename them"
     parts = [f"lacks {_first(missing)}"] if missing else []
     parts += [f"has {_first(extra)} as well"] if extra else []
     return "; ".join(parts)
@@ -246,6 +279,8 @@ def list_class(folder: Path, relative: str) -> ClassListing:
         try:
             with os.scandir(f"{folder}/{below}") as entries:
                 for entry in (entry for entry in entries if not entry.name.startswith(".")):
+                    if entry.name in LEFT_BY_SYSTEMS:
+                        continue
                     if not _is_folder(entry):
                         files[below].append(entry.name)
                     elif _leads_back(entry, passed):

@@ -62,7 +62,12 @@ class ScannedFile:
 
 def is_utf8(name: str) -> bool:
     """Whether a file name from the disk is UTF-8; others do not go into tables and packs."""
-    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+    try:
+        # By its bytes: what Python makes of them follows the locale.
+        os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def shown(name: str) -> str:

@@ -13,12 +13,21 @@ from pathlib import Path
 
 from search_spaces.benchmarks import BENCHMARKS, Benchmark, Domain
 from search_spaces.errors import UserError
-from trainables.data.formats.folder import FolderSource, benchmark_folder, subfolders, unknown_folder
+from trainables.data.formats.folder import (
+    FolderSource,
+    benchmark_folder,
+    check_class_folders,
+    check_domain_folders,
+    list_class,
+    subfolders,
+    unknown_folder,
+)
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.pack import PACK_SUFFIX
 from trainables.data.formats.pack_place import recover
 from trainables.data.formats.pack_reader import PackSource, is_pack, read_description
 from trainables.data.formats.parquet import ParquetSource
+from trainables.data.loading.splits import LEAST_IMAGES, too_small
 
 FOLDER_PREFIX = "folder:"
 LISTED = 10
@@ -46,6 +55,35 @@ def open_benchmark(
     if place.endswith(PACK_SUFFIX):
         return PackSource(place, benchmark)
     return FolderSource(Path(place), benchmark, cache=cache)
+
+
+def check_place(benchmark: Benchmark, data_root: str | Path | None = None, *, needed: bool = True) -> None:
+    """Look whether a benchmark lies where it is read from, and has enough images to split; indexes nothing.
+
+    Args:
+        benchmark: of a folder, each domain is looked into until it has enough images.
+        data_root: as in `open_benchmark`.
+        needed: False lets it lie nowhere.
+
+    Raises:
+        UserError: it lies nowhere, its folder is out of layout, or a domain is too small to split.
+    """
+    place = locate(benchmark, data_root)
+    if place is None and benchmark.name != "icons" and needed:
+        raise not_found(benchmark, data_root)
+    if place is None or place.endswith(PACK_SUFFIX):
+        return
+    folder = Path(place)
+    check_domain_folders(folder, benchmark)
+    class_names = check_class_folders(folder, benchmark)
+    for domain in benchmark.domain_names:
+        count = 0
+        for name in class_names:
+            count += len(list_class(folder, f"{domain}/{name}").images)
+            if count >= LEAST_IMAGES:
+                break
+        else:
+            raise too_small(f"{benchmark.name}/{domain}", count)
 
 
 def locate(benchmark: Benchmark, data_root: str | Path | None = None) -> str | None:

@@ -16,6 +16,10 @@ VALIDATION_FRACTION = 0.2
 """DomainBed's holdout fraction."""
 
 
+LEAST_IMAGES = 5
+"""Of a domain: fewer leave its validation part empty."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldSplits:
     """Indices into each domain, in the split's order."""
@@ -65,13 +69,24 @@ def split_fold(source: ImageSource, benchmark: Benchmark, fold: Fold) -> FoldSpl
     )
 
 
+def check_splits(source: ImageSource, benchmark: Benchmark) -> None:
+    """Raises `UserError` where a domain is too small for a validation part, in whichever role."""
+    for domain in benchmark.domain_names:
+        _split_domain(source, benchmark, domain, "source", 0)
+        _split_domain(source, benchmark, domain, "test", 0)
+
+
+def too_small(domain: str, count: int, role: str = "") -> UserError:
+    """What is said of a domain that cannot be split."""
+    images = f"{count} image{'' if count == 1 else 's'}"
+    return UserError(f"{domain} has {images}{role}; a 20% validation part needs {LEAST_IMAGES}")
+
+
 def _split_domain(
     source: ImageSource, benchmark: Benchmark, domain: str, role: Role, seed: int
 ) -> tuple[Indices, Indices]:
     pool = source.pool(domain, role)
     validation, training = split_indices(len(pool), seed, benchmark.domain_index(domain))
     if not len(validation):
-        raise UserError(
-            f"{benchmark.name}/{domain} has {len(pool)} images in the {role} role; a 20% validation part needs 5"
-        )
+        raise too_small(f"{benchmark.name}/{domain}", len(pool), f" in the {role} role")
     return pool[validation], pool[training]

@@ -6,14 +6,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from search_spaces.benchmarks import BENCHMARKS, PACS, VLCS, Benchmark
+from search_spaces.benchmarks import BENCHMARKS, PACS, VLCS, Benchmark, Domain
 from search_spaces.errors import UserError
 from tests.support.folders import tiny_benchmark, write_tiny
 from tests.support.look_alikes import write_counts
+from trainables.data.formats.folder import check_domain_folders
 from trainables.data.formats.open import benchmark_from_folder, open_benchmark
 from trainables.data.formats.pack import write_pack
 from trainables.data.formats.sample import write_sample
@@ -113,6 +115,35 @@ def test_notes_say_how_far_labels_could_be_checked(tmp_path: Path) -> None:
     assert (
         verify_benchmark(tmp_path / "VLCS", VLCS).notes[-1] == f"labels checked: the counts per class, the 5 {checked}"
     )
+
+
+def test_names_that_look_the_same_are_told_apart(pacs: Path) -> None:
+    composed, taken_apart = "cl\u00e9", "cle\u0301"
+    mine = pacs.with_name("mine")
+    for domain, name in (("photo", composed), ("sketch", taken_apart)):
+        shutil.copytree(pacs / "photo" / "dog", mine / domain / name)
+    with pytest.raises(UserError, match=rf"spelt otherwise: {taken_apart} \(NFD\) instead of {composed} \(NFC\)"):
+        open_benchmark(benchmark_from_folder("mine", pacs.parent), pacs.parent)
+    shutil.copytree(mine / "sketch" / taken_apart, mine / "photo" / taken_apart)
+    twins = rf"classes {taken_apart} \(NFD\) and {composed} \(NFC\), which differ only in Unicode form"
+    with pytest.raises(UserError, match=twins):
+        open_benchmark(benchmark_from_folder("mine", pacs.parent), pacs.parent)
+    (mine / "photo").rename(mine / composed)
+    known = replace(PACS, domains=(Domain(name=taken_apart, letter="C"), Domain(name="sketch", letter="S")))
+    with pytest.raises(UserError, match=rf"{composed} \(NFC\) instead of {taken_apart} \(NFD\)"):
+        check_domain_folders(mine, known)
+
+
+def test_folders_that_systems_leave_are_no_domains_and_no_classes(pacs: Path) -> None:
+    mine = pacs.with_name("mine")
+    for domain in ("photo", "sketch"):
+        shutil.copytree(pacs / domain, mine / domain)
+    before = open_benchmark(benchmark_from_folder("mine", pacs.parent), pacs.parent)
+    for place in ("__MACOSX", "photo/__MACOSX", "photo/dog/@eaDir"):
+        shutil.copytree(mine / "sketch" / "dog", mine / place)
+    after = open_benchmark(benchmark_from_folder("mine", pacs.parent), pacs.parent)
+    assert (after.domain_names, after.class_names) == (before.domain_names, before.class_names)
+    assert after.manifest == before.manifest
 
 
 def test_names_that_differ_only_in_case_are_named(pacs: Path) -> None:
