@@ -5,7 +5,6 @@ No Ray in this file: `run_fold` is a function of its inputs that fills one folde
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +18,9 @@ from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
 from trainables.fold_setup import FoldSetup, Gather, Report, Scores, nothing_to_gather
-from trainables.jobs import FoldJob
+from trainables.jobs import NOTE, FoldJob
 from trainables.methods.recipes import Stage
+from trainables.storage.finished_folds import FILES, settled_result, stated_files, stated_sha256
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
 from trainables.student.model import Student
@@ -52,10 +52,17 @@ def run_fold(
     """
     workers = workers or Workers()
     with only_one_at_a_time(Path(job.folder), workers) as lease:
-        done: dict[str, Any] | None = workers.agree(FoldFolder(job.folder).read_result())
+        report = while_held(lease, report)
+        done, note = workers.agree(_done(job) if workers.is_first else None)
+        if note:
+            report({NOTE: note})
         if done is not None:
-            return done
-        return _make_fold(job, source, teacher, while_held(lease, report), workers, gather)
+            return done  # type: ignore[no-any-return]
+        return _make_fold(job, source, teacher, report, workers, gather)
+
+
+def _done(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
+    return settled_result(FoldFolder(job.folder), job.spec, weights_elsewhere=bool(job.mirrors))
 
 
 def _make_fold(
@@ -173,9 +180,10 @@ def _finish(
         "seconds": finished - started,
         "started": started,
         "finished": finished,
-        "student_sha256": _sha256(folder) if records and parts.workers.is_first else "",
     }
     if parts.workers.is_first:
+        result[FILES] = stated_files(folder, parts.job.spec)
+        result["student_sha256"] = stated_sha256(result, folder.student.name)
         write_json(folder.result, result)
         folder.checkpoint.unlink(missing_ok=True)
     last_step = records[-1].outcome.last_step if records else 0
@@ -216,7 +224,3 @@ def _describe(record: StageRecord) -> dict[str, Any]:
         "teacher_embeddings": outcome.teacher_embeddings,
         "reused": record.reused,
     }
-
-
-def _sha256(folder: FoldFolder) -> str:
-    return hashlib.sha256(folder.student.read_bytes()).hexdigest()

@@ -17,7 +17,7 @@ from orchestrator.search.group_view import States, read_group_view
 from orchestrator.search.selection_outcome import MissingFolds, SelectionOutcome, outcome_of_trial, selection_outcome
 from orchestrator.store.fold_states import StoredStates
 from orchestrator.store.records import PlannedFold
-from orchestrator.store.results import parse_test
+from orchestrator.store.results import check_fraction, read_test_result
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import FoldSpec
@@ -124,8 +124,9 @@ def _oracle_score(store: SweepFolder, folds: Iterable[PlannedFold]) -> float:
     scores = []
     for planned in folds:
         folder, domain = store.folds.fold(planned.key), planned.fold.test_domain
-        test = folder.read_test() if folder.is_done else None
-        score = parse_test(test, domain, last_step=True).out_accuracy if test else None
+        result = store.folds.result(planned.key)
+        test = None if result is None else read_test_result(folder, result, domain, last_step=True)
+        score = None if test is None else test.out_accuracy
         scores.append(math.nan if score is None else score)
     return sum(scores) / len(scores)
 
@@ -134,11 +135,12 @@ def _measurement(
     store: SweepFolder, group: FoldGroup, trial: int, planned: PlannedFold, selection: Selection
 ) -> Measurement | None:
     folder = store.folds.fold(planned.key)
-    result, content, spec = store.folds.result(planned.key), folder.read_test(), store.folds.spec(planned.key)
-    if result is None or content is None or spec is None:
-        return None
     domain, by_oracle = planned.fold.test_domain, selection == "oracle"
-    test = parse_test(content, domain, last_step=by_oracle)
+    result, spec = store.folds.result(planned.key), store.folds.spec(planned.key)
+    test = None if result is None else read_test_result(folder, result, domain, last_step=by_oracle)
+    if result is None or test is None or spec is None:
+        return None
+    check_fraction(result.accuracy, folder.result, folder.advice)
     return Measurement(
         group=group.name,
         benchmark=group.benchmark,

@@ -24,6 +24,7 @@ from search_spaces.hyperparameters import Fold, Hyperparameters
 from tests.support.bench import Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import TEST_NUMBERS
+from tests.support.whole_folds import restate
 from tests.support.written_folds import REPRODUCED, Written, status, written_sweep
 from trainables.storage.json_files import write_json
 
@@ -41,7 +42,7 @@ def test_means_errors_and_averages(tmp_path: Path, scope: str) -> None:
     assert distilled.ood["art_painting"].text("domainbed") == "60.0 ± 4.7"
     assert distilled.ood["sketch"].text("unbiased") == "90.0 ± 5.8"
     assert distilled.average_ood.text("domainbed") == "75.0 ± 4.7"
-    assert distilled.average_in_domain.mean == pytest.approx(95.0)
+    assert distilled.average_in_domain.mean == pytest.approx(67.5)
     assert distilled.average_balanced.mean == pytest.approx(65.0)
     assert distilled.teacher_images == 12 * 100
     assert table.notes == ()
@@ -83,7 +84,9 @@ def test_the_caption_and_both_conventions_are_printed(tmp_path: Path) -> None:
 def test_a_missing_seed_is_x_and_so_is_every_average_over_it(tmp_path: Path) -> None:
     written = Written(tmp_path, written_sweep(benchmarks=("PACS", "VLCS")))
     written.fill(ACCURACIES)
-    gone = written.planned("PACS/erm/sketch", "sketch", 2, 0)
+    selected = written.store.records.selected("PACS/erm/sketch")
+    assert selected is not None
+    (gone,) = (planned for planned in selected.folds if planned.fold.seed == 2)
     written.store.folds.fold(gone.key).result.unlink()
     report = build_report(written.store)
     row = report.table("PACS").rows[2]
@@ -188,6 +191,7 @@ def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, s
         assert result is not None
         numbers = {name: {domain: 1.0 - result["source_validation"]["accuracy"]} for name in TEST_NUMBERS}
         write_json(folder.test, numbers | {"last_step": numbers})
+        restate(folder)
     found = measure(bench.store, "oracle")
     assert {item.seed for item in found.measurements} == {0}
     assert len(found.measurements) == 4
@@ -331,7 +335,7 @@ def test_another_copy_of_a_benchmark_is_not_the_papers(tmp_path: Path) -> None:
 def test_mixed_folds_reproduce_nothing(tmp_path: Path) -> None:
     written = Written(tmp_path, written_sweep(methods=("erm",), zero_shot=False, seeds=2))
     written.fill({"erm": [0.753, 0.753]})
-    written.finish("PACS/erm/sketch", "sketch", 1, 1.053, data_manifest="other", trainer_version="0")
+    written.finish("PACS/erm/sketch", "sketch", 1, 0.953, data_manifest="other", trainer_version="0")
     entry = next(item for item in build_report(written.store, allow_mixed=True).ledger if item.verified is not None)
     assert entry.status == "Unverified: mixed folds, which differ in data manifest, trainer version"
 
