@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
+from search_spaces.errors import first_line
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
 from trainables.fold_setup import FoldSetup, Report
+from trainables.jobs import NOTE
 from trainables.methods.recipes import Stage
+from trainables.storage.atomic_files import remove_path
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import DamagedFileError, write_atomically, write_json
 from trainables.storage.leases import Lease, LeaseLostError, this_process
 from trainables.student.model import Student
+
+SHA256 = "student_sha256"
+"""Entry of an Align stage's result: of the file of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,9 @@ def align(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
     """
     shared = FoldFolder(parts.job.align_folder)
     with only_one_at_a_time(shared.path, parts.workers) as lease:
-        done = parts.workers.agree(_read(shared))
+        done, note = parts.workers.agree(_found(shared) if parts.workers.is_first else None)
+        if note:
+            parts.report({NOTE: note})
         if done is None:
             if parts.workers.is_first:
                 shared.remove_half_files()
@@ -59,19 +69,37 @@ def align(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
 
 
 def _write(shared: FoldFolder, outcome: StageOutcome) -> None:
-    write_atomically(shared.student, save({name: weight.cpu() for name, weight in outcome.weights.items()}))
+    weights = save({name: weight.cpu() for name, weight in outcome.weights.items()})
+    write_atomically(shared.student, weights)
     content = {field.name: getattr(outcome, field.name) for field in fields(outcome) if field.name != "weights"}
-    write_json(shared.result, content)
+    write_json(shared.result, content | {SHA256: sha256(weights).hexdigest()})
     shared.checkpoint.unlink(missing_ok=True)
 
 
-def _read(shared: FoldFolder) -> StageOutcome | None:
+def _found(shared: FoldFolder) -> tuple[StageOutcome | None, str]:
+    """What an equal stage left, and one line about what was damaged: then it is fitted again, with equal numbers."""
     try:
-        result = shared.read_result()
-    except DamagedFileError:
-        # It is fitted again, with equal numbers.
-        return None
-    return None if result is None else StageOutcome(weights=load_file(shared.student), **result)
+        content = shared.read_result()
+        if content is None:
+            return None, ""
+        return _outcome(content, shared.student.read_bytes()), ""
+    except (DamagedFileError, OSError, ValueError, TypeError, SafetensorError) as error:
+        why = "its weights are missing" if isinstance(error, FileNotFoundError) else first_line(error)
+    for path in (shared.result, shared.student, shared.journal, shared.checkpoint):
+        remove_path(path)
+    return None, f"the Align stage in {shared.path} is damaged ({why}); it runs again"
+
+
+def _outcome(content: Mapping[str, Any], weights: bytes) -> StageOutcome:
+    """Raises `ValueError` and the like where the two are not what was written together."""
+    entries = dict(content)
+    stated = entries.pop(SHA256, "")
+    # Before that entry, nothing was stated.
+    if stated and sha256(weights).hexdigest() != stated:
+        raise ValueError("its weights have another SHA-256 than its result states")
+    if not isinstance(entries.get("chosen"), dict) or not isinstance(entries.get("last_step"), int):
+        raise ValueError("its result lacks entries")
+    return StageOutcome(weights=load(weights), **entries)
 
 
 @contextmanager

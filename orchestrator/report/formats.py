@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.inspection.teacher_usage import ledger_line
 from orchestrator.report.cells import ERROR_BARS, MISSING, Cell, ErrorBar
+from orchestrator.report.columns import COLUMNS, Row
 from orchestrator.report.measurements import SELECTION_TITLES
-from orchestrator.report.report import BenchmarkTable, Report, Row
+from orchestrator.report.report import BenchmarkTable, Report
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.claims import PAPER_STUDENT
 from search_spaces.methods import method_facts
@@ -66,22 +67,16 @@ def grids(report: Report, error_bar: ErrorBar) -> list[Grid]:
 
 
 def _benchmark_grid(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Grid:
-    letters = list(table.letters.values())
-    rows = []
-    for row in table.rows:
-        cells = [*row.ood.values(), row.average_ood]
-        rows.append(
-            (
-                row.method,
-                *(cell.text(error_bar) for cell in cells),
-                _optional(row.average_in_domain, row, error_bar),
-                _optional(row.average_balanced, row, error_bar),
-                _published(row, table.benchmark),
-                _queries(row),
-            )
+    rows = tuple(
+        (
+            row.method,
+            *(cell.text(error_bar) for cell in row.ood.values()),
+            *(column.text(row, table.benchmark, error_bar) for column in COLUMNS),
         )
-    head = ("Method", *letters, "OOD avg", "ID avg", "OOD balanced avg", "Published OOD", "Teacher queries")
-    return Grid(title=table.benchmark, head=head, rows=tuple(rows), caption=tuple(_caption(report, table, error_bar)))
+        for row in table.rows
+    )
+    head = ("Method", *table.letters.values(), *(column.heading for column in COLUMNS))
+    return Grid(title=table.benchmark, head=head, rows=rows, caption=tuple(_caption(report, table, error_bar)))
 
 
 def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iterator[str]:
@@ -288,15 +283,10 @@ def _table_mapping(table: BenchmarkTable) -> dict[str, Any]:
 
 
 def _cells(row: Row) -> Iterator[tuple[str, str, Cell]]:
-    measures: Sequence[tuple[str, Mapping[str, Cell], Cell]] = (
-        ("ood", row.ood, row.average_ood),
-        ("id", row.in_domain, row.average_in_domain),
-        ("ood_balanced", row.balanced, row.average_balanced),
-    )
-    for measure, cells, mean in measures:
+    for measure, cells in row.cells.items():
         for domain, cell in cells.items():
             yield domain, measure, cell
-        yield "average", measure, mean
+        yield "average", measure, row.average(measure)
 
 
 def _cell_mapping(cell: Cell) -> dict[str, Any]:
@@ -306,21 +296,6 @@ def _cell_mapping(cell: Cell) -> dict[str, Any]:
         "unbiased_error": cell.unbiased_error,
         "by_seed": list(cell.values),
     }
-
-
-def _queries(row: Row) -> str:
-    lost = f" (+{row.teacher_unconfirmed:,} unconfirmed)" if row.teacher_unconfirmed else ""
-    return f"{row.teacher_images + row.teacher_texts:,}{lost}"
-
-
-def _optional(cell: Cell, row: Row, error_bar: ErrorBar) -> str:
-    """`-` where nothing of the kind was measured although the row is whole."""
-    return "-" if row.average_ood.is_whole and not cell.is_whole else cell.text(error_bar)
-
-
-def _published(row: Row, benchmark: str) -> str:
-    value = row.published.values.get(benchmark) if row.published else None
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _published_average(report: Report, rows: Sequence[Row | None]) -> str:

@@ -8,11 +8,12 @@ in `orchestrator.search.selection_outcome`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from orchestrator.plan.fold_groups import has_selection
+from orchestrator.report.columns import measured
 from orchestrator.search.group_view import States, read_group_view
 from orchestrator.search.selection_outcome import MissingFolds, SelectionOutcome, outcome_of_trial, selection_outcome
 from orchestrator.store.fold_states import StoredStates
@@ -49,12 +50,8 @@ class Measurement:
     """How the configuration was selected."""
     rule: str
     """How the evaluated weights were selected: `swad`, `best_source_validation`, `last`, `zero_shot`."""
-    ood: float
-    """Accuracy on the 80% part of the test domain; a fraction."""
-    balanced: float | None
-    """The same, every class counting alike."""
-    in_domain: float | None
-    """Mean accuracy over the source domains' 20% parts; None under oracle selection, which takes other weights."""
+    values: Mapping[str, float | None]
+    """Fractions by measure (`orchestrator.report.columns`); None where the fold has none."""
     test_images: int | None
     """Images in the test domain's 80% part; None where the fold does not say."""
     teacher_images: int
@@ -152,9 +149,7 @@ def _measurement(
         spec=spec,
         selection=selection,
         rule="last" if by_oracle and result.rule != "zero_shot" else result.rule,
-        ood=test.accuracy,
-        balanced=test.balanced_accuracy,
-        in_domain=None if by_oracle else result.accuracy,
+        values=measured(result, test, by_oracle=by_oracle),
         test_images=test.num_images,
         teacher_images=result.queries.images,
         teacher_texts=result.queries.texts,

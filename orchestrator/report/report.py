@@ -13,6 +13,7 @@ from orchestrator.inspection.failure_summary import failure_notes, failure_summa
 from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.report.cells import Cell, average
 from orchestrator.report.claims import LedgerEntry, ledger
+from orchestrator.report.columns import MEASURES, Row
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
 from orchestrator.report.measurements import Measurement, Selection, measure
 from orchestrator.report.missing_folds import missing_line
@@ -20,43 +21,10 @@ from orchestrator.report.pruning_audit import PruningAudit, audit
 from orchestrator.search.group_view import planned_domains
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import BENCHMARKS
-from search_spaces.claims import PublishedRow, published_row
+from search_spaces.claims import published_row
 from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
 from trainables.teacher.ledger import QueryCounts, query_counts
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A method in a benchmark's table."""
-
-    method: str
-    ood: Mapping[str, Cell]
-    """Accuracy on each test domain's 80% part."""
-    in_domain: Mapping[str, Cell]
-    """Accuracy on the source domains' 20% parts of the same folds, by test domain."""
-    balanced: Mapping[str, Cell]
-    """Class-balanced accuracy on each test domain's 80% part."""
-    teacher_images: int
-    """Images that the row's folds asked the teacher for."""
-    teacher_texts: int
-    """Texts that the row's folds asked the teacher for."""
-    published: PublishedRow | None
-    """The row of the paper, whatever student and teacher it was published with."""
-    teacher_unconfirmed: int = 0
-    """Queries of the row's folds whose answers were lost with a killed process; they may have been asked."""
-
-    @property
-    def average_ood(self) -> Cell:
-        return average(list(self.ood.values()))
-
-    @property
-    def average_in_domain(self) -> Cell:
-        return average(list(self.in_domain.values()))
-
-    @property
-    def average_balanced(self) -> Cell:
-        return average(list(self.balanced.values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,18 +163,14 @@ def _benchmark_table(
 def _row(method: str, domains: Sequence[str], seeds: Sequence[int], measurements: Sequence[Measurement]) -> Row:
     own = {(item.test_domain, item.seed): item for item in measurements if item.method == method}
 
-    def cells(name: str) -> dict[str, Cell]:
-        return {
-            domain: Cell(values=tuple(getattr(own.get((domain, seed)), name, None) for seed in seeds))
-            for domain in domains
-        }
+    def cell(measure: str, domain: str) -> Cell:
+        found = (own.get((domain, seed)) for seed in seeds)
+        return Cell(values=tuple(None if item is None else item.values[measure] for item in found))
 
     students = {item.spec.hyperparameters.student for item in own.values()}
     return Row(
         method=method,
-        ood=cells("ood"),
-        in_domain=cells("in_domain"),
-        balanced=cells("balanced"),
+        cells={measure: {domain: cell(measure, domain) for domain in domains} for measure in MEASURES},
         teacher_images=sum(item.teacher_images for item in own.values()),
         teacher_texts=sum(item.teacher_texts for item in own.values()),
         teacher_unconfirmed=sum(item.teacher_unconfirmed for item in own.values()),

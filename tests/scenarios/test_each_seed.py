@@ -75,9 +75,9 @@ def test_a_cell_holds_each_seeds_own_choice(bench: Bench, selection: Any) -> Non
     (row,) = report.table("icons").rows
     assert report.table("icons").seeds == (0, 1)
     assert row.average_ood.is_whole
-    assert row.ood["line"].values == (cells["line", 0].ood, cells["line", 1].ood)
+    assert row.ood["line"].values == tuple(cells["line", seed].values["ood"] for seed in (0, 1))
     text = markdown(report)
-    assert "Every seed was searched anew" in text
+    assert "Each seed had its own search" in text
     assert "seed 0" not in text
 
 
@@ -117,7 +117,7 @@ def test_names_tell_the_seeds_apart(bench: Bench) -> None:
         known.trial("icons/line/trial2")
     assert [group.name for group in sweep_status(bench.store).groups] == [group.name for group in bench.groups]
     exported = export_groups(bench.store, only="icons/erm/line/seed1")
-    assert "chosen for test domain line, seed1: trial" in exported[0].text
+    assert "selected for test domain line, seed1: trial" in exported[0].text
     explained = explain_fold(known, known.fold("icons/line/seed1/trial0"))
     assert "icons/erm/line/seed1" in "\n".join(explained.lines)
 

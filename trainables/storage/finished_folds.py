@@ -7,7 +7,6 @@ states none: there, each file is whole if it is there and parses.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.methods import METHODS
+from trainables.storage.atomic_files import remove_path
 from trainables.storage.checksums import file_sha256
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import DamagedFileError, read_json, write_json
@@ -93,7 +93,7 @@ def settled_result(
         check_place(folder, content, spec.key)
         found = flaw(folder, content, by_content=True, weights_elsewhere=weights_elsewhere)
         if found.startswith(f"{folder.spec.name} "):
-            _clear(folder.spec)
+            remove_path(folder.spec)
             write_json(folder.spec, spec.to_mapping())
             if not flaw(folder, content, by_content=True, weights_elsewhere=weights_elsewhere):
                 return content, f"{spec.fold}: {found}; it was written again"
@@ -107,19 +107,12 @@ def settled_result(
 
 def _discard(folder: FoldFolder) -> None:
     """Take away the result, and what the next run would go on from, add to or cannot write over."""
-    _clear(folder.result)
+    remove_path(folder.result)
     for path in (folder.checkpoint, folder.journal):
-        _clear(path)
+        remove_path(path)
     for path in (folder.spec, folder.student, folder.test, folder.path / "held_out"):
         if path.exists() and path.is_dir() != (path.name == "held_out"):
-            _clear(path)
-
-
-def _clear(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            remove_path(path)
 
 
 def _flaw_of(folder: FoldFolder, path: Path, about: Mapping[str, Any], *, by_content: bool) -> str:

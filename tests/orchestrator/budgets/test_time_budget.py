@@ -254,8 +254,8 @@ def test_a_whole_benchmarks_search_ends_with_what_a_budget_leaves(tmp_path: Path
     # Eleven trials of four folds and the confirmation: 48 of 50.
     assert group.counts().done == 48
     assert timed.is_whole("erm")
-    (note,) = (line for line in build_report(timed.bench.store).table("icons").notes if "chosen from" in line)
-    assert "chosen from 11 of 20 configurations, for a budget ended the search" in note
+    (note,) = (line for line in build_report(timed.bench.store).table("icons").notes if "selected from" in line)
+    assert "selected from 11 of 20 configurations, for a budget ended the search" in note
 
 
 def test_a_choice_made_anew_is_paid_for(tmp_path: Path) -> None:
@@ -482,13 +482,13 @@ def test_the_report_says_from_how_many_configurations_a_search_that_was_ended_ch
     store = timed.bench.store
     tried = {group.test_domains[0]: len(store.records.trials(group.name)) for group in timed.bench.groups}
     notes = [
-        f"erm on {domain}: chosen from {count} of 5 configurations, for a budget ended the search"
+        f"erm on {domain}: selected from {count} of 5 configurations, for a budget ended the search"
         for domain, count in tried.items()
         if 0 < count < 5
     ]
     assert notes
     report = build_report(store, selection=selection)
-    assert [line for line in report.table("icons").notes if "chosen from" in line] == notes
+    assert [line for line in report.table("icons").notes if "selected from" in line] == notes
     assert f"{notes[0]}." in markdown(report)
     Timed(tmp_path, Limits(wall_hours=10.0), takes=always(1.0), sweep=sweep).run_all()
-    assert not any("chosen from" in line for line in build_report(store, selection=selection).table("icons").notes)
+    assert not any("selected from" in line for line in build_report(store, selection=selection).table("icons").notes)

@@ -211,7 +211,7 @@ def test_exported_hyperparameters_make_the_confirmed_folds_again(bench: Bench, t
 def test_one_groups_export_is_printed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(bench.store.out)
     assert run(["export-hparams", "icons/vl2v_adip/line", "--out", out]) == 0
-    assert capsys.readouterr().out.startswith("# vl2v_adip on icons, chosen for test domain line: trial ")
+    assert capsys.readouterr().out.startswith("# vl2v_adip on icons, selected for test domain line: trial ")
     assert run(["export-hparams", "icons/vl2v_adip/lines", "--out", out]) == 2
     assert "nearest: icons/vl2v_adip/line" in capsys.readouterr().err
 

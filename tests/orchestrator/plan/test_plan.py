@@ -182,7 +182,7 @@ def test_stored_views_make_pair_folds_free_of_queries() -> None:
 def test_a_lone_configuration_needs_no_pair_folds() -> None:
     plan = make_plan(left_out(space="paper"), BENCHMARKS)
     assert plan.selection.pair_folds == 0
-    assert any("nothing is chosen, so no pair fold is needed" in line for line in plan_lines(plan))
+    assert any("nothing is selected, so no pair fold is needed" in line for line in plan_lines(plan))
 
 
 def test_two_domains_cannot_be_left_out_of_two() -> None:

@@ -42,8 +42,8 @@ def test_means_errors_and_averages(tmp_path: Path, scope: str) -> None:
     assert distilled.ood["art_painting"].text("domainbed") == "60.0 ± 4.7"
     assert distilled.ood["sketch"].text("unbiased") == "90.0 ± 5.8"
     assert distilled.average_ood.text("domainbed") == "75.0 ± 4.7"
-    assert distilled.average_in_domain.mean == pytest.approx(67.5)
-    assert distilled.average_balanced.mean == pytest.approx(65.0)
+    assert distilled.average("id").mean == pytest.approx(67.5)
+    assert distilled.average("ood_balanced").mean == pytest.approx(65.0)
     assert distilled.teacher_images == 12 * 100
     assert table.notes == ()
 
@@ -91,7 +91,7 @@ def test_a_missing_seed_is_x_and_so_is_every_average_over_it(tmp_path: Path) -> 
     report = build_report(written.store)
     row = report.table("PACS").rows[2]
     assert row.ood["sketch"].text("domainbed") == row.average_ood.text("domainbed") == "X"
-    assert row.average_in_domain.text("domainbed") == "X"
+    assert row.average("id").text("domainbed") == "X"
     assert row.ood["photo"].is_whole
     assert report.grand_average["erm"].text("domainbed") == "X"
     assert report.grand_average["vl2v_adip"].is_whole
@@ -202,8 +202,8 @@ def test_the_oracles_seeds_are_of_one_configuration_or_missing(tmp_path: Path, s
         assert confirmed is not None
         assert confirmed.number != item.trial
     report = build_report(bench.store, selection="oracle")
-    assert "lacks 8 folds of the chosen configurations" in report.missing
-    assert report.missing.endswith("; no sweep runs them, for none chooses by test-domain numbers")
+    assert "lacks 8 repeats of the selected trials" in report.missing
+    assert report.missing.endswith("; no sweep runs them, for none selects by test-domain numbers")
     assert not any(cell.is_whole for cell in report.table("icons").rows[0].ood.values())
 
 

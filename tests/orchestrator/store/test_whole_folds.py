@@ -42,9 +42,9 @@ resumed = finished
 """The same command once more."""
 
 
-def numbers(out: Path) -> list[tuple[str, float, float | None]]:
+def numbers(out: Path) -> list[tuple[str, dict[str, float | None]]]:
     found = measure(open_store(out), "source_validation").measurements
-    return [(item.key, item.ood, item.in_domain) for item in found]
+    return [(item.key, dict(item.values)) for item in found]
 
 
 def first_fold(out: Path) -> FoldFolder:
