@@ -17,12 +17,13 @@ from trainables.fitting.evaluation import BatchPredictor, DomainScore, Predictor
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.speed import check_compiler
 from trainables.fitting.workers import Workers
-from trainables.jobs import FoldJob
+from trainables.jobs import NOTE, FoldJob
 from trainables.methods.recipes import Method, Stage, method_recipe
 from trainables.student.model import Student, build_student
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.names import requests_at_once
 from trainables.teacher.protocol import prompts, zero_shot_logits
+from trainables.teacher.stored.store import EmbeddingStore
 from trainables.teacher.stored.stored_embeddings import StoredFeatures, StoredTeacher
 
 Report = Callable[[dict[str, Any]], None]
@@ -151,6 +152,7 @@ class FoldSetup:
             num_views=self.stored.num_views,
         )
         features.fill(sorted(self.splits.source_train))
+        self._tell_of_damage(features.views, features.clean)
         head = Student(backbone=nn.Identity(), head=student.head, head_name=student.head_name)
         predict = of_images(self.predictor(head))
 
@@ -208,6 +210,16 @@ class FoldSetup:
         """Ask for the stored views that are missing, before the first step."""
         if self.stored is not None:
             self.stored.fill(sorted(self.splits.source_train))
+            self._tell_of_damage(self.stored.store)
+
+    def _tell_of_damage(self, *stores: EmbeddingStore) -> None:
+        """Report the answers that were damaged and asked again; of several workers each finds others, and none tells.
+
+        Ray waits for a report of every worker.
+        """
+        for line in (line for store in stores for line in store.discarded):
+            if self.workers.size == 1:
+                self.report({NOTE: line})
 
     def _ask(self, batch: Batch) -> Tensor:
         if self.stored is not None:
