@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from search_spaces.errors import first_line
+from trainables.fitting.inputs import StillHeld, nothing_held
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
 from trainables.fold_setup import FoldSetup, Report
@@ -22,7 +23,7 @@ from trainables.methods.recipes import Stage
 from trainables.storage.atomic_files import remove_path
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import DamagedFileError, write_atomically, write_json
-from trainables.storage.leases import Lease, LeaseLostError, this_process
+from trainables.storage.leases import Lease, this_process
 from trainables.student.model import Student
 
 SHA256 = "student_sha256"
@@ -53,10 +54,11 @@ def align(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
             if parts.workers.is_first:
                 shared.remove_half_files()
             inputs = parts.align_inputs(stage, student)
-            inputs = replace(inputs, report=while_held(lease, inputs.report))
+            inputs = replace(inputs, report=while_held(lease, inputs.report), still_held=still_held(lease))
             fit = StageFit(stage, inputs, folder=shared, averager=None, later_ties=True)
             outcome = fit.run()
             if parts.workers.is_first:
+                still_held(lease)(0.0)
                 _write(shared, outcome)
         else:
             outcome = done
@@ -125,16 +127,17 @@ def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[Lease | None]
             lease.release()
 
 
+def still_held(lease: Lease | None) -> StillHeld:
+    """Raises `LeaseLostError` where the lease is no longer this process's, or that was seen so many seconds ago."""
+    return nothing_held if lease is None else lambda every_s: lease.check(every_s=every_s)
+
+
 def while_held(lease: Lease | None, report: Report) -> Report:
     """A report that raises `LeaseLostError` once somebody else has the folder: a journal has one writer at a time."""
 
     def reported(metrics: dict[str, Any]) -> None:
-        other = None if lease is None else lease.lost_to
-        if other is not None:
-            raise LeaseLostError(
-                f"process {other.process} on {other.host} has taken over this fold: this process gave no sign of life "
-                "for too long"
-            )
+        if lease is not None:
+            lease.check()
         report(metrics)
 
     return reported

@@ -10,19 +10,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainables.align import StageRecord, align, only_one_at_a_time, while_held
+from trainables.align import StageRecord, align, only_one_at_a_time, still_held, while_held
 from trainables.data.formats.images import ImageSource
 from trainables.fitting.evaluation import BatchPredictor, mean_accuracy, mean_cross_entropy, of_images
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
+from trainables.fitting.inputs import StillHeld
 from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
 from trainables.fold_setup import FoldSetup, Gather, Report, Scores, nothing_to_gather
 from trainables.jobs import NOTE, FoldJob
 from trainables.methods.recipes import Stage
-from trainables.storage.finished_folds import FILES, settled_result, stated_files, stated_sha256
+from trainables.storage.finished_folds import sealed, settled_result
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
+from trainables.storage.leases import write_first
 from trainables.student.model import Student
 from trainables.student.storage import save_student
 from trainables.teacher.ledger import QueryLedger, query_counts
@@ -58,27 +60,34 @@ def run_fold(
             report({NOTE: note})
         if done is not None:
             return done  # type: ignore[no-any-return]
-        return _make_fold(job, source, teacher, report, workers, gather)
+        started = time.time()
+        parts = _begin(job, source, teacher, report, workers, gather, still_held(lease))
+        return _make_fold(parts, started)
 
 
 def _done(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
     return settled_result(FoldFolder(job.folder), job.spec, weights_elsewhere=bool(job.mirrors))
 
 
-def _make_fold(
+def _begin(
     job: FoldJob,
     source: ImageSource,
     teacher: Teacher | None,
     report: Report,
     workers: Workers,
     gather: Gather,
-) -> dict[str, Any]:
-    started = time.time()
+    held: StillHeld,
+) -> FoldSetup:
     begin_measuring(workers.device)
-    parts = FoldSetup(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather)
+    parts = FoldSetup(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather, held)
     if workers.is_first:
+        held(0.0)
         FoldFolder(job.folder).remove_half_files()
         write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
+    return parts
+
+
+def _make_fold(parts: FoldSetup, started: float) -> dict[str, Any]:
     if not parts.method.stages:
         return zero_shot(parts, started)
     parts.prepare()
@@ -117,6 +126,7 @@ def predict(parts: FoldSetup, student: Student, records: list[StageRecord], star
     test = _score_test(parts, predictor)
     folder = FoldFolder(parts.job.folder)
     if parts.workers.is_first:
+        parts.still_held(0.0)
         save_student(student, folder.student)
         _write_test(parts, test | {"last_step": last_step})
     return _finish(parts, validation, records[-1].outcome.chosen, records, started)
@@ -128,6 +138,7 @@ def zero_shot(parts: FoldSetup, started: float) -> dict[str, Any]:
     validation = parts.score(predictor, parts.splits.source_validation)
     test = _score_test(parts, predictor)
     if parts.workers.is_first:
+        parts.still_held(0.0)
         _write_test(parts, test | {"last_step": test})
     return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
 
@@ -182,9 +193,9 @@ def _finish(
         "finished": finished,
     }
     if parts.workers.is_first:
-        result[FILES] = stated_files(folder, parts.job.spec)
-        result["student_sha256"] = stated_sha256(result, folder.student.name)
-        write_json(folder.result, result)
+        result = sealed(result, folder, parts.job.spec)
+        parts.still_held(0.0)
+        write_first(folder.result, result)
         folder.checkpoint.unlink(missing_ok=True)
     last_step = records[-1].outcome.last_step if records else 0
     parts.report(

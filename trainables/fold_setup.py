@@ -14,7 +14,7 @@ from trainables.data.formats.images import ImageSource, Indices, cached
 from trainables.data.loading.batches import Batch, BatchStream, EvaluationBatch, evaluation_batches
 from trainables.data.loading.splits import split_fold
 from trainables.fitting.evaluation import BatchPredictor, DomainScore, Predictor, of_images, score_domains
-from trainables.fitting.inputs import StageInputs
+from trainables.fitting.inputs import StageInputs, StillHeld, nothing_held
 from trainables.fitting.speed import check_compiler
 from trainables.fitting.workers import Workers
 from trainables.jobs import NOTE, FoldJob
@@ -47,7 +47,9 @@ class FoldSetup:
         report: Report,
         workers: Workers,
         gather: Gather = nothing_to_gather,
+        still_held: StillHeld = nothing_held,
     ) -> None:
+        self.still_held = still_held
         self.job, self.teacher, self.report, self.workers, self.gather = job, teacher, report, workers, gather
         self.source = cached(source, job.resources.decode_cache_mb)
         self.method: Method = method_recipe(job.spec.method)
@@ -199,6 +201,7 @@ class FoldSetup:
             batches=batches,
             validate=validate,
             report=self.report,
+            still_held=self.still_held,
             workers=self.workers,
             seed=self.job.spec.fold.seed,
             num_steps=num_steps,

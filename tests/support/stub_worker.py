@@ -23,7 +23,7 @@ from typing import Any
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from trainables.jobs import NOTE, FoldJob, job_from_mapping
-from trainables.storage.finished_folds import FILES, settled_result, stated_files, stated_sha256
+from trainables.storage.finished_folds import sealed, settled_result
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import read_json, write_atomically, write_json
 from trainables.storage.leases import LeaseLostError
@@ -73,8 +73,7 @@ def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | N
     }
     if method_facts(fold_job.spec.method).stages:
         write_atomically(folder.student, f"student of {fold_job.spec.key}".encode())
-    result[FILES] = stated_files(folder, fold_job.spec)
-    result["student_sha256"] = stated_sha256(result, folder.student.name)
+    result = sealed(result, folder, fold_job.spec)
     write_json(folder.result, result)
     if report is not None:
         report({**_evaluation(3, accuracy), "final": True})

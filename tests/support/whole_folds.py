@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.folds import Fold
-from trainables.storage.finished_folds import FILES, stated_files
+from trainables.storage.finished_folds import sealed
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
 
@@ -37,9 +37,9 @@ def write_whole(folder: FoldFolder, fold: Fold, *, accuracy: float = 0.5, method
         folder.journal.write_text("{}\n")
 
 
-def restate(folder: FoldFolder) -> None:
-    """Let a finished fold's result state its files as they are now: a test changed one."""
+def restate(folder: FoldFolder, **entries: Any) -> None:
+    """Let a finished fold's result state its files as they are now, and other entries where they are given."""
     result, spec = folder.read_result(), folder.read_spec()
     assert result is not None
     assert spec is not None
-    write_json(folder.result, result | {FILES: stated_files(folder, spec)})
+    write_json(folder.result, sealed({**result, **entries}, folder, spec))

@@ -26,6 +26,9 @@ from trainables.storage.fold_folder import FoldFolder
 
 State = dict[str, Any]
 
+LOOK_S = 1.0
+"""How old a look at the lease may be when the teacher is asked: a process that stood still for longer looks again."""
+
 
 class TrainingDivergedError(RuntimeError):
     """The loss is not finite; the message names the step."""
@@ -90,6 +93,7 @@ class StageFit:
         return self._outcome()
 
     def _update(self, step: int, batch: Batch) -> None:
+        self.inputs.still_held(LOOK_S)
         self.pending.append((step, self.update(step, batch), image_digest(batch.image_ids)))
         self.teacher_embeddings += batch.global_size if self.stage.asks_teacher else 0
         if self.averager is not None:
@@ -115,6 +119,7 @@ class StageFit:
             }
         )  # fmt: skip
         if self.inputs.workers.is_first:
+            self.inputs.still_held(0.0)
             self.folder.append_journal(lines)
             save_checkpoint(self.folder.checkpoint, self._state())
         self.inputs.report(

@@ -7,6 +7,8 @@ states none: there, each file is whole if it is there and parses.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from trainables.storage.atomic_files import remove_path
 from trainables.storage.checksums import file_sha256
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import DamagedFileError, read_json, write_json
+
+SEAL = "sha256"
+"""Entry of `result.json`: SHA-256 of the other entries."""
 
 FILES = "files"
 """Entry of `result.json`: by name in the folder, `bytes` and `sha256`."""
@@ -32,6 +37,19 @@ def stated_files(folder: FoldFolder, spec: FoldSpec) -> dict[str, dict[str, Any]
     names = _kept(spec.method, spec.fold.test_domains, student=bool(METHODS[spec.method].stages))
     paths = {name: folder.path / name for name in names}
     return {name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for name, path in paths.items()}
+
+
+def sealed(result: Mapping[str, Any], folder: FoldFolder, spec: FoldSpec) -> dict[str, Any]:
+    """A result with what it states of the files beside it, and its own checksum."""
+    stated = stated_files(folder, spec)
+    student = stated.get(folder.student.name, {"sha256": ""})["sha256"]
+    content = {**result, FILES: stated, "student_sha256": student}
+    return {**content, SEAL: _seal(content)}
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    entries = {name: value for name, value in content.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def stated_sha256(content: Mapping[str, Any], name: str) -> str:
@@ -62,6 +80,8 @@ def flaw(
         by_content: read the small files too and compare them; else their sizes decide.
         weights_elsewhere: a student that is not here lies in an object storage.
     """
+    if SEAL in content and content[SEAL] != _seal(content):
+        return "result.json does not agree with its own checksum"
     stated = content.get(FILES)
     if stated is not None and not _is_well_formed(stated):
         return "result.json does not say which files belong to it"
