@@ -21,7 +21,7 @@ from orchestrator.store.results import FoldResult, whole_result
 from search_spaces.hyperparameters import FoldSpec
 from trainables.storage.finished_folds import OtherFoldError
 from trainables.storage.fold_folder import FoldFolder
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import readable_json, write_json
 from trainables.storage.leases import clear_dead, living_owner_of
 
 FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
@@ -83,13 +83,13 @@ class FoldStore:
     def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
         """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""
         path = self._pruned_file(key)
-        before = (read_json(path) or {}).get("sweeps", [])
+        before = pruning_sweeps(readable_json(path))
         if sweep_key not in before:
             self._write(path, {**decision, "sweeps": [*before, sweep_key]})
 
     def pruned(self, key: str) -> dict[str, Any] | None:
         """Why a fold was pruned, and by which sweeps; None where it was not."""
-        return read_json(self._pruned_file(key))
+        return readable_json(self._pruned_file(key)) or None
 
     def mark_running(self, key: str, owner: str) -> None:
         """Note which owner of the sweep's lease runs a fold."""
@@ -128,10 +128,10 @@ class FoldStore:
         return ("done", result) if result is not None else (self._unfinished_state(key, living_owner), None)
 
     def _unfinished_state(self, key: str, living_owner: str | None) -> FoldState:
-        if self._sweep_key() in (self.pruned(key) or {}).get("sweeps", ()):
+        if self._sweep_key() in pruning_sweeps(self.pruned(key) or {}):
             return "pruned"
-        mark = read_json(self._running_file(key)) if living_owner else None
-        if mark is not None and mark["owner"] == living_owner:
+        mark = readable_json(self._running_file(key)) if living_owner else {}
+        if living_owner and mark.get("owner") == living_owner:
             return "running"
         # Another sweep on the store may be at work on it.
         return "running" if living_owner_of(self.fold(key).lease) is not None else "waiting"
@@ -145,3 +145,9 @@ class FoldStore:
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
         write_json(path, content)
         self._mirrors.note(path)
+
+
+def pruning_sweeps(content: Mapping[str, Any]) -> list[str]:
+    """Keys of the sweeps that gave a fold up, by its `pruned.json`."""
+    sweeps = content.get("sweeps")
+    return [str(key) for key in sweeps] if isinstance(sweeps, list) else []

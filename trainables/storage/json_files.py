@@ -26,6 +26,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir():
+            # Damage: nothing of ours is a folder there. One that is not empty is somebody's, and stays.
+            path.rmdir()
         aside.replace(path)
     except OSError:
         # On a full disk, half a file would take the room that is left.
@@ -91,6 +94,22 @@ def damaged(path: Path, why: str, advice: str = PUT_BACK) -> DamagedFileError:
     return DamagedFileError(
         f"{path} is damaged ({why}): {advice}; what is done is kept, and the same command then goes on"
     )
+
+
+def readable_json(path: Path) -> dict[str, Any]:
+    """A JSON object that can be done without; empty where there is none, or the file is damaged."""
+    try:
+        return read_json(path) or {}
+    except DamagedFileError:
+        return {}
+
+
+def readable_record(cls: type[T], path: Path) -> T | None:
+    """A dataclass from a JSON file that can be done without; None where there is none, or the file is damaged."""
+    try:
+        return read_record(cls, path)
+    except DamagedFileError:
+        return None
 
 
 def read_record(cls: type[T], path: Path, *, advice: str = PUT_BACK) -> T | None:
