@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.cli import run
 from orchestrator.report.claims import ledger
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.report.formats import csv_text, latex, markdown, to_mapping, write_report
@@ -369,3 +372,26 @@ def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
 def test_a_folder_without_a_sweep_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep in"):
         build_report(open_store(tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_cannot_be_written_keeps_no_table_back(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = Written(tmp_path, written_sweep(seeds=1))
+    written.fill({name: values[:1] for name, values in ACCURACIES.items()})
+    half = written.store.report_folder / ".report.md.00000000-1-1-1.part"
+    half.parent.mkdir()
+    half.touch()
+    os.utime(half, (1.0, 1.0))
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("orchestrator.report.formats.write_atomically", refuse)
+    assert run(["report", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "| vl2v_adip" in said.out
+    assert "written:" not in said.out
+    assert said.err == f"the report's files are not written: {written.store.report_folder}: {os.strerror(number)}\n"
+    assert not half.exists(), "what a killed command left is taken away by the next one"
