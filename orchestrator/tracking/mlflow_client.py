@@ -118,14 +118,24 @@ def experiment_id(client: MlflowClient, name: str, artifact_location: str | None
     return str(experiment.experiment_id)
 
 
-def find_runs(client: MlflowClient, experiment_id: str, sweep_tag: str) -> list[Run]:
-    """Every run of a sweep, by tag, oldest first."""
+def find_runs(client: MlflowClient, experiment_id: str, sweep_tag: str, *, kind: str = "", key: str = "") -> list[Run]:
+    """Every run of a sweep, by tag, oldest first.
+
+    Args:
+        client: of the server.
+        experiment_id: where they are.
+        sweep_tag: of hexadecimal digits, as `key` is: MLflow's filters have no escapes, and no user's text goes in.
+        kind: only those of this kind.
+        key: only those of this fold or sweep.
+    """
+    wanted = {"sweep": sweep_tag, **({"kind": kind} if kind else {}), **({"key": key} if key else {})}
+    conditions = " and ".join(f"tags.{name} = '{value}'" for name, value in wanted.items())
     runs: list[Run] = []
     token: str | None = None
     while True:
         page = client.search_runs(
             [experiment_id],
-            filter_string=f"tags.sweep = '{sweep_tag}'",
+            filter_string=conditions,
             max_results=1000,
             order_by=["attributes.start_time DESC"],
             page_token=token,
@@ -148,12 +158,6 @@ def without_doubles(client: MlflowClient, runs: Sequence[Run]) -> list[Run]:
 def identity(run: Run) -> tuple[str, str, str]:
     tags = run.data.tags
     return tags.get("kind", ""), tags.get("group", ""), tags.get("key", "")
-
-
-def quoted(value: str) -> str:
-    """A text in MLflow's filter language, which has two kinds of quotes and no escapes."""
-    quote_mark = '"' if "'" in value else "'"
-    return f"{quote_mark}{value}{quote_mark}"
 
 
 def guarded(write: Callable[[], T]) -> T:

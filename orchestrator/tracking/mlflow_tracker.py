@@ -30,7 +30,6 @@ from orchestrator.tracking.mlflow_client import (
     identity,
     is_server,
     open_client,
-    quoted,
     without_doubles,
 )
 from orchestrator.tracking.projection import SweepProjection
@@ -50,6 +49,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "vl2v"
 """Name of the experiment that holds every sweep; `MLFLOW_EXPERIMENT_NAME` replaces it."""
+
+MOST_REFUSED = 20
+"""So many refusals are no matter of single records any more."""
 
 SHORT_KEY = 12
 """Characters of the sweep's key in tags and links."""
@@ -136,7 +138,7 @@ class Tracker:
                 # MLflow's own client would try for a while, at every run.
                 check_reachable(self.uri)
                 self._open()
-                return sum(guarded(partial(self._project, record)) for record in self._projection.records(changed))
+                return self._project_all(self._projection.records(changed))
             except TrackingAwayError as away:
                 raise TrackingError(away.reason) from None
             except UserError as error:
@@ -148,6 +150,25 @@ class Tracker:
             finally:
                 # With what a killed writer left in it.
                 shutil.rmtree(self._store.documents_folder, ignore_errors=True)
+
+    def _project_all(self, records: Iterable[RunRecord]) -> int:
+        """Write every record that can be written; one that cannot holds up no other.
+
+        Raises:
+            TrackingError: of the first that could not, once the others are written, or at once where nothing answers.
+        """
+        written, refused = 0, list[str]()
+        for record in records:
+            try:
+                written += guarded(partial(self._project, record))
+            except TrackingError as error:
+                check_reachable(self.uri)
+                refused.append(f"{record.kind} {record.name}: {error}")
+                if len(refused) > MOST_REFUSED:
+                    break
+        if refused:
+            raise TrackingError(redact(f"{len(refused)} runs were refused, the first of them {refused[0]}"))
+        return written
 
     @contextmanager
     def _only_writer(self) -> Iterator[None]:
@@ -216,19 +237,22 @@ class Tracker:
     def _find(self, record: RunRecord) -> Run | None:
         """The record's run as the server has it now."""
         assert self._client is not None
-        about = {"kind": record.kind, "key": record.key, "sweep": self.sweep_tag}
-        wanted = " and ".join(f"tags.{name} = {quoted(value)}" for name, value in about.items())
-        found = self._client.search_runs([self._experiment_id], filter_string=wanted)
-        runs = without_doubles(self._client, [run for run in found if run.data.tags.get("group", "") == record.group])
+        # A group's key is its name, which holds what users call their domains.
+        key = "" if record.kind == "group" else record.key
+        found = find_runs(self._client, self._experiment_id, self.sweep_tag, kind=record.kind, key=key)
+        own = [run for run in found if identity(run) == (record.kind, record.group, record.key)]
+        runs = without_doubles(self._client, own)
         return runs[0] if runs else None
 
     def _create(self, record: RunRecord) -> Run:
         assert self._client is not None
         tags = {"kind": record.kind, "group": record.group, "key": record.key, "sweep": self.sweep_tag}
-        if record.kind == "trial":
-            tags["mlflow.parentRunId"] = self._run_ids["group", record.group, record.group]
-        elif record.kind == "group":
-            tags["mlflow.parentRunId"] = self._run_ids["sweep", "", self._sweep.key]
+        parents = {"trial": ("group", record.group, record.group), "group": ("sweep", "", self._sweep.key)}
+        if record.kind in parents:
+            parent = self._run_ids.get(parents[record.kind])
+            if parent is None:
+                raise TrackingError("the run that it belongs to was refused")
+            tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(
             self._experiment_id, start_time=record.start_time, tags=tags, run_name=redact(record.name)
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from orchestrator.run_options import RunOptions
 from orchestrator.store.failures import Failure, give_up, record_failure
@@ -398,3 +399,31 @@ def test_a_server_that_dies_costs_no_fold(out: Path, tmp_path: Path, migrated: P
         tracker.preflight()
     with pytest.raises(TrackingError):
         tracker.sync()
+
+
+def test_a_domain_may_have_both_kinds_of_quotes_in_its_name(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.tracked_store.GROUP", "icons/vl2v_adip/12\" vinyl 'live'")
+    store, sweep = finished_store(out)
+    tracker = Tracker(store=store, sweep=sweep)
+    assert tracker.sync() == 1 + 1 + 3
+    assert Tracker(store=store, sweep=sweep).sync() == 0
+    assert len(runs_of(tracker)) == 5
+
+
+def test_a_record_that_is_refused_holds_up_no_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, sweep = finished_store(out)
+    tracker, write, refused = Tracker(store=store, sweep=sweep), Tracker._write, list[str]()
+
+    def refuse_one(self: Tracker, run: Run, record: Any) -> None:
+        if record.kind == "trial" and record.key in refused + ([] if refused else [record.key]):
+            refused[:] = [record.key]
+            raise MlflowException("INVALID_PARAMETER_VALUE: no\nlong text")
+        write(self, run, record)
+
+    monkeypatch.setattr(Tracker, "_write", refuse_one)
+    with pytest.raises(TrackingError, match=r"^1 runs were refused, the first of them trial t0.s0 .*INVALID_PARAM"):
+        tracker.sync()
+    whole = [run for run in runs_of(tracker) if run.data.tags.get("record_version")]
+    assert sorted(run.data.tags["kind"] for run in whole) == ["group", "sweep", "trial", "trial"]
+    monkeypatch.setattr(Tracker, "_write", write)
+    assert tracker.sync() == 1
