@@ -243,7 +243,9 @@ class SweepFolder:
 
     def _sweep_content(self) -> dict[str, Any] | None:
         content = read_json(self.sweep_file)
-        for name, kind in () if content is None else SECTIONS.items():
+        if content is None:
+            return None
+        for name, kind in SECTIONS.items():
             if not isinstance(content.get(name), kind):
                 raise damaged(self.sweep_file, f"it has no {name!r}")
         return content

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +22,9 @@ from orchestrator.tracking.metric_points import SUMMARY, MetricPoint
 from orchestrator.tracking.mlflow_client import (
     ADVICE,
     VERSION_TAG,
+    DamagedDatabaseError,
     TrackingError,
+    check_database,
     check_reachable,
     default_uri,
     experiment_id,
@@ -29,6 +32,8 @@ from orchestrator.tracking.mlflow_client import (
     guarded,
     identity,
     is_server,
+    local_uri,
+    no_twin_folder,
     open_client,
     without_doubles,
 )
@@ -196,12 +201,35 @@ class Tracker:
 
     def _open(self) -> None:
         if self._client is None:
-            client = open_client(self.uri)
-            self._experiment_id = guarded(lambda: experiment_id(client, self.experiment, self._artifact_location()))
-            runs = guarded(lambda: find_runs(client, self._experiment_id, self.sweep_tag))
+            self._check_database()
+            with no_twin_folder(self.uri):
+                client = open_client(self.uri)
+                self._experiment_id = guarded(lambda: experiment_id(client, self.experiment, self._artifact_location()))
+                runs = guarded(lambda: find_runs(client, self._experiment_id, self.sweep_tag))
             for run in guarded(lambda: without_doubles(client, runs)):
                 self._remember(run)
+            if self._is_own and runs and not self._store.tracking_artifacts.exists():
+                print(f"{self._store.tracking_artifacts} is gone: every run's files are written again", file=sys.stderr)
+                self._versions = dict.fromkeys(self._versions, "")
+                for run in runs:
+                    guarded(partial(client.set_tag, run.info.run_id, VERSION_TAG, ""))
             self._client = client
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the folder's own database is written, which can be made again."""
+        return self.uri == local_uri(self._store.out)
+
+    def _check_database(self) -> None:
+        """Fail at once where a local database cannot be opened; the folder's own is made again where it is damaged."""
+        try:
+            check_database(self.uri)
+        except DamagedDatabaseError as error:
+            if not self._is_own:
+                raise
+            file = self._store.tracking_database
+            file.replace(file.with_name(f"{file.name}.damaged"))
+            print(f"{error}: it is made again from the folds, and lies beside as {file.name}.damaged", file=sys.stderr)
 
     def _artifact_location(self) -> str | None:
         if is_server(self.uri):
