@@ -59,7 +59,7 @@ def examine(
         check_memory,
         lambda: check_disk(Path(out)),
         lambda: check_tracking(Path(out)),
-        lambda: check_data(data_root),
+        lambda: check_data_root(data_root),
     ]
     if thorough:
         checks += [check_torch, lambda: check_ray(address)]
@@ -157,7 +157,7 @@ def check_tracking(out: Path) -> Iterator[Finding]:
     yield Finding(state="ok", subject="tracking", text=f"{redact(uri)}{local}")
 
 
-def check_data(data_root: str | None) -> Iterator[Finding]:
+def check_data_root(data_root: str | None) -> Iterator[Finding]:
     """Which benchmarks lie below the data root."""
     yield Finding(state="ok", subject="icons", text="comes with the package")
     if data_root is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.execution.one_fold import check_budget
-from orchestrator.inspection.fold_names import SHOWN_KEY, Known, KnownFold
+from orchestrator.inspection.fold_names import SHOWN_KEY, KnownFold, KnownFolds
 from orchestrator.run_options import absolute_data_root
 from orchestrator.search.specs import FoldSpecs, fold_spec
 from orchestrator.store.results import fold_result
@@ -54,7 +54,7 @@ class Comparison:
 
 
 def rerun_job(
-    known: Known,
+    known: KnownFolds,
     fold: KnownFold,
     *,
     into: Path | None = None,
@@ -123,7 +123,7 @@ def compare(store: SweepFolder, key: str, job: FoldJob, notes: tuple[str, ...] =
     )
 
 
-def _planned_spec(known: Known, fold: KnownFold) -> FoldSpec:
+def _planned_spec(known: KnownFolds, fold: KnownFold) -> FoldSpec:
     """What a fold that never started would compute."""
     sweep, ran = known.store.sweep(), known.store.last_run()
     assert sweep is not None, "a fold without a specification stands in a sweep's plan"

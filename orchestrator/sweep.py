@@ -34,6 +34,7 @@ from orchestrator.scheduler.fold_queue import FoldQueue, build_fold_queue
 from orchestrator.scheduler.stopping import StopRequest, signals_stop
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.leases import FoldLeases, alone_in
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
@@ -146,7 +147,7 @@ def run_sweep(
         failures=tuple(_failures(work.queue, store)),
         interrupted=interrupted,
         out_of_budget=work.queue.is_out_of_budget,
-        refusals=tuple(work.queue.refusals()) if work.queue.is_out_of_budget else (),
+        refusals=tuple(work.queue.open.refusals()) if work.queue.is_out_of_budget else (),
         tracking_behind=work.sync.behind,
         seconds=time.monotonic() - started,
     )
@@ -199,8 +200,12 @@ def _work(
         groups,
         specs=specs,
         store=store,
-        max_failures=options.max_failures,
-        retry_failed=options.retry_failed or options.only_failed,
+        states=FoldStates(
+            store,
+            max_failures=options.max_failures,
+            retry_failed=options.retry_failed or options.only_failed,
+            leases=leases,
+        ),
         only=only,
         admission=Admission(
             options.query_budget,
@@ -210,7 +215,6 @@ def _work(
             is_retry=options.only_failed,
         ),
         need=need,
-        leases=leases,
         repeatable=options.max_concurrent == 1,
     )
     if need is not None:
@@ -272,7 +276,7 @@ def _run_what_is_left(work: _Work) -> bool:
             if not stop.closing:
                 check_methods(queue, work.jobs, back_end.preflight)
         except BudgetReached:
-            queue.close_budget()
+            queue.open.close()
         if not stop.closing and not queue.is_out_of_budget:
             work.sync.start()
             dispatcher = Dispatcher(

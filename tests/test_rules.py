@@ -1,6 +1,6 @@
 """The rules of the house: which room may import which, where engines and test numbers stay, and how large a room gets.
 
-A failure prints what breaks. Rules 4 and 5 know the offenders of the day; these lists only get shorter.
+A failure prints what breaks. Rule 4 knows two offenders; the list only gets shorter.
 """
 
 from __future__ import annotations
@@ -83,31 +83,9 @@ MOST_MODULES = 15
 MOST_METHODS = 20
 MOST_PARAMETERS = 8
 
-BESIDE = set[str]()
-CROWDED_FOLDERS = set[str]()
 LARGE_CLASSES = {
-    "orchestrator/scheduler/fold_queue.py:FoldQueue",
     "orchestrator/store/remote/mirrors.py:StoreMirrors",
     "trainables/storage/mirror.py:Mirror",
-    "trainables/fold_setup.py:FoldSetup",
-}
-LONG_SIGNATURES = {
-    "orchestrator/scheduler/fold_queue.py:build_fold_queue",
-    "orchestrator/search/pruning.py:GroupPruning._decide",
-    "trainables/data/loading/batches.py:BatchStream.__init__",
-    "trainables/data/loading/batches.py:_StepDataset.__init__",
-}
-DOUBLE_NAMES = {
-    "Known",
-    "Lease",
-    "Mirror",
-    "Residual",
-    "check_data",
-    "normalise",
-    "pack",
-    "train",
-    "unpack",
-    "verify",
 }
 
 
@@ -185,7 +163,7 @@ def test_rooms_import_what_is_below_them() -> None:
         if target.startswith("orchestrator.") and room_of(target) != room_of(name)
         if level[room_of(target)] >= level[room_of(name)]
     }
-    assert wrong == BESIDE
+    assert not wrong
 
 
 def test_no_circle_types_included() -> None:
@@ -251,7 +229,7 @@ def test_no_folder_is_crowded() -> None:
     for path in everything():
         if path.name != "__init__.py":
             count[str(path.parent.relative_to(REPOSITORY))] += 1
-    assert {folder for folder, number in count.items() if number > MOST_MODULES} == CROWDED_FOLDERS
+    assert not {folder for folder, number in count.items() if number > MOST_MODULES}
 
 
 def test_no_class_is_large() -> None:
@@ -273,7 +251,7 @@ def test_no_signature_is_long() -> None:
         for name, function in _functions(parsed(path))
         if len(_parameters(function)) > MOST_PARAMETERS
     }
-    assert long == LONG_SIGNATURES
+    assert not long
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -295,4 +273,4 @@ def test_no_public_name_is_defined_twice() -> None:
         for node in parsed(path).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 places[node.name].add(place(path))
-    assert {name for name, files in places.items() if len(files) > 1} == DOUBLE_NAMES
+    assert {name for name, files in places.items() if len(files) > 1} == set()

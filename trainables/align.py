@@ -40,24 +40,24 @@ class StageRecord:
     """Whether another fold had already done it."""
 
 
-def align(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
+def align(setup: FoldSetup, stage: Stage, student: Student) -> StageRecord:
     """Fit the projection, or take the one that an equal Align stage left; the student then holds it.
 
     The authors choose the last of equally good evaluations here (their saved file is rewritten at ties).
     """
-    shared = FoldFolder(parts.job.align_folder)
-    with only_one_at_a_time(shared.path, parts.workers) as lease:
-        done, note = parts.workers.agree(_found(shared) if parts.workers.is_first else None)
+    shared = FoldFolder(setup.job.align_folder)
+    with only_one_at_a_time(shared.path, setup.workers) as lease:
+        done, note = setup.workers.agree(_found(shared) if setup.workers.is_first else None)
         if note:
-            parts.report({NOTE: note})
+            setup.report({NOTE: note})
         if done is None:
-            if parts.workers.is_first:
+            if setup.workers.is_first:
                 shared.remove_half_files()
-            inputs = parts.align_inputs(stage, student)
+            inputs = setup.align_inputs(stage, student)
             inputs = replace(inputs, report=while_held(lease, inputs.report), still_held=still_held(lease))
             fit = StageFit(stage, inputs, folder=shared, averager=None, later_ties=True)
             outcome = fit.run()
-            if parts.workers.is_first:
+            if setup.workers.is_first:
                 still_held(lease)(0.0)
                 _write(shared, outcome)
         else:
@@ -65,8 +65,8 @@ def align(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
             # Of a process that was killed between the two.
             shared.checkpoint.unlink(missing_ok=True)
     load_weights(student, outcome.weights)
-    if parts.workers.is_first:
-        FoldFolder(parts.job.folder).append_journal(list(shared.read_journal()))
+    if setup.workers.is_first:
+        FoldFolder(setup.job.folder).append_journal(list(shared.read_journal()))
     return StageRecord(stage.name, outcome, reused=done is not None)
 
 

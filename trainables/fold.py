@@ -30,6 +30,7 @@ from trainables.student.storage import save_student
 from trainables.teacher.ledger import QueryLedger, query_counts
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.protocol import Teacher
+from trainables.zero_shot import zero_shot_on_batches
 
 
 def run_fold(
@@ -61,8 +62,8 @@ def run_fold(
         if done is not None:
             return done  # type: ignore[no-any-return]
         started = time.time()
-        parts = _begin(job, source, teacher, report, workers, gather, still_held(lease))
-        return _make_fold(parts, started)
+        setup = _begin(job, source, teacher, report, workers, gather, still_held(lease))
+        return _make_fold(setup, started)
 
 
 def _done(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
@@ -79,21 +80,21 @@ def _begin(
     held: StillHeld,
 ) -> FoldSetup:
     begin_measuring(workers.device)
-    parts = FoldSetup(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather, held)
+    setup = FoldSetup(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather, held)
     if workers.is_first:
         held(0.0)
         FoldFolder(job.folder).remove_half_files()
         write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
-    return parts
+    return setup
 
 
-def _make_fold(parts: FoldSetup, started: float) -> dict[str, Any]:
-    if not parts.method.stages:
-        return zero_shot(parts, started)
-    parts.prepare()
-    student = parts.student()
-    records = [_run_stage(parts, stage, student) for stage in parts.method.stages]
-    return predict(parts, student, records, started)
+def _make_fold(setup: FoldSetup, started: float) -> dict[str, Any]:
+    if not setup.method.stages:
+        return zero_shot(setup, started)
+    setup.prepare()
+    student = setup.student()
+    records = [_run_stage(setup, stage, student) for stage in setup.method.stages]
+    return predict(setup, student, records, started)
 
 
 def metered(job: FoldJob, teacher: Teacher | None, *, scope: str) -> MeteredTeacher | None:
@@ -103,50 +104,50 @@ def metered(job: FoldJob, teacher: Teacher | None, *, scope: str) -> MeteredTeac
     return MeteredTeacher(teacher, QueryLedger(Path(job.queries_folder), scope, budget=job.query_budget))
 
 
-def _run_stage(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
-    return align(parts, stage, student) if stage.name == "align" else distill(parts, stage, student)
+def _run_stage(setup: FoldSetup, stage: Stage, student: Student) -> StageRecord:
+    return align(setup, stage, student) if stage.name == "align" else distill(setup, stage, student)
 
 
-def distill(parts: FoldSetup, stage: Stage, student: Student) -> StageRecord:
+def distill(setup: FoldSetup, stage: Stage, student: Student) -> StageRecord:
     """Fit the last stage, averaging the weights as it goes. The student holds the last step's weights."""
-    swad = parts.hyperparameters.swad
-    averager = DenseAverager(swad, device=parts.swad_device) if swad.segments != "off" else None
-    folder = FoldFolder(parts.job.folder)
-    fit = StageFit(stage, parts.inputs(stage, student), folder=folder, averager=averager, later_ties=False)
+    swad = setup.hyperparameters.swad
+    averager = DenseAverager(swad, device=setup.swad_device) if swad.segments != "off" else None
+    folder = FoldFolder(setup.job.folder)
+    fit = StageFit(stage, setup.inputs(stage, student), folder=folder, averager=averager, later_ties=False)
     return StageRecord(stage.name, fit.run(), reused=False)
 
 
-def predict(parts: FoldSetup, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
+def predict(setup: FoldSetup, student: Student, records: list[StageRecord], started: float) -> dict[str, Any]:
     """Evaluate the last step for the oracle, then the chosen weights; save the very weights that were evaluated."""
     student.eval()
-    predictor = of_images(parts.predictor(student))
-    last_step = _score_test(parts, predictor)
+    predictor = of_images(setup.predictor(student))
+    last_step = _score_test(setup, predictor)
     load_weights(student, records[-1].outcome.weights)
-    validation = parts.score(predictor, parts.splits.source_validation)
-    test = _score_test(parts, predictor)
-    folder = FoldFolder(parts.job.folder)
-    if parts.workers.is_first:
-        parts.still_held(0.0)
+    validation = setup.score(predictor, setup.splits.source_validation)
+    test = _score_test(setup, predictor)
+    folder = FoldFolder(setup.job.folder)
+    if setup.workers.is_first:
+        setup.still_held(0.0)
         save_student(student, folder.student)
-        _write_test(parts, test | {"last_step": last_step})
-    return _finish(parts, validation, records[-1].outcome.chosen, records, started)
+        _write_test(setup, test | {"last_step": last_step})
+    return _finish(setup, validation, records[-1].outcome.chosen, records, started)
 
 
-def zero_shot(parts: FoldSetup, started: float) -> dict[str, Any]:
+def zero_shot(setup: FoldSetup, started: float) -> dict[str, Any]:
     """The teacher itself, its text embeddings as classifier, on the student's splits and evaluation view."""
-    predictor = parts.zero_shot_on_batches()
-    validation = parts.score(predictor, parts.splits.source_validation)
-    test = _score_test(parts, predictor)
-    if parts.workers.is_first:
-        parts.still_held(0.0)
-        _write_test(parts, test | {"last_step": test})
-    return _finish(parts, validation, {"rule": "zero_shot", "step": -1}, [], started)
+    predictor = zero_shot_on_batches(setup)
+    validation = setup.score(predictor, setup.splits.source_validation)
+    test = _score_test(setup, predictor)
+    if setup.workers.is_first:
+        setup.still_held(0.0)
+        _write_test(setup, test | {"last_step": test})
+    return _finish(setup, validation, {"rule": "zero_shot", "step": -1}, [], started)
 
 
-def _score_test(parts: FoldSetup, predictor: BatchPredictor) -> dict[str, Any]:
+def _score_test(setup: FoldSetup, predictor: BatchPredictor) -> dict[str, Any]:
     """Test-domain numbers, for `_write_test` alone."""
-    inner = parts.score(predictor, parts.splits.test_in)
-    outer = parts.score(predictor, parts.splits.test_out)
+    inner = setup.score(predictor, setup.splits.test_in)
+    outer = setup.score(predictor, setup.splits.test_out)
     return {
         "accuracy": {name: score.accuracy for name, score in inner.items()},
         "balanced_accuracy": {name: score.balanced_accuracy for name, score in inner.items()},
@@ -155,9 +156,9 @@ def _score_test(parts: FoldSetup, predictor: BatchPredictor) -> dict[str, Any]:
     }
 
 
-def _write_test(parts: FoldSetup, test: dict[str, Any]) -> None:
+def _write_test(setup: FoldSetup, test: dict[str, Any]) -> None:
     """Write `test.json`; a pair fold writes a file per test domain, so that none tells of both."""
-    folder, domains = FoldFolder(parts.job.folder), parts.job.spec.fold.test_domains
+    folder, domains = FoldFolder(setup.job.folder), setup.job.spec.fold.test_domains
     if len(domains) == 1:
         write_json(folder.test, test)
         return
@@ -167,17 +168,17 @@ def _write_test(parts: FoldSetup, test: dict[str, Any]) -> None:
 
 
 def _finish(
-    parts: FoldSetup, validation: Scores, chosen: dict[str, Any], records: list[StageRecord], started: float
+    setup: FoldSetup, validation: Scores, chosen: dict[str, Any], records: list[StageRecord], started: float
 ) -> dict[str, Any]:
     """Write `result.json`, which makes the fold done, and report for the last time."""
     accuracy, cross_entropy = mean_accuracy(validation), mean_cross_entropy(validation)
-    folder = FoldFolder(parts.job.folder)
+    folder = FoldFolder(setup.job.folder)
     finished = time.time()
     result = {
-        "key": parts.job.spec.key,
+        "key": setup.job.spec.key,
         "status": "done",
-        "method": parts.job.spec.method,
-        "fold": asdict(parts.job.spec.fold) | {"test_domains": list(parts.job.spec.fold.test_domains)},
+        "method": setup.job.spec.method,
+        "fold": asdict(setup.job.spec.fold) | {"test_domains": list(setup.job.spec.fold.test_domains)},
         "source_validation": {
             "accuracy": accuracy,
             "cross_entropy": cross_entropy,
@@ -185,38 +186,38 @@ def _finish(
         },
         "chosen": chosen,
         "stages": [_describe(record) for record in records],
-        "teacher_queries": _queries(parts),
-        "batch_pieces": parts.job.resources.batch_pieces,
-        "gpu_memory": gpu_memory(parts.workers.device),
+        "teacher_queries": _queries(setup),
+        "batch_pieces": setup.job.resources.batch_pieces,
+        "gpu_memory": gpu_memory(setup.workers.device),
         "seconds": finished - started,
         "started": started,
         "finished": finished,
     }
-    if parts.workers.is_first:
-        result = sealed(result, folder, parts.job.spec)
-        parts.still_held(0.0)
+    if setup.workers.is_first:
+        result = sealed(result, folder, setup.job.spec)
+        setup.still_held(0.0)
         write_first(folder.result, result)
         folder.checkpoint.unlink(missing_ok=True)
     last_step = records[-1].outcome.last_step if records else 0
-    parts.report(
+    setup.report(
         {
             "stage": "predict", "step": last_step + 1, "final": True,
             "source_validation_accuracy": accuracy, "source_validation_cross_entropy": cross_entropy,
         }
     )  # fmt: skip
-    return parts.workers.agree(result)  # type: ignore[no-any-return]
+    return setup.workers.agree(result)  # type: ignore[no-any-return]
 
 
-def _queries(parts: FoldSetup) -> dict[str, int]:
+def _queries(setup: FoldSetup) -> dict[str, int]:
     """What this fold asked the teacher, by all workers and over all interruptions.
 
     `unconfirmed` are queries of killed processes whose answers nobody saw; the teacher may have been asked them.
     """
-    if parts.teacher is None:
+    if setup.teacher is None:
         return {"images": 0, "texts": 0, "unique_images": 0, "bytes": 0, "unconfirmed": 0}
-    parts.teacher.ledger.close()
-    parts.gather()
-    counts = query_counts(Path(parts.job.queries_folder), [parts.job.spec.key])
+    setup.teacher.ledger.close()
+    setup.gather()
+    counts = query_counts(Path(setup.job.queries_folder), [setup.job.spec.key])
     return {
         "images": counts.images,
         "texts": counts.texts,

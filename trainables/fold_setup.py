@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -97,19 +97,6 @@ class FoldSetup:
         if self.method.head == "classifier":
             return student
         return lambda images: zero_shot_logits(student(images), self.texts, self.logit_scale)
-
-    def zero_shot_predictor(self) -> Predictor:
-        """The teacher itself, on images that have no name."""
-        return lambda images: self._zero_shot(images, ())
-
-    def zero_shot_on_batches(self) -> BatchPredictor:
-        """The teacher itself, on the student's evaluation view; it is told which images it is asked for."""
-        return lambda batch: self._zero_shot(batch.images, batch.image_ids.tolist())
-
-    def _zero_shot(self, images: Tensor, image_ids: Sequence[int]) -> Tensor:
-        assert self.teacher is not None
-        embeddings = self.teacher.embed_images(images, image_ids=image_ids)
-        return zero_shot_logits(embeddings, self.texts, self.teacher.logit_scale)
 
     def score(self, predict: BatchPredictor, part: Mapping[str, Indices]) -> Scores:
         """Score every domain of one part of the splits."""

@@ -26,6 +26,7 @@ from trainables.remote_jobs import answers_on_this_node, on_this_node
 from trainables.teacher.http.connection import Patience, patience_of
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import Teacher
+from trainables.zero_shot import zero_shot_on_images
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -125,18 +126,18 @@ def preflight(job: Mapping[str, Any]) -> dict[str, Any]:
 def _preflight(fold_job: FoldJob) -> dict[str, Any]:
     workers = Workers(device=_device(fold_job))
     source, teacher = _inputs(fold_job, workers)
-    parts = FoldSetup(fold_job, source, metered(fold_job, teacher, scope=PREFLIGHT), _silent, workers)
-    image = torch.zeros(1, 3, parts.image_size, parts.image_size, device=workers.device)
-    if parts.method.stages:
-        logits = parts.predictor(parts.student().eval())(image)
+    setup = FoldSetup(fold_job, source, metered(fold_job, teacher, scope=PREFLIGHT), _silent, workers)
+    image = torch.zeros(1, 3, setup.image_size, setup.image_size, device=workers.device)
+    if setup.method.stages:
+        logits = setup.predictor(setup.student().eval())(image)
     else:
-        logits = parts.zero_shot_predictor()(image)
+        logits = zero_shot_on_images(setup)(image)
     if fold_job.resources.workers > fold_job.spec.hyperparameters.batch_size_per_domain:
         raise UserError(
             f"{fold_job.resources.workers} workers cannot share batches of "
             f"{fold_job.spec.hyperparameters.batch_size_per_domain} images per domain; use fewer workers"
         )
-    return {"num_classes": logits.shape[1], "embedding_dim": parts.texts.shape[1]}
+    return {"num_classes": logits.shape[1], "embedding_dim": setup.texts.shape[1]}
 
 
 def _run(job: FoldJob, report: Report, workers: Workers, gather: Gather) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def check_methods(queue: FoldQueue, jobs: FoldJobs, call: Caller) -> None:
         BudgetReached: the teacher may not be asked for the texts.
     """
     new = unchecked(queue.groups)
-    first = {(item.group.benchmark, item.group.method): item for item in reversed(list(queue.to_check()))}
+    first = {(item.group.benchmark, item.group.method): item for item in reversed(list(queue.open.to_check()))}
     call([jobs.job(next(first_specs(item))).to_mapping() for pair, item in first.items() if pair in new])
 
 

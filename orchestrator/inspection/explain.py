@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.inspection.fold_names import Known, KnownFold, Use, trial_name
+from orchestrator.inspection.fold_names import KnownFold, KnownFolds, Use, trial_name
 from orchestrator.plan.remaining_time import duration
 from orchestrator.search.group_view import read_group_view
 from orchestrator.search.leave_one_domain_out import held_out_scores
@@ -52,7 +52,7 @@ class TrialOutcome:
         return f"{self.number}: {'/'.join(dict.fromkeys(self.states))}"
 
 
-def explain_fold(known: Known, fold: KnownFold) -> Explanation:
+def explain_fold(known: KnownFolds, fold: KnownFold) -> Explanation:
     """Why a fold was run, how it ended, and what it shared."""
     store = known.store
     trials = {(trial.group, trial.number): trial for trial in known.trials}
@@ -90,7 +90,7 @@ def explain_fold(known: Known, fold: KnownFold) -> Explanation:
     return Explanation(subject=fold.label, lines=tuple(lines), facts=facts)
 
 
-def explain_trial(known: Known, trial: TrialRecord) -> Explanation:
+def explain_trial(known: KnownFolds, trial: TrialRecord) -> Explanation:
     """Why a trial was tried, how its folds stand, and whether it was selected."""
     store = known.store
     lines, folds = [_origin(known, trial), _point_line(trial)], []
@@ -134,7 +134,7 @@ def trial_outcomes(store: SweepFolder, group: FoldGroup) -> list[TrialOutcome]:
     ]
 
 
-def _purpose(known: Known, use: Use, trial: TrialRecord) -> str:
+def _purpose(known: KnownFolds, use: Use, trial: TrialRecord) -> str:
     if use.purpose == "repeat":
         return (
             f"run because trial {use.number} is selected in {use.group}: the selected trial is repeated on every seed"
@@ -144,7 +144,7 @@ def _purpose(known: Known, use: Use, trial: TrialRecord) -> str:
     return _origin(known, trial)
 
 
-def _origin(known: Known, trial: TrialRecord) -> str:
+def _origin(known: KnownFolds, trial: TrialRecord) -> str:
     """Where a trial's point came from, and what its sampler went by."""
     where = f"tried as trial {trial.number} of {trial.group}"
     if trial.source == "paper":
@@ -231,7 +231,7 @@ def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
     return lines, facts
 
 
-def _selection(known: Known, group: str) -> tuple[str, dict[str, Any]]:
+def _selection(known: KnownFolds, group: str) -> tuple[str, dict[str, Any]]:
     """Which trial is selected in a group, among which."""
     outcomes = trial_outcomes(known.store, known.groups[group])
     selected = known.selected.get(group)
@@ -262,7 +262,7 @@ def _selection(known: Known, group: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _align(known: Known, fold: KnownFold) -> tuple[list[str], dict[str, Any] | None]:
+def _align(known: KnownFolds, fold: KnownFold) -> tuple[list[str], dict[str, Any] | None]:
     """The Align stage a fold has, and who else has it."""
     store = known.store
     spec = store.folds.spec(fold.key)

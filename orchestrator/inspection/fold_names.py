@@ -65,7 +65,7 @@ class KnownFold:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
+class KnownFolds:
     """Every fold and trial that a folder knows."""
 
     store: SweepFolder
@@ -125,14 +125,14 @@ class Known:
         return UserError(f"no fold {text!r} in {self.store.where}; nearest: {', '.join(nearest)}; give {HOW}")
 
 
-def known_folds(store: SweepFolder) -> Known:
+def known_folds(store: SweepFolder) -> KnownFolds:
     """Read every fold that a sweep planned so far; without a sweep, every fold in the folder.
 
     Raises:
         UserError: the folder holds neither.
     """
     if store.sweep() is None:
-        return Known(store=store, folds=tuple(_folds_alone(store)))
+        return KnownFolds(store=store, folds=tuple(_folds_alone(store)))
     uses: dict[str, tuple[PlannedFold, str, list[Use]]] = {}
     groups = {group.name: group for group in store.groups()}
     trials, selected = [], {}
@@ -149,7 +149,7 @@ def known_folds(store: SweepFolder) -> Known:
         KnownFold(key=key, fold=planned.fold, method=method, uses=tuple(found))
         for key, (planned, method, found) in uses.items()
     )
-    return Known(store=store, folds=folds, groups=groups, trials=tuple(trials), selected=selected)
+    return KnownFolds(store=store, folds=folds, groups=groups, trials=tuple(trials), selected=selected)
 
 
 def _uses(store: SweepFolder, group: FoldGroup, selected: SelectedTrial | None) -> Iterator[tuple[PlannedFold, Use]]:

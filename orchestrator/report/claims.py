@@ -18,7 +18,7 @@ TOLERANCE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LedgerEntry:
+class ClaimEntry:
     """One published number and what became of it."""
 
     benchmark: str
@@ -31,9 +31,9 @@ class LedgerEntry:
     status: str
 
 
-def ledger(
+def compared_claims(
     averages: Mapping[tuple[str, str], Cell], measurements: Sequence[Measurement], selection: Selection
-) -> list[LedgerEntry]:
+) -> list[ClaimEntry]:
     """The headline's numbers, then those of every other method that the sweep measured.
 
     Args:
@@ -54,7 +54,7 @@ def ledger(
             claimed = headline.values[benchmark] if is_headline else row.values[benchmark]
             verified = averages.get((benchmark, method))
             entries.append(
-                LedgerEntry(
+                ClaimEntry(
                     benchmark=benchmark,
                     method=method,
                     headline=is_headline,

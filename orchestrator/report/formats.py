@@ -57,12 +57,12 @@ def write_report(report: Report, store: SweepFolder, *, error_bar: ErrorBar = "d
 
 
 def grids(report: Report, error_bar: ErrorBar) -> list[Grid]:
-    """The benchmarks' tables, then the summary and the ledger where there is something to compare."""
+    """The benchmarks' tables, then the summary and the claims where there is something to compare."""
     made = [_benchmark_grid(report, table, error_bar) for table in report.tables]
     if len(report.tables) > 1:
         made.append(_summary_grid(report, error_bar))
-    if any(entry.verified is not None for entry in report.ledger):
-        made.append(_ledger_grid(report, error_bar))
+    if any(entry.verified is not None for entry in report.claims):
+        made.append(_claims_grid(report, error_bar))
     return made
 
 
@@ -158,7 +158,7 @@ def _summary_grid(report: Report, error_bar: ErrorBar) -> Grid:
     return Grid(title="Summary over benchmarks", head=head, rows=tuple(rows), caption=caption)
 
 
-def _ledger_grid(report: Report, error_bar: ErrorBar) -> Grid:
+def _claims_grid(report: Report, error_bar: ErrorBar) -> Grid:
     rows = [
         (
             f"{entry.method}{' (headline)' if entry.headline else ''}",
@@ -167,7 +167,7 @@ def _ledger_grid(report: Report, error_bar: ErrorBar) -> Grid:
             "-" if entry.verified is None else entry.verified.text(error_bar),
             entry.status,
         )
-        for entry in report.ledger
+        for entry in report.claims
     ]
     return Grid(
         title="Published and measured",
@@ -246,7 +246,7 @@ def to_mapping(report: Report) -> dict[str, Any]:
         "average_over_benchmarks": {method: _cell_mapping(cell) for method, cell in report.grand_average.items()},
         "published_and_measured": [
             asdict(entry) | {"verified": None if entry.verified is None else _cell_mapping(entry.verified)}
-            for entry in report.ledger
+            for entry in report.claims
         ],
         "notes": list(report.notes),
         "pruning": report.pruning.to_mapping(),

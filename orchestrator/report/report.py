@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.inspection.failure_summary import failure_notes, failure_summaries
 from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.report.cells import Cell, average
-from orchestrator.report.claims import LedgerEntry, ledger
+from orchestrator.report.claims import ClaimEntry, compared_claims
 from orchestrator.report.columns import MEASURES, Row
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
 from orchestrator.report.measurements import Measurement, Selection, measure
@@ -58,7 +58,7 @@ class Report:
     """Every seed had a search and a selected trial of its own, instead of seed 0 for all."""
     grand_average: Mapping[str, Cell] = field(default_factory=dict)
     """By method, the mean over benchmarks; not whole where a benchmark is missing or not comparable."""
-    ledger: tuple[LedgerEntry, ...] = ()
+    claims: tuple[ClaimEntry, ...] = ()
     notes: tuple[str, ...] = ()
     queries: QueryCounts = field(default_factory=QueryCounts)
     """What the sweep's folds asked the teacher, searched and unfinished ones too."""
@@ -123,7 +123,7 @@ def build_report(
         missing=missing_line(store, missing, selection),
         each_seed_searched=any(group.own_seed is not None for group in groups),
         grand_average=grand_average,
-        ledger=tuple(ledger(averages, measurements, selection)),
+        claims=tuple(compared_claims(averages, measurements, selection)),
         notes=tuple(notes),
         queries=sweep_queries(store),
         pruning=audit(store),

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 from orchestrator.budgets.admission import Admission
 from orchestrator.events import STATES, Counts
-from orchestrator.scheduler.standings import GroupNeed, Standings
+from orchestrator.scheduler.fold_holds import FoldHolds
+from orchestrator.scheduler.open_groups import OpenGroups
+from orchestrator.scheduler.standings import GroupNeed
 from orchestrator.search.group_search import GroupSearch
 from orchestrator.search.pruning import Decision
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Failure, read_failures
 from orchestrator.store.fold_states import FoldStates
-from orchestrator.store.leases import FoldLeases
 from orchestrator.store.records import PlannedFold
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import FoldSpec
-from search_spaces.methods import method_facts
-from trainables.storage.leases import Owner, clear_dead
+from trainables.storage.leases import Owner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,14 +52,10 @@ class FoldQueue:
         need: GroupNeed | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        self.groups, self._states, self._store, self._only = groups, states, store, only
-        self._admission = admission or Admission()
+        self.groups, self._states, self._folds, self._only = groups, states, store.folds, only
+        self.open = OpenGroups(groups, admission or Admission(), need=need, only=only)
         self._by_name = {group.group.name: group for group in groups}
-        self._standings = Standings(groups, need, only=only)
-        for group in groups:
-            group.permits_trial = self._permits_trial
-        self._admission.resume(self._standings)
-        self._aligning: dict[str, str] = {}
+        self._holds = FoldHolds(states, store.folds)
 
     @property
     def is_finished(self) -> bool:
@@ -73,26 +69,12 @@ class FoldQueue:
         """Something is left to run, and none of it may start, now or later."""
         if self._states.running or self.is_finished:
             return False
-        return not any(map(self._has_work, self.admitted()))
+        return not any(map(self._has_work, self.open.admitted()))
 
     @property
     def running(self) -> frozenset[str]:
         """Keys of the folds that run here."""
         return frozenset(self._states.running)
-
-    def refusals(self) -> list[str]:
-        """Which budgets do not cover what is left, one line each."""
-        return self._admission.refusals(
-            (group.group.name for group in self.groups if not group.is_finished), self._standings
-        )
-
-    def to_check(self) -> Iterator[GroupSearch]:
-        """Groups that are not finished and whose queries the budget lets be asked, now or later."""
-        return (group for group in self._in_order() if self._admits(group, queries_only=True))
-
-    def admitted(self) -> Iterator[GroupSearch]:
-        """Groups that are not finished and that the budget lets run; those that were begun come first."""
-        return (group for group in self._in_order() if self._admits(group))
 
     def next(self) -> Attempt | None:
         """The next fold to start, or None while the others have to report first.
@@ -103,11 +85,11 @@ class FoldQueue:
         """
         open_groups = [group for group in self.groups if not group.is_finished]
         for group in sorted(open_groups, key=lambda group: (group.num_running, -group.num_waiting)):
-            if not self._admits(group):
+            if not self.open.admits(group):
                 continue
             for number, planned in group.candidates(self._only):
                 spec = group.spec(number, planned)
-                if self._take(spec):
+                if self._holds.take(spec):
                     return self._hand_out(group.group.name, number, planned, spec)
                 group.changed()
         return None
@@ -146,12 +128,8 @@ class FoldQueue:
 
     def met_budget(self, attempt: Attempt) -> None:
         """A fold was not allowed its next query: it waits for a larger budget, and nothing counts."""
-        self.close_budget()
+        self.open.close()
         self.dropped(attempt)
-
-    def close_budget(self) -> None:
-        """Let nothing start any more that asks the teacher."""
-        self._admission.close()
 
     def counts(self) -> Counts:
         counts = [group.counts() for group in self.groups]
@@ -171,28 +149,13 @@ class FoldQueue:
 
     def _has_work(self, group: GroupSearch) -> bool:
         if self._only is None:
-            return self._permits_trial(group) or not group.is_idle
+            return self.open.permits_trial(group) or not group.is_idle
         return any(planned.key in self._only for _, planned in group.waiting())
 
-    def _in_order(self) -> list[GroupSearch]:
-        open_groups = (group for group in self.groups if not group.is_finished)
-        return sorted(open_groups, key=lambda group: not group.is_started)
-
     def _ended(self, attempt: Attempt) -> None:
-        """Let go of a fold's leases; an Align stage that is done needs none, whoever ran it."""
         self._changed(attempt.group, attempt.planned)
-        self._states.leases.release(self._store.folds.fold(attempt.planned.key))
-        align_key = self._aligning.pop(attempt.planned.key, None)
-        if align_key is not None and align_key not in self._aligning.values():
-            self._states.leases.release(self._store.folds.align(align_key))
-        self._standings.look_again()
-        self._admission.look_again()
-
-    def _admits(self, group: GroupSearch, *, queries_only: bool = False) -> bool:
-        return self._admission.admits(group.group.name, self._standings, queries_only=queries_only)
-
-    def _permits_trial(self, group: GroupSearch) -> bool:
-        return self._admission.permits_trial(group.group.name, self._standings)
+        self._holds.release(attempt.planned.key)
+        self.open.look_again()
 
     def _changed(self, name: str, planned: PlannedFold) -> None:
         """Have the fold's group counted anew; a pair fold may belong to several."""
@@ -200,33 +163,10 @@ class FoldQueue:
         for group in self.groups if shared else [self._by_name[name]]:
             group.changed()
 
-    def _take(self, spec: FoldSpec) -> bool:
-        """Hold a fold and the Align stage that it would run; False where somebody is at work on either."""
-        if not self._align_is_free(spec) or not self._states.take(spec.key):
-            return False
-        if not method_facts(spec.method).aligns:
-            return True
-        align = self._store.folds.align(spec.align_key)
-        if align.is_done:
-            clear_dead(align.lease)
-            clear_dead(align.worker)
-            return True
-        if self._states.leases.take(align):
-            return True
-        self._states.leases.release(self._store.folds.fold(spec.key))
-        return False
-
-    def _align_is_free(self, spec: FoldSpec) -> bool:
-        if not method_facts(spec.method).aligns:
-            return True
-        return spec.align_key not in self._aligning.values() or self._store.folds.align(spec.align_key).is_done
-
     def _hand_out(self, group: str, number: int, planned: PlannedFold, spec: FoldSpec) -> Attempt:
-        self._states.running.add(planned.key)
+        self._holds.starts(spec)
         self._changed(group, planned)
-        if method_facts(spec.method).aligns:
-            self._aligning[planned.key] = spec.align_key
-        attempt = read_failures(self._store.folds.fold(planned.key)).spent + 1
+        attempt = read_failures(self._folds.fold(planned.key)).spent + 1
         return Attempt(group=group, number=number, planned=planned, spec=spec, attempt=attempt)
 
 
@@ -235,25 +175,23 @@ def build_fold_queue(
     *,
     specs: FoldSpecs,
     store: SweepFolder,
-    max_failures: int = 1,
-    retry_failed: bool = False,
+    states: FoldStates | None = None,
     only: Collection[str] | None = None,
     admission: Admission | None = None,
     need: GroupNeed | None = None,
-    leases: FoldLeases | None = None,
     repeatable: bool = False,
 ) -> FoldQueue:
     """Read the store and stand where it stands.
 
     Args:
+        states: of the store's folds, with this sweep's leases; None makes them for this process.
         only: hand out the folds with these keys and no others.
         need: counts the groups' queries, where a budget or a price asks for that.
-        leases: of this sweep; None makes them for this process.
         repeatable: let no suggestion depend on when other sweeps on the store finish a fold.
     """
-    states = FoldStates(store, max_failures=max_failures, retry_failed=retry_failed, leases=leases)
+    states = states or FoldStates(store)
     for key in only or ():
         # Before anything is decided: what is asked for is given back, be it run now or by the sweep itself.
         states.failed(key)
-    agendas = [GroupSearch(group, specs=specs, store=store, states=states, repeatable=repeatable) for group in groups]
-    return FoldQueue(agendas, states, store, admission, need=need, only=only)
+    searches = [GroupSearch(group, specs=specs, store=store, states=states, repeatable=repeatable) for group in groups]
+    return FoldQueue(searches, states, store, admission, need=need, only=only)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from orchestrator.search.learning_curves import Curves
 from orchestrator.search.pruning_rules import Curve, Judgement, Rule, is_audited, judge_curve, judge_overtaking
@@ -52,7 +52,7 @@ class Decision:
     threshold: float
     """Below this it is pruned."""
     against: tuple[str, ...] = ()
-    """The folds that it was compared with, by key, where it was found wanting."""
+    """The folds that it was compared with, by key, where it is pruned."""
     trials: tuple[int, ...]
     """The trials these belong to; between folds the best one first, then those that the spread was taken of."""
     folds: tuple[str, ...] = ()
@@ -71,6 +71,16 @@ class Decision:
             f"{self.rule}: best source validation accuracy {self.value:.1%} at {self.stage} step {self.step} of "
             f"{self.num_steps} is below {self.threshold:.1%}, by {len(self.trials)} other trials"
         )
+
+
+class _Place(NamedTuple):
+    """Where a look was taken, in `Decision`'s words."""
+
+    rule: Rule
+    stage: str
+    step: int
+    num_steps: int
+    key: str
 
 
 class GroupPruning:
@@ -93,7 +103,7 @@ class GroupPruning:
         self.pruned: set[int] = set()
         """Numbers of the trials that were pruned."""
         self.audited: set[int] = set()
-        """Numbers of those that run on all the same."""
+        """Numbers of those that run on for the audit."""
         for decision in read_decisions(store, group.name):
             self._apply(decision)
             _mark(store, decision, sweep.key)
@@ -127,17 +137,9 @@ class GroupPruning:
             judgement, rivals = self._judge_fold(planned, step, trials)
             if judgement is None:
                 continue
-            decision = self._decide(
-                trial,
-                judgement,
-                trials,
-                rule=self._sweep.pruner,
-                stage=self._stage,
-                step=step,
-                num_steps=self._num_steps,
-                key=planned.key,
-                numbers=tuple(rivals[key] for key in judgement.against),
-            )
+            numbers = tuple(rivals[key] for key in judgement.against)
+            place = _Place(self._sweep.pruner, self._stage, step, self._num_steps, planned.key)
+            decision = self._decide(trial, judgement, place, numbers, trials)
             if decision.verdict == "prune":
                 return decision
         return None
@@ -158,17 +160,8 @@ class GroupPruning:
                 continue
             self._looked.add(identity)
             against = tuple(planned.key for planned in trials[numbers[0]].folds[: len(done)])
-            decision = self._decide(
-                trial,
-                replace(judgement, against=against),
-                trials,
-                rule="overtake",
-                stage="folds",
-                step=len(done),
-                num_steps=len(trial.folds),
-                key=trial.folds[len(done) - 1].key,
-                numbers=numbers,
-            )
+            place = _Place("overtake", "folds", len(done), len(trial.folds), trial.folds[len(done) - 1].key)
+            decision = self._decide(trial, replace(judgement, against=against), place, numbers, trials)
             if decision.verdict == "prune":
                 yield decision
 
@@ -251,28 +244,24 @@ class GroupPruning:
         self,
         trial: TrialRecord,
         judgement: Judgement,
-        trials: Sequence[TrialRecord],
-        *,
-        rule: Rule,
-        stage: str,
-        step: int,
-        num_steps: int,
-        key: str,
+        place: _Place,
         numbers: tuple[int, ...],
+        trials: Sequence[TrialRecord],
     ) -> Decision:
-        """Keep what a judgement comes to, then let it take effect."""
+        """Keep what a judgement comes to, then let it take effect.
+
+        Args:
+            numbers: the trials that it was compared with.
+            trials: all of the group.
+        """
         verdict: Verdict = "prune" if judgement.prune else "keep"
         if judgement.prune and self._is_audited(trial):
             verdict = "audit"
         decision = Decision(
             group=self._group.name,
             number=trial.number,
-            rule=rule,
             verdict=verdict,
-            stage=stage,
-            step=step,
-            num_steps=num_steps,
-            key=key,
+            **place._asdict(),
             trials=numbers,
             value=judgement.value,
             threshold=judgement.threshold,

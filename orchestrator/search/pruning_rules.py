@@ -1,4 +1,4 @@
-"""When a search gives a configuration up: pure functions of source validation accuracies. No file is read in here.
+"""When a search prunes a configuration: pure functions of source validation accuracies. No file is read in here.
 
 Inside a fold (`sweep.pruner`), its best accuracy so far in the last stage is compared with that of the same fold under
 the group's other configurations, as far as these came to the same step:
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, variance
 from typing import Literal
@@ -23,7 +23,7 @@ from typing import Literal
 from search_spaces.schedule import FEWEST_SHARED, looks_between_folds
 from search_spaces.sweeps import Pruner
 
-Rule = Literal["median", "asha", "overtake"]
+Rule = Literal[Pruner, "overtake"]
 Curve = Mapping[int, float]
 """Source validation accuracy (a fraction) by step of a fold's last stage."""
 
@@ -66,20 +66,49 @@ def judge_curve(
         step: an evaluation's step.
         num_steps: steps of the whole stage.
     """
-    reached = {key: best_so_far(other, step) for key, other in sorted(others.items()) if _spans(other, step)}
-    value = best_so_far(curve, step)
-    if rule == "median":
-        if step < MEDIAN_WARM_UP * num_steps or len(reached) < MEDIAN_COMPETITORS:
-            return None
-        threshold = median(reached.values())
-    elif rule == "asha":
-        if step not in asha_steps(curve, num_steps) or len(reached) + 1 < ASHA_REDUCTION:
-            return None
-        ranked = sorted([*reached.values(), value], reverse=True)
-        threshold = ranked[-(-len(ranked) // ASHA_REDUCTION) - 1]
-    else:
+    if rule == "none":
         return None
-    return Judgement(prune=value < threshold, value=value, threshold=threshold, against=tuple(reached))
+    reached = {key: best_so_far(other, step) for key, other in sorted(others.items()) if _spans(other, step)}
+    look = Look(curve=curve, value=best_so_far(curve, step), others=tuple(reached.values()), step=step, of=num_steps)
+    threshold = PRUNERS[rule](look)
+    if threshold is None:
+        return None
+    return Judgement(prune=look.value < threshold, value=look.value, threshold=threshold, against=tuple(reached))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What a pruner sees of a fold at one of its evaluations: source validation accuracies, fractions."""
+
+    curve: Curve
+    """Of the fold."""
+    value: float
+    """The fold's best accuracy up to the step."""
+    others: tuple[float, ...]
+    """The same of the other configurations that came to the step."""
+    step: int
+    of: int
+    """Steps of the whole stage."""
+
+
+def median_threshold(look: Look) -> float | None:
+    """The median of the others, once a quarter of the stage is over."""
+    if look.step < MEDIAN_WARM_UP * look.of or len(look.others) < MEDIAN_COMPETITORS:
+        return None
+    return median(look.others)
+
+
+def asha_threshold(look: Look) -> float | None:
+    """The last of the best third, at each rung."""
+    if look.step not in asha_steps(look.curve, look.of) or len(look.others) + 1 < ASHA_REDUCTION:
+        return None
+    ranked = sorted([*look.others, look.value], reverse=True)
+    return ranked[-(-len(ranked) // ASHA_REDUCTION) - 1]
+
+
+PRUNERS: Mapping[Pruner, Callable[[Look], float | None]] = {"median": median_threshold, "asha": asha_threshold}
+"""What a fold must reach to go on, or None where the rule does not look; a row more is a pruner more, whose name
+`search_spaces.sweeps.Pruner` lists."""
 
 
 def _spans(curve: Curve, step: int) -> bool:

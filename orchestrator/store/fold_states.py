@@ -18,8 +18,20 @@ class FoldStates:
     """The state of every fold, remembered once it cannot change any more."""
 
     def __init__(
-        self, store: SweepFolder, *, max_failures: int, retry_failed: bool, leases: FoldLeases | None = None
+        self,
+        store: SweepFolder,
+        *,
+        max_failures: int = 1,
+        retry_failed: bool = False,
+        leases: FoldLeases | None = None,
     ) -> None:
+        """Remember where to look.
+
+        Args:
+            max_failures: most further attempts at a fold after crashes and worker processes that died.
+            retry_failed: give failed folds their attempts back, once each.
+            leases: of this sweep; None makes them for this process.
+        """
         self._store, self._max_failures, self._retry_failed = store, max_failures, retry_failed
         self.leases = leases or FoldLeases(this_process())
         self._allowed: set[str] = set()
@@ -45,7 +57,7 @@ class FoldStates:
         return key in self._failed
 
     def pruned(self, key: str) -> bool:
-        """Given up by this sweep; where somebody else finished the fold, its result counts."""
+        """Pruned by this sweep; where somebody else finished the fold, its result counts."""
         return key in self._pruned and self.objective(key) is None
 
     def prune(self, keys: Iterable[str]) -> None:

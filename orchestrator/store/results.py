@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import UserError
-from trainables.storage.finished_folds import OtherFoldError, check_place, flaw, stated_sha256
+from trainables.storage.finished_folds import OtherFoldError, check_place, flaw
 from trainables.storage.fold_folder import RUN_AGAIN, FoldFolder
 from trainables.storage.json_files import DamagedFileError, damaged
 
@@ -125,28 +125,8 @@ def check_fraction(accuracy: float, file: Path, advice: str, *, nan_allowed: boo
     raise OtherFoldError(f"{file} says that an accuracy is {accuracy}, which is no fraction of 0 to 1: {advice}")
 
 
-def read_test_result(folder: FoldFolder, result: FoldResult, domain: str, *, last_step: bool) -> TestResult | None:
-    """What a finished fold's `test.json` says of a domain; None where there is none. Only the report calls this.
-
-    Raises:
-        DamagedFileError: the file is not the one that the result states, or says nothing of that domain.
-        OtherFoldError: an accuracy is no fraction.
-    """
-    content = folder.read_test(sha256=stated_sha256(result.content, folder.test.name))
-    if content is None:
-        return None
-    try:
-        test = parse_test(content, domain, last_step=last_step)
-    except (UserError, TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
-        raise damaged(folder.test, str(error), RUN_AGAIN) from None
-    for accuracy in (test.accuracy, test.balanced_accuracy, test.out_accuracy):
-        if accuracy is not None:
-            check_fraction(accuracy, folder.test, folder.advice)
-    return test
-
-
 def parse_held_out(content: Mapping[str, Any], file: Path) -> float:
-    """The accuracy in a pair fold's file about one of its test domains; raises as `read_test_result` does."""
+    """The accuracy in a pair fold's file about one test domain; raises `DamagedFileError` or `OtherFoldError`."""
     try:
         accuracy = float(content["accuracy"])
     except (TypeError, OverflowError) as error:

@@ -42,7 +42,7 @@ from search_spaces.benchmarks import PACS
 from tests.support.tiny_files import TASKS, write_tiny_files
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
-from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.formats.pack import PackSettings, write_pack
 from trainables.data.loading.batches import BatchStream
 
 BATCH_SIZE_PER_DOMAIN = 32
@@ -181,7 +181,7 @@ def bench_reading(
     sources: dict[str, ImageSource] = {"folder": folder}
     for encoding in ("stored", "pixels"):
         place = scratch / encoding
-        pack(folder, place / "PACS.pack", settings=PackSettings(encoding=encoding))
+        write_pack(folder, place / "PACS.pack", settings=PackSettings(encoding=encoding))
         sources[f"pack {encoding}"] = open_benchmark(PACS, place)
     readings: dict[str, list[Reading]] = {name: [] for name in PIPELINES}
     for number in range(1, rounds + 1):

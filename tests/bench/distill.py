@@ -49,7 +49,7 @@ class DistillSteps:
 
 
 def bench_parts(folder: Path, hyperparameters: Hyperparameters) -> FoldSetup:
-    """The parts of one icons fold below a folder of its own."""
+    """The setup of one icons fold below a folder of its own."""
     icons = benchmark("icons")
     source = open_benchmark(icons, None)
     spec = FoldSpec(
@@ -72,10 +72,10 @@ def bench_parts(folder: Path, hyperparameters: Hyperparameters) -> FoldSetup:
     return FoldSetup(job, source, teacher, lambda metrics: None, Workers())
 
 
-def distill_steps(parts: FoldSetup, batches: Iterable[Batch], stored: Ask) -> DistillSteps:
+def distill_steps(setup: FoldSetup, batches: Iterable[Batch], stored: Ask) -> DistillSteps:
     """Take a live and a stored step in turns on every batch, each on a student of its own."""
-    assert parts.teacher is not None
-    teacher, teacher_s = parts.teacher, []
+    assert setup.teacher is not None
+    teacher, teacher_s = setup.teacher, []
 
     def live(batch: Batch) -> Tensor:
         started = time.process_time()
@@ -83,7 +83,7 @@ def distill_steps(parts: FoldSetup, batches: Iterable[Batch], stored: Ask) -> Di
         teacher_s.append(time.process_time() - started)
         return answer
 
-    updates = (_update(parts, live), _update(parts, stored))
+    updates = (_update(setup, live), _update(setup, stored))
     seconds: tuple[list[float], list[float]] = ([], [])
     worst = 0.0
     for step, batch in enumerate(batches):
@@ -101,13 +101,13 @@ def distill_steps(parts: FoldSetup, batches: Iterable[Batch], stored: Ask) -> Di
     )
 
 
-def _update(parts: FoldSetup, ask: Ask) -> Update:
-    stage = parts.method.stages[1]
-    student = parts.student()
+def _update(setup: FoldSetup, ask: Ask) -> Update:
+    stage = setup.method.stages[1]
+    student = setup.student()
     student.set_trainable(stage.trains)
     student.train()
     weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
-    return Update(stage, replace(parts.inputs(stage, student), ask=ask), weights)
+    return Update(stage, replace(setup.inputs(stage, student), ask=ask), weights)
 
 
 def _print(label: str, steps: DistillSteps) -> None:
@@ -131,24 +131,24 @@ def main() -> None:
         small = Hyperparameters(
             student="small", teacher="demo", teacher_mode="views:1", evaluate_every=8, align=stage, distill=stage
         )
-        parts = bench_parts(Path(folder), small)
-        parts.prepare()
-        inputs = parts.inputs(parts.method.stages[1], parts.student())
+        setup = bench_parts(Path(folder), small)
+        setup.prepare()
+        inputs = setup.inputs(setup.method.stages[1], setup.student())
         assert inputs.ask is not None
-        _print("small student, demo teacher, 96 images, views:1", distill_steps(parts, inputs.batches(0), inputs.ask))
+        _print("small student, demo teacher, 96 images, views:1", distill_steps(setup, inputs.batches(0), inputs.ask))
     with tempfile.TemporaryDirectory() as folder:
         stage = StageHyperparameters(num_steps=24)
         large = Hyperparameters(
             student="vit_small_patch16_224", student_weights="random", teacher="open_clip:ViT-B-32:random:0",
             image_size=224, batch_size_per_domain=1, evaluate_every=8, align=stage, distill=stage,
         )  # fmt: skip
-        parts = bench_parts(Path(folder), large)
-        assert parts.teacher is not None
-        batches = list(parts.inputs(parts.method.stages[1], parts.student()).batches(0))
-        answers = {id(batch.image_ids): parts.teacher.embed_images(batch.images) for batch in batches}
+        setup = bench_parts(Path(folder), large)
+        assert setup.teacher is not None
+        batches = list(setup.inputs(setup.method.stages[1], setup.student()).batches(0))
+        answers = {id(batch.image_ids): setup.teacher.embed_images(batch.images) for batch in batches}
         _print(
             "ViT-S student, ViT-B/32 teacher, 3 of 224 px",
-            distill_steps(parts, batches, lambda batch: answers[id(batch.image_ids)]),
+            distill_steps(setup, batches, lambda batch: answers[id(batch.image_ids)]),
         )
 
 

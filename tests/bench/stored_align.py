@@ -84,7 +84,7 @@ def _print_totals(costs: Costs, steps: int, asked: int) -> None:
     print(f"  the filling pays after {costs.pays_after_steps:,.0f} steps per stage of one fold")
 
 
-def _stored_run(parts: FoldSetup, stage: Stage, inputs: StageInputs, folder: Path) -> tuple[float, list[float]]:
+def _stored_run(setup: FoldSetup, stage: Stage, inputs: StageInputs, folder: Path) -> tuple[float, list[float]]:
     """CPU seconds and losses of one Align, its stores being filled."""
     started = time.process_time()
     StageFit(stage, inputs, folder=FoldFolder(folder), averager=None, later_ties=True).run()
@@ -100,33 +100,33 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        parts = bench_parts(Path(folder), _settings(arguments.steps + 1, arguments.views))
-        stage, distill = parts.method.stages
+        setup = bench_parts(Path(folder), _settings(arguments.steps + 1, arguments.views))
+        stage, distill = setup.method.stages
         started = time.process_time()
-        parts.prepare()
+        setup.prepare()
         teacher_s = time.process_time() - started
-        asked = query_counts(Path(parts.job.queries_folder)).images
-        student = parts.student()
+        asked = query_counts(Path(setup.job.queries_folder)).images
+        student = setup.student()
         started = time.process_time()
-        inputs = parts.align_inputs(stage, student)
+        inputs = setup.align_inputs(stage, student)
         features_s = time.process_time() - started
-        runs = [_stored_run(parts, stage, inputs, Path(folder) / "first")]
-        plain_student = parts.student().eval()
-        assert parts.teacher is not None
+        runs = [_stored_run(setup, stage, inputs, Path(folder) / "first")]
+        plain_student = setup.student().eval()
+        assert setup.teacher is not None
         started = time.process_time()
         steps = plain_steps(
-            plain_student, parts.teacher, parts.texts, parts.inputs(stage, plain_student).batches(0), "projection"
+            plain_student, setup.teacher, setup.texts, setup.inputs(stage, plain_student).batches(0), "projection"
         )
         plain = [loss for _, (loss, _) in zip(range(arguments.steps), steps, strict=False)]
         plain_s = time.process_time() - started
         for name in ("second", "third"):
-            runs.append(_stored_run(parts, stage, parts.align_inputs(stage, parts.student()), Path(folder) / name))
-        inputs = parts.inputs(distill, parts.student())
+            runs.append(_stored_run(setup, stage, setup.align_inputs(stage, setup.student()), Path(folder) / name))
+        inputs = setup.inputs(distill, setup.student())
         assert inputs.ask is not None
         started = time.process_time()
         batches = list(islice(inputs.batches(0), DISTILL_STEPS))
         data_s = (time.process_time() - started) / len(batches)
-        steps_s = distill_steps(parts, batches, inputs.ask)
+        steps_s = distill_steps(setup, batches, inputs.ask)
     ours_s = statistics.median(seconds for seconds, _ in runs)
     worst = max(abs(a - b) for _, ours in runs for a, b in zip(ours[: arguments.steps], plain, strict=True))
     assert worst < 1e-5, f"the losses differ by {worst}"

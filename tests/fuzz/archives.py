@@ -24,7 +24,7 @@ import pyarrow.parquet as parquet
 from tests.fuzz.tally import Tally, main, tally
 from tests.support.bad_archives import member
 from tests.support.folders import encoded, tiny_benchmark
-from trainables.data.acquire.archives import ArchiveError, unpack
+from trainables.data.acquire.archives import ArchiveError, unpack_archive
 from trainables.data.acquire.assemble import Assembly, StepError, run_step
 from trainables.data.acquire.sources import Step
 
@@ -81,7 +81,7 @@ def _archive(chance: random.Random, root: Path) -> str:
     name, data = chance.choice([_zip, _tar])(chance)
     (root / name).write_bytes(_with_wrong_bytes(chance, data))
     try:
-        unpack(root / name, root / "out", max_bytes=MAX_BYTES)
+        unpack_archive(root / name, root / "out", max_bytes=MAX_BYTES)
     except ArchiveError as error:
         left = sorted(path.name for path in root.iterdir())
         return _line(str(error)) or ("" if left == [name] else f"left {left} after {error}")

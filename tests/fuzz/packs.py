@@ -26,7 +26,7 @@ from tests.support.malformed_packs import (
 )
 from trainables.data.formats.folder import FolderSource
 from trainables.data.formats.open import open_benchmark, resolve_benchmark
-from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.formats.pack import PackSettings, write_pack
 from trainables.data.formats.pack_files import DESCRIPTION, INDEX, index_schema
 from trainables.data.formats.verify import verify_opened
 
@@ -50,7 +50,7 @@ def tried(inputs: int, *, seed: int) -> Tally:
         for encoding in ("stored", "pixels"):
             settings = PackSettings(encoding=encoding)  # type: ignore[arg-type]
             # The smaller shard makes two of them.
-            wholes.append(pack(folder, root / encoding / "tiny.pack", settings=settings, shard_mb=0))
+            wholes.append(write_pack(folder, root / encoding / "tiny.pack", settings=settings, shard_mb=0))
         return tally(lambda chance: _case(chance, chance.choice(wholes), root / "case"), inputs, seed=seed)
 
 

@@ -13,7 +13,7 @@ import torch
 from tests.fuzz.tally import Tally, main, tally
 from tests.support.quick_server import QuickServer, QuickTeacher, quick_server
 from trainables.teacher.http.service import ServiceLimits
-from trainables.teacher.http.wire import IDEMPOTENCY_KEY, WireError, pack, unpack
+from trainables.teacher.http.wire import IDEMPOTENCY_KEY, WireError, pack_arrays, unpack_arrays
 
 LIMITS = ServiceLimits(
     max_images=8, max_side=32, max_prompts=6, max_prompt_letters=40, max_image_bytes=200_000, max_text_bytes=4000,
@@ -83,7 +83,7 @@ def _asked(chance: random.Random, client: httpx.Client, bills: dict[str, tuple[s
     answer = client.request(method, path, content=content, headers=headers)
     if answer.status_code == 200 and path in ("/v1/images", "/v1/texts"):
         try:
-            count = len(unpack("embeddings", answer.content))
+            count = len(unpack_arrays("embeddings", answer.content))
         except WireError as error:
             return f"200 with {error}"
         known = bills.setdefault(key, (kind, count))
@@ -99,7 +99,9 @@ def _images(chance: random.Random) -> bytes:
         shape = [chance.choice([1, 1, 3, 8, 9]), chance.choice([3, 3, 3, 1]), *[chance.choice([1, 2, 16, 32, 33])] * 2]
         values = chance.choice([0.0, 1.0, 1e38, 3e38, float("nan"), float("inf"), -1e-40])
         kinds = (torch.float32, torch.float32, torch.float16, torch.float64, torch.int32, torch.complex64)
-        return pack(chance.choice(NAMES[:1] * 9 + NAMES[1:4]), torch.full(shape, values).to(chance.choice(kinds)))
+        return pack_arrays(
+            chance.choice(NAMES[:1] * 9 + NAMES[1:4]), torch.full(shape, values).to(chance.choice(kinds))
+        )
     shape = [chance.choice(NUMBERS) for _ in range(chance.choice([0, 1, 4, 4, 4, 70]))]
     data = bytes(chance.choice([0, 4, 12, 48, 96, 12 * 32 * 32, 200_001]))
     return safetensors(chance.choice(KINDS), shape, data, name=chance.choice(NAMES))

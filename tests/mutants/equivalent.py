@@ -65,8 +65,8 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "batches",
         "constant + 1",
-        "decode_cache_mb: float = 512,",
-        "decode_cache_mb: float = 513,",
+        "decode_cache_mb: float = 512",
+        "decode_cache_mb: float = 513",
         "how many decoded images are kept changes no number",
     ),
     Equivalent(

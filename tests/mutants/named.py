@@ -58,8 +58,8 @@ NAMED: tuple[NamedError, ...] = (
     NamedError(
         "SWAD's numbers ignored",
         "fold",
-        "swad = parts.hyperparameters.swad",
-        "swad = type(parts.hyperparameters.swad)(segments=parts.hyperparameters.swad.segments)",
+        "swad = setup.hyperparameters.swad",
+        "swad = type(setup.hyperparameters.swad)(segments=setup.hyperparameters.swad.segments)",
     ),
     NamedError(
         "SWAD's num_converge ignored",
@@ -165,8 +165,8 @@ NAMED: tuple[NamedError, ...] = (
     NamedError(
         "80% and 20% of the test domain scored the other way round",
         "fold",
-        "inner = parts.score(predictor, parts.splits.test_in)",
-        "inner = parts.score(predictor, parts.splits.test_out)",
+        "inner = setup.score(predictor, setup.splits.test_in)",
+        "inner = setup.score(predictor, setup.splits.test_out)",
     ),
     NamedError(
         "ID accuracy of the best evaluation",
@@ -179,8 +179,8 @@ NAMED: tuple[NamedError, ...] = (
         "ID accuracy of the last step",
         "fold",
         "    load_weights(student, records[-1].outcome.weights)\n"
-        "    validation = parts.score(predictor, parts.splits.source_validation)\n",
-        "    validation = parts.score(predictor, parts.splits.source_validation)\n"
+        "    validation = setup.score(predictor, setup.splits.source_validation)\n",
+        "    validation = setup.score(predictor, setup.splits.source_validation)\n"
         "    load_weights(student, records[-1].outcome.weights)\n",
     ),
     NamedError(

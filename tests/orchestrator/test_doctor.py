@@ -76,7 +76,7 @@ def test_what_lies_below_a_data_root(tmp_path: Path) -> None:
     for domain in ("day", "night"):
         (tmp_path / "pets" / domain / "cat").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
-    findings = list(doctor.check_data(str(tmp_path)))
+    findings = list(doctor.check_data_root(str(tmp_path)))
     assert about(findings, "PACS").state == "ok"
     assert about(findings, "VLCS").state == "wrong"
     assert "LabelMe" in about(findings, "VLCS").text

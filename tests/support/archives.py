@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 
 from search_spaces.benchmarks import BENCHMARKS
 from tests.support.file_server import FileServer
-from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, sources_of
+from trainables.data.acquire.sources import BenchmarkSources, DataMirror, RemoteFile, Route, sources_of
 from trainables.data.formats.sample import write_sample
 
 NUM_DUPLICATES = 7
@@ -142,7 +142,7 @@ def _local_file(file: RemoteFile, server: FileServer, files: dict[str, bytes]) -
             mirrors.append(replace(mirror, endpoint=server.url))
         elif mirror.transport == "bucket":
             server.add(f"/bucket/{file.name}", content)
-            mirrors.append(Mirror(transport="bucket", address=f"s3://bucket/{file.name}", endpoint=server.address))
+            mirrors.append(DataMirror(transport="bucket", address=f"s3://bucket/{file.name}", endpoint=server.address))
         else:
             path = f"/{mirror.transport}/{file.name}"
             server.add(path, content)

@@ -14,6 +14,7 @@ from orchestrator.scheduler.fold_queue import Attempt, FoldQueue, build_fold_que
 from orchestrator.scheduler.stopping import StopRequest
 from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.failures import Failure
+from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.benchmarks import benchmark
@@ -37,12 +38,15 @@ class Bench:
         *,
         shared: Path | None = None,
         manifest: str = "0" * 64,
+        max_failures: int = 1,
+        retry_failed: bool = False,
         **options: Any,
     ) -> None:
         """Stand where the store stands.
 
         Args:
             manifest: of the images, which a stub fold never looks at.
+            max_failures: of the folds' states, as `retry_failed`.
             options: of `build_fold_queue`.
         """
         self.store, self.sweep = open_store(out, shared=shared), sweep or stub_sweep()
@@ -53,7 +57,8 @@ class Bench:
         self.store.claim(self.sweep, self.groups, manifests)
         self.jobs = FoldJobs(store=self.store, benchmarks=benchmarks, data_root=None, resources=Resources())
         specs = FoldSpecs(sweep=self.sweep, benchmarks=benchmarks, manifests=manifests)
-        self.follow(build_fold_queue(self.groups, specs=specs, store=self.store, leases=self.leases, **options))
+        states = FoldStates(self.store, max_failures=max_failures, retry_failed=retry_failed, leases=self.leases)
+        self.follow(build_fold_queue(self.groups, specs=specs, store=self.store, states=states, **options))
 
     def follow(self, queue: FoldQueue) -> None:
         """Run the folds of a queue."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainables.teacher.http.wire import pack
+from trainables.teacher.http.wire import pack_arrays
 
 FACTS: dict[str, Any] = {
     "protocol": 1, "embedding_dim": 4, "logit_scale": 10.0, "fingerprint": "it", "image_size": None, "max_images": 8,
@@ -37,7 +37,7 @@ def facts(**changes: Any) -> bytes:
 
 def embeddings(rows: int = 1) -> bytes:
     """A right answer to a query."""
-    return pack("embeddings", torch.nn.functional.normalize(torch.ones(rows, 4), dim=-1))
+    return pack_arrays("embeddings", torch.nn.functional.normalize(torch.ones(rows, 4), dim=-1))
 
 
 def at_once(data: bytes) -> Reply:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tests.support.waiting import GENEROUS_S
-from trainables.teacher.http.wire import PROTOCOL, pack, unpack
+from trainables.teacher.http.wire import PROTOCOL, pack_arrays, unpack_arrays
 
 
 class SlowVendor:
@@ -50,11 +50,11 @@ class SlowVendor:
             if kind == "texts":
                 embeddings = torch.eye(4)[[len(prompt) % 4 for prompt in json.loads(body)["prompts"]]]
             else:
-                images = unpack("images", body)
+                images = unpack_arrays("images", body)
                 quarters = torch.nn.functional.adaptive_avg_pool2d(images, 2).mean(dim=1).flatten(1)
                 embeddings = torch.nn.functional.normalize(quarters, dim=-1)
             self.paid += len(embeddings)
-        return 200, pack("embeddings", embeddings)
+        return 200, pack_arrays("embeddings", embeddings)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from search_spaces.benchmarks import BENCHMARKS
 from trainables.data.formats.open import open_benchmark
-from trainables.data.formats.pack import pack
-from trainables.data.formats.verify import verify
+from trainables.data.formats.pack import write_pack
+from trainables.data.formats.verify import verify_benchmark
 
 TASKS = ("index", "verify", "manifest again", "pack", "open pack")
 BENCHMARK = BENCHMARKS["DomainNet"]
@@ -38,14 +38,14 @@ def run_task(root: Path, task: str) -> tuple[float, int]:
 
     start = time.perf_counter()
     if task == "verify":
-        found = verify(root / BENCHMARK.folder, BENCHMARK, cache=root / "cache")
+        found = verify_benchmark(root / BENCHMARK.folder, BENCHMARK, cache=root / "cache")
         assert not found.errors, found.errors
         return time.perf_counter() - start, found.num_images
     source = open_benchmark(BENCHMARK, root / "packs" if task == "open pack" else root, cache=root / "cache")
     if task == "manifest again":
         assert source.manifest
     if task == "pack":
-        pack(source, root / "packs" / f"{BENCHMARK.folder}.pack")
+        write_pack(source, root / "packs" / f"{BENCHMARK.folder}.pack")
     count = sum(len(source.labels(domain)) for domain in source.domain_names)
     return time.perf_counter() - start, count
 

@@ -167,4 +167,4 @@ def status(tmp_path: Path, method: str, benchmark: str = "PACS", fills: Any = No
     )
     written = Written(tmp_path, asked)
     written.fill({method: [REPRODUCED[method]]}, apart=0.01, **(fills or {}))
-    return next(entry.status for entry in build_report(written.store).ledger if entry.verified is not None)
+    return next(entry.status for entry in build_report(written.store).claims if entry.verified is not None)

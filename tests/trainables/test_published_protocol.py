@@ -57,8 +57,8 @@ class NotingTeacher:
         raise AssertionError("it is a black box")
 
 
-def parts(folder: Path, name: str, test_domain: str, teacher: NotingTeacher, **changes: Any) -> FoldSetup:
-    """The parts of a fold of VL2V-ADiP over a benchmark of 250 images per domain."""
+def setup(folder: Path, name: str, test_domain: str, teacher: NotingTeacher, **changes: Any) -> FoldSetup:
+    """The setup of a fold of VL2V-ADiP over a benchmark of 250 images per domain."""
     benchmark = BENCHMARKS[name]
     source = SizedSource(benchmark, [250] * len(benchmark.domains))
     spec = FoldSpec(
@@ -79,7 +79,7 @@ def pooled_student() -> Student:
 
 
 def evaluated(inputs: StageInputs) -> list[tuple[int, ...]]:
-    """Shapes of the batches in which the source validation parts are scored."""
+    """Shapes of the batches in which the source validation setup are scored."""
     shapes: list[tuple[int, ...]] = []
     hook = inputs.student.backbone.register_forward_pre_hook(lambda module, given: shapes.append(tuple(given[0].shape)))
     inputs.validate()
@@ -103,7 +103,7 @@ def test_steps_batches_views_and_prompts_of_both_stages(
     evaluation: list[int],
 ) -> None:
     teacher = NotingTeacher()
-    built = parts(tmp_path, name, test_domain, teacher)
+    built = setup(tmp_path, name, test_domain, teacher)
     assert teacher.prompts == [f"a photo of a {one.replace('_', ' ')}" for one in BENCHMARKS[name].class_names]
     student = pooled_student()
     for stage in METHODS["vl2v_adip"].stages:
@@ -123,7 +123,7 @@ def test_steps_batches_views_and_prompts_of_both_stages(
 
 def test_what_the_user_asks_for_goes_before_the_benchmarks_own(tmp_path: Path) -> None:
     settings = StageHyperparameters(num_steps=401), StageHyperparameters(num_steps=850)
-    built = parts(
+    built = setup(
         tmp_path, "DomainNet", "real", NotingTeacher(), align=settings[0], distill=settings[1], evaluate_every=100,
         eval_batch_size=30, batch_size_per_domain=7, image_size=8,
     )  # fmt: skip
@@ -258,11 +258,11 @@ def validation_part(num_images: int, domain_index: int) -> Indices:
 
 
 FIRST_CLASS = {"art_painting": 10, "cartoon": 5, "photo": 0, "sketch": 8}
-"""How many images of the validation parts, of 10, 20, 4 and 8, are of class 0."""
+"""How many images of the validation setup, of 10, 20, 4 and 8, are of class 0."""
 
 
 class UnequalDomains(SizedSource):
-    """PACS with 50, 100, 20 and 40 images; outside the validation parts all are of class 0, in sketch of class 1."""
+    """PACS with 50, 100, 20 and 40 images; outside the validation setup all are of class 0, in sketch of class 1."""
 
     def __init__(self) -> None:
         super().__init__(BENCHMARKS["PACS"], [50, 100, 20, 40])

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from search_spaces.errors import UserError
-from trainables.storage.mirror_index import Known, Records
+from trainables.storage.mirror_index import KnownFile, Records
 from trainables.storage.object_storage import Storage, Version, open_storage, parse_address, patiently
 
 MIRRORS_VARIABLE = "VL2V_MIRRORS"
@@ -188,7 +188,7 @@ class Mirror:
         """A local file's name in the storage."""
         return path.relative_to(self.folder).as_posix()
 
-    def _is_new(self, name: str, version: Version, known: Known | None) -> bool:
+    def _is_new(self, name: str, version: Version, known: KnownFile | None) -> bool:
         path = self.folder / name
         try:
             here = _version_of(path)
@@ -204,7 +204,7 @@ class Mirror:
         if version is not None:
             self._fetch(name, version, self._known(name).get(name))
 
-    def _fetch(self, name: str, version: Version, known: Known | None) -> None:
+    def _fetch(self, name: str, version: Version, known: KnownFile | None) -> None:
         path = self.folder / name
         with self._locked(name):
             if self._known(name).get(name) != known:
@@ -217,11 +217,11 @@ class Mirror:
                 return
             if _continues(path, aside, known):
                 aside.unlink()
-                self._keep(name, Known(None, version))
+                self._keep(name, KnownFile(None, version))
                 return
             aside.replace(path)
             racy = time.time_ns() - version.changed_ns < RACY_NS
-            self._keep(name, Known(_version_of(path), version, racy))
+            self._keep(name, KnownFile(_version_of(path), version, racy))
 
     def _send(self, name: str, file: IO[bytes] | None = None) -> None:
         path = self.folder / name
@@ -240,7 +240,7 @@ class Mirror:
                 return self.storage.send(name, opened, here.size)
 
             there = patiently(send)
-            self._keep(name, Known(here, there))
+            self._keep(name, KnownFile(here, there))
         if _last(name) in PASSING and not path.exists():
             self._remove(name)
 
@@ -250,7 +250,7 @@ class Mirror:
                 patiently(lambda: self.storage.remove(name))
                 self._forget(name)
 
-    def _drop(self, name: str, known: Known) -> None:
+    def _drop(self, name: str, known: KnownFile) -> None:
         """Take away a file that is gone from the storage, and that nobody has changed here."""
         with self._locked(name):
             path = self.folder / name
@@ -258,7 +258,7 @@ class Mirror:
                 path.unlink()
                 self._forget(name)
 
-    def _forget_lost(self, name: str, known: Known) -> None:
+    def _forget_lost(self, name: str, known: KnownFile) -> None:
         """Forget a file that the storage has lost: the next push sends it again."""
         with self._locked(name):
             if self._known(name).get(name) != known:
@@ -307,11 +307,11 @@ class Mirror:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
-    def _known(self, prefix: str) -> Mapping[str, Known]:
+    def _known(self, prefix: str) -> Mapping[str, KnownFile]:
         with self._opened() as records:
             return records.read(prefix)
 
-    def _keep(self, name: str, known: Known) -> None:
+    def _keep(self, name: str, known: KnownFile) -> None:
         with self._opened() as records:
             records.keep(name, known)
 
@@ -355,7 +355,7 @@ def _version_of(place: Path | IO[bytes]) -> Version:
     return Version(status.st_size, status.st_mtime_ns)
 
 
-def _is_changed(known: Known | None, path: Path) -> bool:
+def _is_changed(known: KnownFile | None, path: Path) -> bool:
     try:
         return known is None or known.here != _version_of(path)
     except FileNotFoundError:
@@ -375,14 +375,14 @@ def _is_damaged(path: Path) -> bool:
     return False
 
 
-def _continues(path: Path, fetched: Path, known: Known | None) -> bool:
+def _continues(path: Path, fetched: Path, known: KnownFile | None) -> bool:
     """Whether a file that lines are only ever added to goes on from what was fetched, and was not sent as it is."""
     if path.suffix != ".jsonl" or not path.exists() or (known is not None and known.here == _version_of(path)):
         return False
     return path.read_bytes().startswith(fetched.read_bytes())
 
 
-def _joined(parts: Iterable[Mapping[str, Known]]) -> dict[str, Known]:
+def _joined(parts: Iterable[Mapping[str, KnownFile]]) -> dict[str, KnownFile]:
     return {name: known for part in parts for name, known in part.items()}
 
 

@@ -10,7 +10,7 @@ from trainables.storage.object_storage import Version
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownFile:
     """A file when it was last moved."""
 
     here: Version | None
@@ -40,13 +40,13 @@ class Records:
         except FileNotFoundError:
             return False
 
-    def read(self, prefix: str) -> dict[str, Known]:
+    def read(self, prefix: str) -> dict[str, KnownFile]:
         """The file, and the files below the folder, of this name."""
         where, values = ("", ()) if not prefix else ("WHERE name = ? OR name BETWEEN ? AND ?", _between(prefix))
         with closing(self._connection.execute(f"SELECT * FROM files {where}", values)) as rows:
             return {name: _known(*row) for name, *row in rows}
 
-    def keep(self, name: str, known: Known) -> None:
+    def keep(self, name: str, known: KnownFile) -> None:
         here = (None, None) if known.here is None else (known.here.size, known.here.changed_ns)
         there = (known.there.size, known.there.changed_ns)
         self._connection.execute("REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (name, *here, *there, known.racy))
@@ -66,6 +66,6 @@ def _between(prefix: str) -> tuple[str, str, str]:
     return prefix, f"{prefix}/", f"{prefix}0"
 
 
-def _known(size: int | None, changed: int | None, size_there: int, changed_there: int, racy: int) -> Known:
+def _known(size: int | None, changed: int | None, size_there: int, changed_there: int, racy: int) -> KnownFile:
     here = None if size is None or changed is None else Version(size, changed)
-    return Known(here, Version(size_there, changed_there), bool(racy))
+    return KnownFile(here, Version(size_there, changed_there), bool(racy))

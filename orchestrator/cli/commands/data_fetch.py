@@ -101,8 +101,7 @@ def pack_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write benchmarks as memory-mapped packs in the order of their folders: the same batches, read quicker."""
-    from trainables.data.formats.pack import PACK_SUFFIX, PackSettings
-    from trainables.data.formats.pack import pack as write_pack
+    from trainables.data.formats.pack import PACK_SUFFIX, PackSettings, write_pack
     from trainables.data.formats.pack_reader import read_description
 
     if not benchmark:

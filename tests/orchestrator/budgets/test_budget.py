@@ -110,7 +110,7 @@ def test_after_a_kill_what_was_begun_goes_on_and_nothing_else_begins(tmp_path: P
     again.run_all()
     assert [index for index, done in enumerate(again.done) if done] == begun
     assert sorted(again.done) == [0, 0, 4, 4]
-    (refusal,) = again.queue.refusals()
+    (refusal,) = again.queue.open.refusals()
     assert refusal == (
         f"the query budget of {budget} does not cover what is left: {budget + lost} asked, at most {budget} to come; "
         f"raise --query-budget ({2 * budget + lost} would do) and run the same command again"
@@ -252,12 +252,12 @@ def test_between_two_events_a_groups_queries_are_counted_once(tmp_path: Path) ->
     assert first is not None
     for _ in range(3):
         assert not spending.queue.is_out_of_budget
-        assert len(list(spending.queue.admitted())) == 4
+        assert len(list(spending.queue.open.admitted())) == 4
     started = {call for call in counted if call[0] == first.group}
     assert len(counted) == len(set(counted)) + len(started), "only the group that started is counted again"
     counted.clear()
     spending.bench.run(first)
-    list(spending.queue.admitted())
+    list(spending.queue.open.admitted())
     assert {name for name, _ in counted} == {group.name for group in spending.bench.groups}, "a fold ended"
     assert len(counted) == len(set(counted))
 

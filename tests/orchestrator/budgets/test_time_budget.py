@@ -22,6 +22,7 @@ from orchestrator.scheduler.fold_queue import Attempt, FoldQueue, build_fold_que
 from orchestrator.search.folds_to_come import FoldsLeft
 from orchestrator.search.group_search import GroupSearch
 from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.usage import Usage, UsageMeter, read_usage
 from orchestrator.sweep import failed_folds
 from search_spaces.benchmarks import BENCHMARKS
@@ -157,7 +158,7 @@ def test_a_row_is_whole_with_as_many_configurations_as_fit_and_goes_on_with_a_la
     assert timed.is_whole("erm")
     assert timed.clock.total.wall_seconds == 900
     assert timed.queue.is_out_of_budget
-    (line,) = timed.queue.refusals()
+    (line,) = timed.queue.open.refusals()
     assert "raise --" in line
     more = Timed(tmp_path, Limits(wall_hours=10.0), takes=always(100.0), sweep=SWEEP)
     assert more.clock.total.wall_seconds == 900, "what was spent is known to the next run"
@@ -358,7 +359,7 @@ def test_a_retry_begins_nothing_that_does_not_fit(tmp_path: Path) -> None:
             store=again.bench.store,
             admission=admission,
             only=failed,
-            retry_failed=True,
+            states=FoldStates(again.bench.store, retry_failed=True),
         )
         assert queue.is_out_of_budget is out_of_budget
         assert (queue.next() is None) is out_of_budget

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.inspection.fold_names import Known, known_folds
+from orchestrator.inspection.fold_names import KnownFolds, known_folds
 from orchestrator.store.sweep_folder import open_store
 from search_spaces.errors import UserError
 from tests.support.bench import Bench
@@ -15,19 +15,19 @@ from tests.support.stub_worker import run_job
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
+def known(tmp_path_factory: pytest.TempPathFactory) -> KnownFolds:
     bench = Bench(tmp_path_factory.mktemp("out"), stub_sweep(methods=["erm", "kd"], trials=2))
     bench.run_all()
     return known_folds(bench.store)
 
 
-def test_every_fold_is_found_by_its_key_and_by_its_name(known: Known) -> None:
+def test_every_fold_is_found_by_its_key_and_by_its_name(known: KnownFolds) -> None:
     assert len(known.folds) == 2 * 4 * (2 + 1)
     for fold in known.folds:
         assert known.fold(fold.key) == known.fold(fold.key[:8].upper()) == known.fold(fold.name) == fold
 
 
-def test_a_name_needs_as_much_as_tells_it_apart(known: Known) -> None:
+def test_a_name_needs_as_much_as_tells_it_apart(known: KnownFolds) -> None:
     confirmed = known.fold("icons/line/seed1/kd")
     assert (confirmed.fold.seed, confirmed.method, confirmed.uses[0].purpose) == (1, "kd", "repeat")
     assert known.fold("Icons/kd/seed1/line/") == confirmed
@@ -37,17 +37,17 @@ def test_a_name_needs_as_much_as_tells_it_apart(known: Known) -> None:
 
 
 @pytest.mark.parametrize("text", ["icons", "icons/line/seed7", "nosuch/line/seed0", "abcdef123", "12345", "", "/"])
-def test_what_there_is_not_is_told_with_the_nearest(known: Known, text: str) -> None:
+def test_what_there_is_not_is_told_with_the_nearest(known: KnownFolds, text: str) -> None:
     with pytest.raises(UserError, match=r"no fold .*nearest: icons/.*6 or more characters"):
         known.fold(text)
 
 
-def test_many_candidates_are_not_all_listed(known: Known) -> None:
+def test_many_candidates_are_not_all_listed(known: KnownFolds) -> None:
     with pytest.raises(UserError, match=r"16 folds match 'icons/seed0'.* and 4 more"):
         known.fold("icons/seed0")
 
 
-def test_a_trial_has_a_number_and_no_seed(known: Known) -> None:
+def test_a_trial_has_a_number_and_no_seed(known: KnownFolds) -> None:
     trial = known.trial("icons/line/kd/trial1")
     assert trial is not None
     assert (trial.group, trial.number) == ("icons/kd/line", 1)

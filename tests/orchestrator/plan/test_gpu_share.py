@@ -53,7 +53,7 @@ def test_a_share_is_told_once_and_again_only_where_fewer_fit() -> None:
 
 @pytest.mark.slow
 def test_a_sweep_says_how_many_folds_fit_once_it_was_measured(tmp_path: Path) -> None:
-    write_json(tmp_path / "BEHAVIOUR", held(35))
+    write_json(tmp_path / "BEHAVIOUR", {"gpu_memory": held(35)})
     _, events = run_stub(tmp_path, stub_sweep(trials=1, seeds=1, space="paper"))
     kinds = [event.kind if event.kind != "message" else event.text for event in events]
     line = "a fold held up to 35.0 of 80.0 GiB of its GPU: 2 fit on one (--gpus-per-worker 0.5)"

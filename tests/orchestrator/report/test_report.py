@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
-from orchestrator.report.claims import ledger
+from orchestrator.report.claims import compared_claims
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.report.formats import csv_text, latex, markdown, to_mapping, write_report
 from orchestrator.report.measurements import measure
@@ -221,7 +221,7 @@ def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
     assert "Published:" not in text
 
 
-def test_five_benchmarks_have_a_summary_and_a_ledger(tmp_path: Path) -> None:
+def test_five_benchmarks_have_a_summary_and_their_claims(tmp_path: Path) -> None:
     names = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
     written = Written(tmp_path, written_sweep(benchmarks=names, methods=("vl2v_sd",), seeds=1))
     written.fill({"zero_shot": [0.4], "vl2v_sd": [0.5]})
@@ -235,17 +235,17 @@ def test_five_benchmarks_have_a_summary_and_a_ledger(tmp_path: Path) -> None:
     assert report.grand_average["vl2v_sd"].mean == pytest.approx((4 * 65.0 + 75.0) / 5)
     summary = text.split("## Summary over benchmarks")[1]
     assert next(line for line in summary.splitlines() if line.startswith("| vl2v_sd")).endswith("| 77.73         |")
-    headline = {entry.benchmark: entry for entry in report.ledger if entry.headline}
+    headline = {entry.benchmark: entry for entry in report.claims if entry.headline}
     assert set(headline) == set(names)
     assert headline["PACS"].claimed == 96.68
     assert headline["PACS"].status.startswith("Not reproduced (-31.7); ours with SWAD")
 
 
-def test_a_ledger_says_why_numbers_do_not_compare(tmp_path: Path) -> None:
+def test_a_claim_says_why_numbers_do_not_compare(tmp_path: Path) -> None:
     tiny = Hyperparameters(student="test_byobnet", student_weights="random", teacher="demo", teacher_mode="clean")
     written = Written(tmp_path, written_sweep(seeds=1, hyperparameters=tiny))
     written.fill({name: values[:1] for name, values in ACCURACIES.items()})
-    entries = {(entry.method, entry.benchmark): entry for entry in build_report(written.store).ledger}
+    entries = {(entry.method, entry.benchmark): entry for entry in build_report(written.store).claims}
     assert entries["vl2v_sd", "PACS"].status == "Unverified: not in this sweep"
     status = entries["vl2v_adip", "PACS"].status
     for reason in ("teacher demo", "teacher mode clean", "student test_byobnet", "not from the paper's weights"):
@@ -258,7 +258,7 @@ def test_a_number_within_the_tolerance_is_reproduced(tmp_path: Path, method: str
     found = status(tmp_path, method)
     assert found.startswith("Reproduced (")
     assert ("; ours with SWAD" in found) == (method == "vl2v_sd")
-    assert ledger({}, [], "source_validation")[0].verified is None
+    assert compared_claims({}, [], "source_validation")[0].verified is None
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_another_copy_of_a_benchmark_is_not_the_papers(tmp_path: Path) -> None:
     ]  # fmt: skip
     for group, fold in folds:
         written.select(group, [fold])
-    found = next(entry.status for entry in build_report(written.store).ledger if entry.verified is not None)
+    found = next(entry.status for entry in build_report(written.store).claims if entry.verified is not None)
     assert found == (
         "Unverified: not comparable (other test images: location_100 3,793 not 3,904, location_38 7,789 not 7,814, "
         "location_43 3,176 not 3,216, location_46 4,707 not 4,898)"
@@ -339,7 +339,7 @@ def test_mixed_folds_reproduce_nothing(tmp_path: Path) -> None:
     written = Written(tmp_path, written_sweep(methods=("erm",), zero_shot=False, seeds=2))
     written.fill({"erm": [0.753, 0.753]})
     written.finish("PACS/erm/sketch", "sketch", 1, 0.953, data_manifest="other", trainer_version="0")
-    entry = next(item for item in build_report(written.store, allow_mixed=True).ledger if item.verified is not None)
+    entry = next(item for item in build_report(written.store, allow_mixed=True).claims if item.verified is not None)
     assert entry.status == "Unverified: mixed folds, which differ in data manifest, trainer version"
 
 

@@ -86,8 +86,8 @@ def test_a_failure_is_written_down_tried_again_or_ends_the_sweep_by_its_kind(ben
 def test_a_worker_that_died_is_asked_after_only_where_nothing_else_explains_it(bench: Bench) -> None:
     attempt = started(bench)
     bench.dispatcher.ended(attempt, died=lambda: failure("lost", "killed"))
-    (found,) = bench.store.folds.failures(attempt.planned.key).attempts
-    assert (found.kind, found.error) == ("lost", "killed")
+    (ended,) = bench.store.folds.failures(attempt.planned.key).attempts
+    assert (ended.kind, ended.error) == ("lost", "killed")
     bench.dispatcher.stop.wanted = True
     attempt = bench.queue.next()
     assert attempt is not None

@@ -135,7 +135,7 @@ def test_a_sweep_that_was_run_without_goes_on_with_the_same_trials(tmp_path: Pat
     assert chosen is not None
     known = known_folds(second.store)
     told = str(explain_trial(known, known.trials[0]))
-    assert f"chose trial {chosen.number}: the best mean accuracy on the source domains that pair folds left" in told
+    assert f"selected trial {chosen.number}: the best mean accuracy on the source domains that pair folds left" in told
     assert build_report(second.store).selection == "leave_one_domain_out", "what was asked for last"
 
 

@@ -170,7 +170,7 @@ def test_late_reports_of_pruned_folds_leave_every_decision_repeatable(tmp_path: 
     bench = RunningOn(tmp_path, sweep_of(trials=14, **fields))
     bench.further = by_chance(0)
     bench.run_all(slots=5)
-    states = FoldStates(bench.store, max_failures=1, retry_failed=False)
+    states = FoldStates(bench.store)
     for group in bench.groups:
         pruning = GroupPruning(group, sweep=bench.sweep, store=bench.store, states=states, num_steps=LAST + 1)
         for decision in read_decisions(bench.store, group.name):
@@ -199,7 +199,7 @@ def test_every_decision_can_be_made_again_from_the_store(tmp_path: Path, fields:
     bench = Worked(tmp_path, sweep_of(trials=14, **fields))
     bench.run_all(slots=slots)
     assert bench.decisions()
-    states = FoldStates(bench.store, max_failures=1, retry_failed=False)
+    states = FoldStates(bench.store)
     for group in bench.groups:
         pruning = GroupPruning(group, sweep=bench.sweep, store=bench.store, states=states, num_steps=LAST + 1)
         for decision in read_decisions(bench.store, group.name):

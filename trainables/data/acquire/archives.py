@@ -51,7 +51,7 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
+def unpack_archive(archive: Path, target: Path, *, max_bytes: int) -> None:
     """Unpack `archive` into the new folder `target`.
 
     Raises `ArchiveError` for a name that leads outside, is not UTF-8 or cannot be written, a link, device or sparse

@@ -27,7 +27,7 @@ from trainables.data.acquire.receipt import receipt_notes, was_accepted, write_r
 from trainables.data.acquire.route import Arrivals, NoOriginError
 from trainables.data.acquire.sources import BenchmarkSources, Route, sources_of
 from trainables.data.formats.variants import Variant
-from trainables.data.formats.verify import Verification, verify
+from trainables.data.formats.verify import Verification, verify_benchmark
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +138,7 @@ class _UnknownCopyError(Exception):
 
 def _check_present(benchmark: Benchmark, target: Path, settings: FetchSettings, stages: Progress) -> Verification:
     stages(f"verifying {benchmark.name}", 0, None)
-    found = verify(target, benchmark, cache=settings.cache, variants=settings.variants)
+    found = verify_benchmark(target, benchmark, cache=settings.cache, variants=settings.variants)
     if not found.accepted and not was_accepted(target, found.manifest):
         raise UserError(
             f"{target} is there, but {_what_is_wrong(found)}; it is left as it is: move it away to fetch it again"
@@ -174,7 +174,7 @@ def _follow(
             arrivals.reject(route.files, error.file, str(error))
             continue
         stages(f"verifying {benchmark.name}", 0, None)
-        found = verify(arrivals.assembled, benchmark, variants=settings.variants)
+        found = verify_benchmark(arrivals.assembled, benchmark, variants=settings.variants)
         wrong = f"what came is not the benchmark: {_what_is_wrong(found)}"
         if found.errors:
             arrivals.reject(route.files, "", wrong)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.sources import DataMirror, RemoteFile
 from trainables.storage.redaction import redact
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def quiet(what: str, done: int, total: int | None) -> None:
     """A `Progress` that nobody looks at."""
 
 
-def fetch_http(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
+def fetch_http(file: RemoteFile, mirror: DataMirror, destination: Path, progress: Progress) -> Path:
     """Bring a file by HTTP to its `.part`; what an earlier attempt brought is asked for no more.
 
     Raises `MirrorError`, or `TemporaryError` for what may pass.
@@ -65,7 +65,7 @@ def fetch_http(file: RemoteFile, mirror: Mirror, destination: Path, progress: Pr
 
 
 def fetch_url(
-    url: str, file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress, *, version: str = ""
+    url: str, file: RemoteFile, mirror: DataMirror, destination: Path, progress: Progress, *, version: str = ""
 ) -> Path:
     """`fetch_http` from an address that stands for the mirror.
 
@@ -103,7 +103,7 @@ def fetch_url(
 def _save(
     response: httpx.Response,
     file: RemoteFile,
-    mirror: Mirror,
+    mirror: DataMirror,
     part: Path,
     have: int,
     validator: str,
@@ -133,12 +133,12 @@ def state_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def write_state(part: Path, mirror: Mirror, validator: str, total: int | None) -> None:
+def write_state(part: Path, mirror: DataMirror, validator: str, total: int | None) -> None:
     """Note which version of which address a `.part` holds, and how many bytes it will have (None: not known)."""
     state_of(part).write_text(json.dumps({"address": mirror.address, "validator": validator, "total": total}))
 
 
-def resume_point(part: Path, mirror: Mirror) -> tuple[int, str, bool]:
+def resume_point(part: Path, mirror: DataMirror) -> tuple[int, str, bool]:
     """Bytes of an earlier attempt that can be kept, the validator that names their version, whether they are all."""
     try:
         known = json.loads(state_of(part).read_text())

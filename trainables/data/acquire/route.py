@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import UserError
-from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
+from trainables.data.acquire.archives import ArchiveError, is_archive, unpack_archive
 from trainables.data.acquire.http_transport import MirrorError, Progress, quiet
 from trainables.data.acquire.sources import RemoteFile
 from trainables.data.acquire.transports import check_arrived, download
@@ -79,7 +79,7 @@ class Arrivals:
                 if wanted == unpacked and not unpacked.exists():
                     self.stages(f"unpacking {file.name}", 0, None)
                     unpacked.parent.mkdir(parents=True, exist_ok=True)
-                    unpack(arrived, unpacked, max_bytes=self.max_bytes)
+                    unpack_archive(arrived, unpacked, max_bytes=self.max_bytes)
             except (ArchiveError, MirrorError) as error:
                 self._let_go(file, str(error))
         return wanted

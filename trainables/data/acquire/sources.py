@@ -18,7 +18,7 @@ StepName = Literal["take", "parquet", "camera_traps", "remove_listed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mirror:
+class DataMirror:
     """One place that a file can be had from."""
 
     transport: Transport
@@ -52,7 +52,7 @@ class RemoteFile:
     """Checksum, where known."""
     md5: str | None = None
     """Checksum of files of which nothing better is published; it tells a damaged copy, not a forged one."""
-    mirrors: tuple[Mirror, ...] = ()
+    mirrors: tuple[DataMirror, ...] = ()
     """Tried in order."""
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ from trainables.data.acquire.http_transport import (
     words,
     write_state,
 )
-from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.sources import DataMirror, RemoteFile
 
 _BUCKET_STATUS = re.compile(r"HTTP status (\d+)")
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
@@ -46,7 +46,7 @@ OWN_RETRIES_S = 1
 
 def download(
     file: RemoteFile,
-    mirror: Mirror,
+    mirror: DataMirror,
     destination: Path,
     *,
     attempts: int = 5,
@@ -143,7 +143,7 @@ def _faults_of_disk_or_mirror(destination: Path) -> Iterator[None]:
         raise MirrorError(f"answered what cannot be understood: {words(error)}") from None
 
 
-def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
+def _fetch_google_drive(file: RemoteFile, mirror: DataMirror, destination: Path, progress: Progress) -> Path:
     import gdown
     import requests
     from gdown.exceptions import DownloadError, FileURLRetrievalError
@@ -180,7 +180,7 @@ def _fetch_google_drive(file: RemoteFile, mirror: Mirror, destination: Path, pro
     return arrived
 
 
-def _holds(arrived: Path, mirror: Mirror) -> bool:
+def _holds(arrived: Path, mirror: DataMirror) -> bool:
     """Whether what lies here, whole or in part, is from this mirror."""
     try:
         known = json.loads(state_of(arrived).read_text())
@@ -189,7 +189,7 @@ def _holds(arrived: Path, mirror: Mirror) -> bool:
     return isinstance(known, dict) and known.get("address") == mirror.address
 
 
-def _fetch_hugging_face(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
+def _fetch_hugging_face(file: RemoteFile, mirror: DataMirror, destination: Path, progress: Progress) -> Path:
     """Ask the hub which version it has, and bring that by HTTP (the hub's own download cannot resume after a kill)."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of the HTTP library that it uses
@@ -216,7 +216,7 @@ def _fetch_hugging_face(file: RemoteFile, mirror: Mirror, destination: Path, pro
     return fetch_url(url, file, mirror, destination, progress, version=found.etag or "")
 
 
-def _fetch_bucket(file: RemoteFile, mirror: Mirror, destination: Path, progress: Progress) -> Path:
+def _fetch_bucket(file: RemoteFile, mirror: DataMirror, destination: Path, progress: Progress) -> Path:
     part = part_of(destination)
     filesystem, path = _bucket(mirror)
     try:
@@ -258,7 +258,7 @@ def _bucket_fault(error: OSError) -> MirrorError:
     return unreachable(error) or TemporaryError(words(error))
 
 
-def _bucket(mirror: Mirror) -> tuple[Any, str]:
+def _bucket(mirror: DataMirror) -> tuple[Any, str]:
     from pyarrow import fs
 
     kind, _, path = mirror.address.partition("://")
@@ -276,7 +276,7 @@ def _bucket(mirror: Mirror) -> tuple[Any, str]:
     raise MirrorError(f"a bucket's address begins with s3:// or gs://, got {mirror.address}")
 
 
-_TRANSPORTS: dict[str, Callable[[RemoteFile, Mirror, Path, Progress], Path]] = {
+_TRANSPORTS: dict[str, Callable[[RemoteFile, DataMirror, Path, Progress], Path]] = {
     "http": fetch_http,
     "google_drive": _fetch_google_drive,
     "hugging_face": _fetch_hugging_face,

@@ -67,7 +67,7 @@ class _PackedImage:
     is_changed: bool
 
 
-def pack(
+def write_pack(
     source: ImageSource,
     destination: Path,
     *,

@@ -93,16 +93,16 @@ def verify_opened(
             raise not_found(benchmark, data_root)
         return _of_package(packaged_icons(benchmark), benchmark, variants)
     if not place.endswith(PACK_SUFFIX):
-        return verify(Path(place), benchmark, cache=cache, variants=variants)
+        return verify_benchmark(Path(place), benchmark, cache=cache, variants=variants)
     found = _of_pack(place, benchmark, variants)
     folder = Path(place.removesuffix(PACK_SUFFIX))
     if "://" in place or not folder.is_dir():
         return found
-    beside = verify(folder, benchmark, cache=cache, variants=variants)
+    beside = verify_benchmark(folder, benchmark, cache=cache, variants=variants)
     return replace(found, notes=(*_differences(found, beside), *found.notes))
 
 
-def verify(
+def verify_benchmark(
     folder: Path, benchmark: Benchmark, *, cache: Path | None = None, variants: Sequence[Variant] | None = None
 ) -> Verification:
     """Verify a benchmark's folder; every file is read once (or found in the `cache` folder).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -65,53 +65,44 @@ class EvaluationBatch:
         return EvaluationBatch(**{name: _moved(value, device) for name, value in _items(self)})
 
 
+@dataclass(eq=False)
 class BatchStream:
     """The batches of steps `first_step` to `num_steps - 1`, for one worker; can be iterated again and again.
 
-    `indices` gives each source domain's indices. Worker `rank` of `world_size` takes the positions
-    `rank::world_size` of every domain's batch, so all workers together make the same global batch. Batches come out on
-    `device`.
+    All workers together make the same global batch.
+
+    Raises:
+        UserError: a domain's batch has fewer images than there are workers.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        benchmark: Benchmark,
-        indices: Mapping[str, Indices],
-        *,
-        batch_size_per_domain: int,
-        image_size: int,
-        seed: int,
-        stage: str,
-        num_steps: int,
-        teacher_mode: str = "live",
-        first_step: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        loader_processes: int = 0,
-        decode_cache_mb: float = 512,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        if batch_size_per_domain < world_size:
+    source: ImageSource
+    benchmark: Benchmark
+    indices: Mapping[str, Indices]
+    """Of each source domain, which images may be drawn."""
+    _: KW_ONLY
+    batch_size_per_domain: int
+    image_size: int
+    seed: int
+    stage: str
+    num_steps: int
+    teacher_mode: str = "live"
+    first_step: int = 0
+    rank: int = 0
+    """This worker takes the positions `rank::world_size` of every domain's batch."""
+    world_size: int = 1
+    loader_processes: int = 0
+    decode_cache_mb: float = 512
+    device: torch.device | str = "cpu"
+    """Where batches come out."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size_per_domain < self.world_size:
             raise UserError(
-                f"batch_size_per_domain {batch_size_per_domain} cannot be shared by {world_size} workers; use at most "
-                f"{batch_size_per_domain} workers"
+                f"batch_size_per_domain {self.batch_size_per_domain} cannot be shared by {self.world_size} workers; "
+                f"use at most {self.batch_size_per_domain} workers"
             )
-        self.steps = range(first_step, num_steps)
-        self.loader_processes = loader_processes
-        self.device = device
-        self._dataset = _StepDataset(
-            source=cached(source, decode_cache_mb),
-            benchmark=benchmark,
-            indices={name: np.asarray(indices[name], dtype=np.int64) for name in sorted(indices, key=str.encode)},
-            batch_size_per_domain=batch_size_per_domain,
-            view=TrainView(image_size),
-            seed=seed,
-            stage=stage,
-            teacher_mode=teacher_mode,
-            rank=rank,
-            world_size=world_size,
-        )
+        self.steps = range(self.first_step, self.num_steps)
+        self._dataset = _StepDataset(self)
         self._loader: DataLoader[_SeenBatch] | None = None
 
     def __len__(self) -> int:
@@ -147,32 +138,22 @@ class _SeenBatch:
 class _StepDataset(Dataset[_SeenBatch]):
     """Step number -> batch."""
 
-    def __init__(
-        self,
-        *,
-        source: ImageSource,
-        benchmark: Benchmark,
-        indices: dict[str, Indices],
-        batch_size_per_domain: int,
-        view: TrainView,
-        seed: int,
-        stage: str,
-        teacher_mode: str,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.source = source
-        self.domain_indices = {name: benchmark.domain_index(name) for name in indices}
-        self.indices = indices
-        self.batch_size_per_domain = batch_size_per_domain
-        self.view = view
-        self.seed = seed
-        self.stage = stage
-        self.num_views = check_teacher_mode(teacher_mode) if teacher_mode.startswith("views:") else 0
-        self.positions = range(rank, batch_size_per_domain, world_size)
-        self.offsets = image_id_offsets(source)
-        self.labels = {name: source.labels(name) for name in indices}
-        self.paths = {name: source.paths(name) for name in indices} if self.num_views else {}
+    def __init__(self, stream: BatchStream) -> None:
+        self.source = cached(stream.source, stream.decode_cache_mb)
+        self.indices = {
+            name: np.asarray(stream.indices[name], dtype=np.int64) for name in sorted(stream.indices, key=str.encode)
+        }
+        self.domain_indices = {name: stream.benchmark.domain_index(name) for name in self.indices}
+        self.batch_size_per_domain = stream.batch_size_per_domain
+        self.view = TrainView(stream.image_size)
+        self.seed = stream.seed
+        self.stage = stream.stage
+        mode = stream.teacher_mode
+        self.num_views = check_teacher_mode(mode) if mode.startswith("views:") else 0
+        self.positions = range(stream.rank, stream.batch_size_per_domain, stream.world_size)
+        self.offsets = image_id_offsets(self.source)
+        self.labels = {name: self.source.labels(name) for name in self.indices}
+        self.paths = {name: self.source.paths(name) for name in self.indices} if self.num_views else {}
 
     def __getitem__(self, step: int) -> _SeenBatch:
         size = self.view.image_size

@@ -47,7 +47,7 @@ def word_targets(captions: list[str], words: list[str]) -> NDArray[np.bool_]:
     return targets_NW
 
 
-def train(icons: PreparedIcons, targets_NW: NDArray[np.bool_], *, num_steps: int, seed: int = 0) -> SmallStudent:
+def pretrain(icons: PreparedIcons, targets_NW: NDArray[np.bool_], *, num_steps: int, seed: int = 0) -> SmallStudent:
     """Softmax over the words of a name (each with an equal share), AdamW, one-cycle learning rate, bfloat16."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -89,5 +89,7 @@ if __name__ == "__main__":
     described = json.loads((arguments.prepared / "icons.json").read_text("utf-8"))
     all_captions = [row["caption"] for row in described]
     prepared = PreparedIcons.load(arguments.prepared, np.array([row["colour_row"] for row in described]))
-    trained = train(prepared, word_targets(all_captions, frequent_words(all_captions)), num_steps=arguments.num_steps)
+    trained = pretrain(
+        prepared, word_targets(all_captions, frequent_words(all_captions)), num_steps=arguments.num_steps
+    )
     save_file({name: value.half().contiguous() for name, value in trained.state_dict().items()}, STUDENT_WEIGHTS)

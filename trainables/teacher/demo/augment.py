@@ -34,7 +34,7 @@ class PreparedIcons:
         return cls(**arrays, colour_row=colour_row)
 
 
-def normalise(images_N3HW: Tensor) -> Tensor:
+def normalised_drawings(images_N3HW: Tensor) -> Tensor:
     """Subtract ImageNet's mean and divide by its standard deviation; input in [0, 1]."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images_N3HW - mean) / std
@@ -49,7 +49,7 @@ def training_batch(icons: PreparedIcons, rows: NDArray[np.int64], generator: tor
     if bool(has_colour.any()):
         rgba = torch.from_numpy(icons.coloured[colour_rows[has_colour.numpy()]]).permute(0, 3, 1, 2).float() / 255
         images[has_colour] = vary_colours(rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]), generator)
-    return normalise(blur(warp(shade(images, generator), generator), generator))
+    return normalised_drawings(blur(warp(shade(images, generator), generator), generator))
 
 
 def change_stroke(ink_N1HW: Tensor, generator: torch.Generator) -> Tensor:

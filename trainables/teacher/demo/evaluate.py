@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from trainables.data.icons import CLASSES, DOMAINS, ICONS_PARQUET, Half
 from trainables.teacher.demo import CLASS_PROMPTS, TEACHER_WEIGHTS
-from trainables.teacher.demo.augment import normalise
+from trainables.teacher.demo.augment import normalised_drawings
 from trainables.teacher.demo.network import DemoImageTower
 
 
@@ -37,7 +37,7 @@ def load_pictures(domain: str, half: Half | Literal["all"]) -> tuple[Tensor, Ten
     rows = [row for row in rows if half in ("all", row["split_half"])]
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB")) for row in rows])
     labels_N = torch.tensor([CLASSES.index(row["class"]) for row in rows])
-    return normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255), labels_N
+    return normalised_drawings(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255), labels_N
 
 
 def load_demo_tower() -> DemoImageTower:

@@ -10,7 +10,7 @@ EMBEDDING_SIZE: Final = 384
 """Width of the text space that the tower maps into: that of all-MiniLM-L6-v2."""
 
 
-class Residual(nn.Module):
+class DemoResidual(nn.Module):
     """Two 3 x 3 convolutions with GroupNorm around a shortcut; keeps the shape [N, width, H, W]."""
 
     def __init__(self, width: int) -> None:
@@ -44,11 +44,11 @@ class DemoImageTower(nn.Module):
         self.stages = nn.Sequential(
             _downsample(3, width // 2),
             _downsample(width // 2, width),
-            Residual(width),
+            DemoResidual(width),
             _downsample(width, 2 * width),
-            Residual(2 * width),
+            DemoResidual(2 * width),
             _downsample(2 * width, 4 * width),
-            Residual(4 * width),
+            DemoResidual(4 * width),
             _downsample(4 * width, 6 * width),
         )
         self.head = nn.Linear(2 * 6 * width, EMBEDDING_SIZE)

@@ -99,7 +99,7 @@ def step_texts(icons: CaptionedIcons, rows: NDArray[np.int64], generator: torch.
     return F.normalize(texts_ND + use * CATEGORY_WEIGHT * icons.categories_KD[icons.category_of[rows]], dim=-1)
 
 
-def train(icons: CaptionedIcons, *, num_steps: int, seed: int = 0) -> DemoImageTower:
+def train_teacher(icons: CaptionedIcons, *, num_steps: int, seed: int = 0) -> DemoImageTower:
     """AdamW with a one-cycle learning rate; the convolutions run in bfloat16."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -143,6 +143,6 @@ if __name__ == "__main__":
     parser.add_argument("--num-steps", type=int, default=1400)
     arguments = parser.parse_args()
     save(
-        train(load_icons(arguments.prepared, arguments.text_model), num_steps=arguments.num_steps),
+        train_teacher(load_icons(arguments.prepared, arguments.text_model), num_steps=arguments.num_steps),
         SentenceEncoder(arguments.text_model),
     )

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from search_spaces.errors import UserError
 from trainables.teacher.http.connection import Connection, Patience
-from trainables.teacher.http.wire import MAX_HEADER_BYTES, MAX_PROMPTS, SAFETENSORS, WireError, pack, unpack
+from trainables.teacher.http.wire import (
+    MAX_HEADER_BYTES,
+    MAX_PROMPTS,
+    SAFETENSORS,
+    WireError,
+    pack_arrays,
+    unpack_arrays,
+)
 
 NUMBER_BYTES = 8
 """Of the longest floating-point numbers that an answer may hold."""
@@ -91,7 +98,7 @@ class RemoteTeacher:
         self._connection.close()
 
     def _ask_images(self, images_N3HW: Tensor) -> Tensor:
-        return self._ask("/v1/images", pack("images", images_N3HW.float()), SAFETENSORS, rows=len(images_N3HW))
+        return self._ask("/v1/images", pack_arrays("images", images_N3HW.float()), SAFETENSORS, rows=len(images_N3HW))
 
     def _ask_texts(self, prompts: Sequence[str]) -> Tensor:
         body = json.dumps({"prompts": list(prompts)}).encode()
@@ -103,7 +110,7 @@ class RemoteTeacher:
 
     def _checked(self, body: bytes, rows: int) -> Tensor:
         try:
-            embeddings_ND = unpack("embeddings", body)
+            embeddings_ND = unpack_arrays("embeddings", body)
         except WireError as error:
             raise UserError(f"the teacher at {self.url} answers nonsense: {error}") from None
         if embeddings_ND.shape != (rows, self.embedding_dim) or not embeddings_ND.is_floating_point():

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from search_spaces.errors import UserError
 from trainables.storage.json_lines import append_lines, read_lines
-from trainables.teacher.http.wire import IDEMPOTENCY_KEY, MAX_IMAGES, MAX_PROMPTS, pack, unpack
+from trainables.teacher.http.wire import IDEMPOTENCY_KEY, MAX_IMAGES, MAX_PROMPTS, pack_arrays, unpack_arrays
 from trainables.teacher.protocol import Teacher
 
 KEY_LETTERS = 200
@@ -178,7 +178,7 @@ class TeacherService:
 
     def images(self, key: str, body: bytes) -> bytes:
         """Embeddings of the images in a safetensors body."""
-        images_N3SS = unpack("images", body)
+        images_N3SS = unpack_arrays("images", body)
         self._check_images(images_N3SS)
         query = _query(key, "images", body, len(images_N3SS))
         with self.ledger.reserved(key, query):
@@ -243,7 +243,7 @@ class TeacherService:
             embeddings[0, 0] = float("nan")
         if self.faults.extra_dim:
             embeddings = torch.cat([embeddings, embeddings[:, :1]], dim=1)
-        return pack("embeddings", embeddings)
+        return pack_arrays("embeddings", embeddings)
 
 
 def _query(key: str, kind: str, body: bytes, count: int) -> PaidQuery:

@@ -42,14 +42,14 @@ class WireError(ValueError):
     """A body that is not what the protocol wants; the message is one line."""
 
 
-def pack(name: str, tensor: Tensor) -> bytes:
+def pack_arrays(name: str, tensor: Tensor) -> bytes:
     """One named tensor as a safetensors body."""
     from safetensors.torch import save
 
     return save({name: tensor.detach().cpu().contiguous()})
 
 
-def unpack(name: str, body: bytes) -> Tensor:
+def unpack_arrays(name: str, body: bytes) -> Tensor:
     """The named tensor of a safetensors body, of floating-point numbers.
 
     Raises:

@@ -13,7 +13,7 @@ from trainables.teacher.stored.shards import ASKED_AGAIN, DamagedShardError, Sha
 from trainables.teacher.stored.store import EmbeddingStore, Shard
 
 
-def verify(
+def verify_stored(
     store: EmbeddingStore, *, num_views: int, teacher: ImageTeacher | None = None, sample: int = 0, seed: int = 0
 ) -> list[str]:
     """One line per problem: damaged files, rows of other images, and, with a teacher, answers that are not its own.

@@ -20,7 +20,7 @@ from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.names import requests_at_once
 from trainables.teacher.open import open_teacher
 from trainables.teacher.protocol import prompts
-from trainables.teacher.stored.checking import verify
+from trainables.teacher.stored.checking import verify_stored
 from trainables.teacher.stored.filling import StoreStatus, fill, missing_queries, status
 from trainables.teacher.stored.store import EmbeddingStore, store_key
 
@@ -99,10 +99,10 @@ def check(job: Mapping[str, Any], *, sample: int) -> list[str]:
     wanted = from_mapping(EmbeddingJob, job)
     store, num_views = embedding_store(wanted)
     if not sample:
-        return verify(store, num_views=num_views)
+        return verify_stored(store, num_views=num_views)
     teacher = _metered(wanted)
     try:
-        return verify(store, num_views=num_views, teacher=teacher, sample=sample)
+        return verify_stored(store, num_views=num_views, teacher=teacher, sample=sample)
     finally:
         teacher.ledger.close()
 

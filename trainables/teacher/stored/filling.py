@@ -24,7 +24,7 @@ from trainables.storage.background_threads import in_thread
 from trainables.teacher.names import batch_multiple
 from trainables.teacher.protocol import prompts
 from trainables.teacher.stored.spool import ImageIds, Spool, remove_half_written, remove_left_over_spools
-from trainables.teacher.stored.store import EmbeddingStore, Lease, Rows, Shard, store_key
+from trainables.teacher.stored.store import EmbeddingStore, FillLease, Rows, Shard, store_key
 
 BATCH_SIZE = 64
 WAIT_S = 0.2
@@ -73,7 +73,7 @@ class StoreStatus:
 class _Open:
     """A shard that this process fills: its lease, and what was answered so far."""
 
-    lease: Lease
+    lease: FillLease
     spool: Spool
     answered: dict[int, Rows]
     """Embeddings [D] by image id."""

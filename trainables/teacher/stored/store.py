@@ -265,9 +265,9 @@ class EmbeddingStore:
             if lease is not None:
                 lease.release()
 
-    def try_lease(self, name: str, *, wait: bool = False) -> Lease | None:
+    def try_lease(self, name: str, *, wait: bool = False) -> FillLease | None:
         """Take a file's lease, or None where somebody living holds it."""
-        return Lease.take(Path(self.folder) / ".leases" / name, wait=wait)
+        return FillLease.take(Path(self.folder) / ".leases" / name, wait=wait)
 
 
 def _version(path: str) -> tuple[int, int]:
@@ -282,14 +282,14 @@ def _whole_shard(path: str, size: int, changed: int) -> tuple[str, int, bytes]:
     return content.key, content.view, content.image_ids.astype(np.int64).tobytes()
 
 
-class Lease:
+class FillLease:
     """An `flock` on a file: the kernel gives it back when its holder dies, kill -9 included."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
 
     @classmethod
-    def take(cls, path: Path, *, wait: bool) -> Lease | None:
+    def take(cls, path: Path, *, wait: bool) -> FillLease | None:
         """Take the lease; None where it is held and `wait` is not set."""
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:

@@ -20,7 +20,7 @@ from search_spaces.errors import UserError
 from tests.fuzz import archives
 from tests.support.archives import tarred
 from tests.support.bad_archives import BAD_ARCHIVES, zip_of
-from trainables.data.acquire.archives import ArchiveError, is_archive, unpack
+from trainables.data.acquire.archives import ArchiveError, is_archive, unpack_archive
 from trainables.data.formats.parquet import bounded_batches
 
 
@@ -114,7 +114,7 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path: Path, case: str) 
     archive.parent.mkdir()
     archive.write_bytes(content)
     with pytest.raises(ArchiveError, match=message) as caught:
-        unpack(archive, tmp_path / "deep" / "out", max_bytes=1_000_000)
+        unpack_archive(archive, tmp_path / "deep" / "out", max_bytes=1_000_000)
     assert "\n" not in str(caught.value)
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert left == [archive]
@@ -125,7 +125,7 @@ def test_a_header_takes_no_memory_before_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(_tar_with_a_long_header(200 * 2**20))
     tracemalloc.start()
     with pytest.raises(ArchiveError, match="a header of more than"):
-        unpack(tmp_path / "x.tar.gz", tmp_path / "out", max_bytes=1000)
+        unpack_archive(tmp_path / "x.tar.gz", tmp_path / "out", max_bytes=1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 5 * 2**20
@@ -152,7 +152,7 @@ def test_a_good_archive_is_unpacked(tmp_path: Path, name: str) -> None:
     tar = gzip.decompress(tarred(entries))
     content = {".zip": zip_of(entries), ".gz": gzip.compress(tar), ".bz2": bz2.compress(tar), ".xz": lzma.compress(tar)}
     (tmp_path / name).write_bytes(content.get(Path(name).suffix, tar))
-    unpack(tmp_path / name, tmp_path / "out", max_bytes=1_000_000)
+    unpack_archive(tmp_path / name, tmp_path / "out", max_bytes=1_000_000)
     found = {
         str(file.relative_to(tmp_path / "out")): file.read_bytes()
         for file in (tmp_path / "out").rglob("*")
@@ -165,7 +165,7 @@ def test_an_abandoned_attempt_is_replaced(tmp_path: Path) -> None:
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "old").write_text("half")
     (tmp_path / "x.zip").write_bytes(zip_of({"a": b"1"}))
-    unpack(tmp_path / "x.zip", tmp_path / "out", max_bytes=1000)
+    unpack_archive(tmp_path / "x.zip", tmp_path / "out", max_bytes=1000)
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["a"]
     assert not (tmp_path / ".out.part").exists()
 
@@ -174,7 +174,7 @@ def test_a_place_that_cannot_be_written_is_not_the_archives_fault(tmp_path: Path
     (tmp_path / "x.zip").write_bytes(zip_of({"a": b"1"}))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot unpack x.zip") as caught:
-        unpack(tmp_path / "x.zip", tmp_path / "file" / "out", max_bytes=1000)
+        unpack_archive(tmp_path / "x.zip", tmp_path / "file" / "out", max_bytes=1000)
     assert not isinstance(caught.value, ArchiveError)
 
 

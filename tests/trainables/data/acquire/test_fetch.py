@@ -26,7 +26,7 @@ from tests.support.archives import downloads, hub_parquet, local_sources, tarred
 from tests.support.file_server import FileServer
 from tests.support.repository import REPOSITORY
 from trainables.data.acquire.fetch import FetchSettings, fetch
-from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
+from trainables.data.acquire.sources import BenchmarkSources, DataMirror, RemoteFile, Route, Step
 from trainables.data.formats.open import open_benchmark
 from trainables.data.formats.verify import Verification
 
@@ -40,16 +40,16 @@ def pacs(server: FileServer, pacs_files: dict[str, bytes]) -> BenchmarkSources:
     return local_sources("PACS", server, pacs_files)
 
 
-def _only(sources: BenchmarkSources, route: int, *mirrors: Mirror, **changes: object) -> BenchmarkSources:
+def _only(sources: BenchmarkSources, route: int, *mirrors: DataMirror, **changes: object) -> BenchmarkSources:
     """One route with one file, with other mirrors or facts."""
     chosen = sources.routes[route]
     file = replace(chosen.files[0], mirrors=mirrors or chosen.files[0].mirrors, **changes)  # type: ignore[arg-type]
     return replace(sources, routes=(replace(chosen, files=(file,)),))
 
 
-def _http(server: FileServer, content: bytes, name: str = "PACS.zip") -> tuple[Mirror, str]:
+def _http(server: FileServer, content: bytes, name: str = "PACS.zip") -> tuple[DataMirror, str]:
     server.add(f"/plain/{name}", content)
-    return Mirror(transport="http", address=f"{server.url}/plain/{name}"), f"/plain/{name}"
+    return DataMirror(transport="http", address=f"{server.url}/plain/{name}"), f"/plain/{name}"
 
 
 @pytest.fixture
@@ -140,17 +140,19 @@ def test_a_second_fetch_transfers_nothing(tmp_path: Path, server: FileServer, pa
     assert dict(server.sent) == before
 
 
-def _mirror(server: FileServer, transport: str, content: bytes) -> tuple[Mirror, str]:
+def _mirror(server: FileServer, transport: str, content: bytes) -> tuple[DataMirror, str]:
     """A mirror on the server, and the path it asks for."""
     if transport == "hugging_face":
         path = "/datasets/owner/name/resolve/main/PACS.zip"
         server.add(path, content)
-        return Mirror(transport="hugging_face", address="owner/name/PACS.zip", endpoint=server.url), path
+        return DataMirror(transport="hugging_face", address="owner/name/PACS.zip", endpoint=server.url), path
     if transport == "bucket":
         server.add("/bucket/PACS.zip", content)
-        return Mirror(transport="bucket", address="s3://bucket/PACS.zip", endpoint=server.address), "/bucket/PACS.zip"
+        return DataMirror(
+            transport="bucket", address="s3://bucket/PACS.zip", endpoint=server.address
+        ), "/bucket/PACS.zip"
     server.add(f"/{transport}/PACS.zip", content)
-    return Mirror(transport=transport, address=f"{server.url}/{transport}/PACS.zip"), f"/{transport}/PACS.zip"  # type: ignore[arg-type]
+    return DataMirror(transport=transport, address=f"{server.url}/{transport}/PACS.zip"), f"/{transport}/PACS.zip"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("transport", ["http", "google_drive", "hugging_face", "bucket"])
@@ -224,8 +226,8 @@ def test_a_mirror_that_fails_gives_way_to_the_next(
     tmp_path: Path, server: FileServer, pacs: BenchmarkSources, pacs_files: dict[str, bytes]
 ) -> None:
     good, _ = _http(server, pacs_files["PACS.zip"])
-    gone = Mirror(transport="http", address=f"{server.url}/gone.zip")
-    nobody = Mirror(transport="http", address="http://127.0.0.1:9/PACS.zip")
+    gone = DataMirror(transport="http", address=f"{server.url}/gone.zip")
+    nobody = DataMirror(transport="http", address="http://127.0.0.1:9/PACS.zip")
     found = fetch(PACS, tmp_path, sources=_only(pacs, 0, gone, nobody, good), settings=QUICK)
     assert found.num_images == 56
     receipt = json.loads((tmp_path / "PACS" / ".fetch.json").read_text())
@@ -233,13 +235,13 @@ def test_a_mirror_that_fails_gives_way_to_the_next(
     assert receipt["files"]["PACS.zip"]["sha256"] == hashlib.sha256(pacs_files["PACS.zip"]).hexdigest()
 
 
-def _elsewhere(transport: str, host: str) -> Mirror:
+def _elsewhere(transport: str, host: str) -> DataMirror:
     """A mirror at HOST:PORT where there is none."""
     if transport == "hugging_face":
-        return Mirror(transport="hugging_face", address="owner/name/PACS.zip", endpoint=f"http://{host}")
+        return DataMirror(transport="hugging_face", address="owner/name/PACS.zip", endpoint=f"http://{host}")
     if transport in ("s3", "gs"):
-        return Mirror(transport="bucket", address=f"{transport}://bucket/PACS.zip", endpoint=host)
-    return Mirror(transport=transport, address=f"http://{host}/PACS.zip")  # type: ignore[arg-type]
+        return DataMirror(transport="bucket", address=f"{transport}://bucket/PACS.zip", endpoint=host)
+    return DataMirror(transport=transport, address=f"http://{host}/PACS.zip")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("transport", ["http", "google_drive", "hugging_face", "s3", "gs"])
@@ -351,7 +353,7 @@ def test_files_the_user_has_are_used(
         fetch(
             PACS,
             tmp_path / "other",
-            sources=_only(pacs, 0, Mirror(transport="http", address=f"{server.url}/none")),
+            sources=_only(pacs, 0, DataMirror(transport="http", address=f"{server.url}/none")),
             settings=replace(QUICK, own_files=own),
         )
 
@@ -411,9 +413,10 @@ import sys
 from pathlib import Path
 from search_spaces.benchmarks import PACS
 from trainables.data.acquire.fetch import FetchSettings, fetch
-from trainables.data.acquire.sources import BenchmarkSources, Mirror, RemoteFile, Route, Step
+from trainables.data.acquire.sources import BenchmarkSources, DataMirror, RemoteFile, Route, Step
 address, root, size, sha256 = sys.argv[1:5]
-file = RemoteFile(name="PACS.zip", size=int(size), sha256=sha256, mirrors=(Mirror(transport="http", address=address),))
+mirror = DataMirror(transport="http", address=address)
+file = RemoteFile(name="PACS.zip", size=int(size), sha256=sha256, mirrors=(mirror,))
 route = Route(name="archive", files=(file,), steps=(Step(step="take", source="PACS.zip/kfold"),))
 sources = BenchmarkSources(licence="", citation="", manual="none", unpacked_bytes=50_000_000, routes=(route,))
 fetch(PACS, Path(root), sources=sources, settings=FetchSettings(variants=[]))
@@ -487,10 +490,10 @@ def test_interrupted_anywhere_it_goes_on(
 
     sources = local_sources("TerraIncognita", server, downloads("TerraIncognita", tmp_path / "scratch"))
     places = [
-        (route, "unpack"),
+        (route, "unpack_archive"),
         (fetching, "run_step"),
         (assemble, "write_json"),
-        (fetching, "verify"),
+        (fetching, "verify_benchmark"),
         (fetching, "_move_into_place"),
     ]
     root = tmp_path / "root"

@@ -21,7 +21,7 @@ from tests.support.file_server import FileServer
 from trainables.data.acquire import route
 from trainables.data.acquire.fetch import FetchSettings, fetch
 from trainables.data.acquire.receipt import receipt_notes
-from trainables.data.acquire.sources import BenchmarkSources, Mirror
+from trainables.data.acquire.sources import BenchmarkSources, DataMirror
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -46,12 +46,12 @@ def _unvouched(sources: BenchmarkSources, *routes: int) -> BenchmarkSources:
     )
 
 
-def _served(server: FileServer, name: str, content: bytes) -> Mirror:
+def _served(server: FileServer, name: str, content: bytes) -> DataMirror:
     server.add(f"/mirrors/{name}", content)
-    return Mirror(transport="http", address=f"{server.url}/mirrors/{name}")
+    return DataMirror(transport="http", address=f"{server.url}/mirrors/{name}")
 
 
-def _mirrored(sources: BenchmarkSources, *mirrors: Mirror) -> BenchmarkSources:
+def _mirrored(sources: BenchmarkSources, *mirrors: DataMirror) -> BenchmarkSources:
     """The first route's first file from these mirrors."""
     route = sources.routes[0]
     return replace(
@@ -135,7 +135,7 @@ def test_what_a_step_or_verification_rejects_gives_way_to_the_next_mirror(
 ) -> None:
     bad = _served(server, "bad.zip", damage(pacs_files["PACS.zip"]))  # type: ignore[operator]
     good = _served(server, "good.zip", pacs_files["PACS.zip"])
-    gone = Mirror(transport="http", address=f"{server.url}/gone.zip")
+    gone = DataMirror(transport="http", address=f"{server.url}/gone.zip")
     sources = _unvouched(local_sources("PACS", server, pacs_files), 0)
     with pytest.raises(UserError, match=r"PACS.zip: http .*bad.zip: .*; http .*gone.zip: answered 404") as caught:
         fetch(PACS, tmp_path, sources=_mirrored(sources, bad, gone), settings=QUICK)
@@ -194,7 +194,7 @@ def test_a_damaged_own_file_gives_way_to_the_mirror(
     content = pacs_files["PACS.zip"][:3000] if damage == "truncated" else OTHER_FOLDER
     settings = _own(tmp_path / "own", content)
     sources = _unvouched(local_sources("PACS", server, pacs_files), 0)
-    gone = _mirrored(sources, Mirror(transport="http", address=f"{server.url}/gone.zip"))
+    gone = _mirrored(sources, DataMirror(transport="http", address=f"{server.url}/gone.zip"))
     with pytest.raises(UserError, match=r"PACS.zip: own file .*/own/PACS.zip: .*; http .*gone.zip: answered 404"):
         fetch(PACS, tmp_path / "gone", sources=gone, settings=settings)
     assert fetch(PACS, tmp_path / "root", sources=sources, settings=settings).num_images == 56
@@ -277,7 +277,7 @@ def test_an_own_file_that_cannot_be_read_gives_way_to_the_mirror(
     # root may read everything, so the file system's answer is put in its mouth.
     monkeypatch.setattr(route, "_link_or_copy", refuse)
     sources = _unvouched(local_sources("PACS", server, pacs_files), 0)
-    gone = _mirrored(sources, Mirror(transport="http", address=f"{server.url}/gone.zip"))
+    gone = _mirrored(sources, DataMirror(transport="http", address=f"{server.url}/gone.zip"))
     with pytest.raises(UserError, match=r"own file .*PACS.zip: cannot be read: Permission denied; http .*answered 404"):
         fetch(PACS, tmp_path / "gone", sources=gone, settings=settings)
     assert fetch(PACS, tmp_path / "root", sources=sources, settings=settings).num_images == 56

@@ -19,7 +19,7 @@ from tests.support.file_server import FileServer
 from tests.support.repository import REPOSITORY
 from trainables.data.acquire import transports
 from trainables.data.acquire.http_transport import MirrorError
-from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.sources import DataMirror, RemoteFile
 from trainables.data.acquire.transports import download
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -28,17 +28,17 @@ TRANSPORTS = ["http", "google_drive", "hugging_face", "bucket"]
 SIZE = 50_000
 
 
-def mirrored(server: FileServer, transport: str, content: bytes, name: str = "x.bin") -> tuple[Mirror, str]:
+def mirrored(server: FileServer, transport: str, content: bytes, name: str = "x.bin") -> tuple[DataMirror, str]:
     """A mirror on the server that gives `content`, and the path it asks for."""
     if transport == "hugging_face":
         path = f"/datasets/owner/data/resolve/main/{name}"
-        mirror = Mirror(transport="hugging_face", address=f"owner/data/{name}", endpoint=server.url)
+        mirror = DataMirror(transport="hugging_face", address=f"owner/data/{name}", endpoint=server.url)
     elif transport == "bucket":
         path = f"/bucket/{name}"
-        mirror = Mirror(transport="bucket", address=f"s3://bucket/{name}", endpoint=server.address)
+        mirror = DataMirror(transport="bucket", address=f"s3://bucket/{name}", endpoint=server.address)
     else:
         path = f"/{transport}/{name}"
-        mirror = Mirror(transport=transport, address=f"{server.url}{path}")  # type: ignore[arg-type]
+        mirror = DataMirror(transport=transport, address=f"{server.url}{path}")  # type: ignore[arg-type]
     server.add(path, content)
     return mirror, path
 
@@ -49,7 +49,7 @@ def described(content: bytes, *, known: bool = True) -> RemoteFile:
     return RemoteFile(name="x.bin", size=len(content) if known else None, sha256=sha256 if known else None)
 
 
-def bring(file: RemoteFile, mirror: Mirror, folder: Path, *, attempts: int = 2) -> bytes:
+def bring(file: RemoteFile, mirror: DataMirror, folder: Path, *, attempts: int = 2) -> bytes:
     download(file, mirror, folder / "x.bin", attempts=attempts, first_wait_s=0.01)
     return (folder / "x.bin").read_bytes()
 
@@ -57,10 +57,10 @@ def bring(file: RemoteFile, mirror: Mirror, folder: Path, *, attempts: int = 2) 
 _KILLED = """
 import sys
 from pathlib import Path
-from trainables.data.acquire.sources import Mirror, RemoteFile
+from trainables.data.acquire.sources import DataMirror, RemoteFile
 from trainables.data.acquire.transports import download
 transport, address, endpoint, place, size, sha256 = sys.argv[1:7]
-mirror = Mirror(transport=transport, address=address, endpoint=endpoint)
+mirror = DataMirror(transport=transport, address=address, endpoint=endpoint)
 download(RemoteFile(name="x.bin", size=int(size), sha256=sha256 or None), mirror, Path(place))
 """
 
@@ -164,7 +164,7 @@ def test_what_one_mirror_began_another_does_not_end(tmp_path: Path, server: File
 def test_a_hub_is_asked_for_the_pinned_revision_and_tells_its_progress(tmp_path: Path, server: FileServer) -> None:
     content = os.urandom(SIZE)
     server.add("/datasets/owner/data/resolve/0123abc/x.bin", content)
-    mirror = Mirror(transport="hugging_face", address="owner/data/x.bin", endpoint=server.url, revision="0123abc")
+    mirror = DataMirror(transport="hugging_face", address="owner/data/x.bin", endpoint=server.url, revision="0123abc")
     seen: list[tuple[str, int, int | None]] = []
     told = lambda *facts: seen.append(facts)  # noqa: E731
     digest = download(described(content), mirror, tmp_path / "x.bin", progress=told)
@@ -172,9 +172,9 @@ def test_a_hub_is_asked_for_the_pinned_revision_and_tells_its_progress(tmp_path:
     assert seen[-1] == ("x.bin", SIZE, SIZE)
     assert str(mirror) == "hugging_face owner/data/x.bin at 0123abc"
     with pytest.raises(UserError, match="a revision belongs to a hugging_face mirror"):
-        Mirror(transport="http", address="http://localhost/x.bin", revision="0123abc")
+        DataMirror(transport="http", address="http://localhost/x.bin", revision="0123abc")
     with pytest.raises(UserError, match="OWNER/NAME/path"):
-        Mirror(transport="hugging_face", address="owner/data")
+        DataMirror(transport="hugging_face", address="owner/data")
 
 
 def test_where_only_an_md5_is_published_a_damaged_copy_is_told_by_it(tmp_path: Path, server: FileServer) -> None:
@@ -202,7 +202,7 @@ def test_googles_client_is_told_to_try_for_a_second_by_itself(tmp_path: Path, mo
             raise OSError("curl error [7]: nobody there")
 
     monkeypatch.setattr("pyarrow.fs.GcsFileSystem", Client)
-    mirror = Mirror(transport="bucket", address="gs://bucket/x.bin", endpoint="127.0.0.1:9")
+    mirror = DataMirror(transport="bucket", address="gs://bucket/x.bin", endpoint="127.0.0.1:9")
     with pytest.raises(MirrorError, match=r"Could not connect to server \(2 attempts\)"):
         bring(described(b"x"), mirror, tmp_path, attempts=5)
     assert told == [timedelta(seconds=1)] * 2

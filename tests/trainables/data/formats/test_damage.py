@@ -13,7 +13,7 @@ from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
 from tests.support.folders import encoded
 from tests.support.look_alikes import variants_to_write, write_counts
 from trainables.data.formats.variants import Variant
-from trainables.data.formats.verify import Verification, verify
+from trainables.data.formats.verify import Verification, verify_benchmark
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,9 @@ class LookAlike:
     def verify(self) -> Verification:
         """A look that reads only the files that changed since the last one."""
         cache = self.folder.with_name("cache")
-        return verify(self.folder, self.benchmark, cache=cache, variants=variants_to_write(self.benchmark.name))
+        return verify_benchmark(
+            self.folder, self.benchmark, cache=cache, variants=variants_to_write(self.benchmark.name)
+        )
 
 
 class Damage:

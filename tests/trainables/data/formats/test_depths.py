@@ -17,8 +17,8 @@ from tests.support.folders import tiny_benchmark, write_tiny
 from trainables.data.formats.images import decode, problem_of
 from trainables.data.formats.manifest import scan
 from trainables.data.formats.open import check_readable, open_benchmark
-from trainables.data.formats.pack import PackSettings, pack
-from trainables.data.formats.verify import verify
+from trainables.data.formats.pack import PackSettings, write_pack
+from trainables.data.formats.verify import verify_benchmark
 
 GREYS = np.array([[0, 20_000, 40_000, 65_535]], np.uint16)
 EIGHT = [0, 78, 156, 255]
@@ -107,7 +107,7 @@ def test_verify_and_the_start_of_a_sweep_name_it(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path)
     (folder / "art" / "dog" / "0.png").write_bytes(NAMELESS_WHITE["floating point"])
     (folder / "art" / "dog" / "1.png").write_bytes(SIXTEEN["png"])
-    (error,) = verify(folder, tiny_benchmark()).errors
+    (error,) = verify_benchmark(folder, tiny_benchmark()).errors
     assert error.startswith("1 image cannot be read: art/dog/0.png (its pixels are floating-point numbers")
     with pytest.raises(UserError, match=r"1 image cannot be read: art/dog/0.png: its pixels are floating-point"):
         check_readable(open_benchmark(tiny_benchmark(), tmp_path))
@@ -131,7 +131,7 @@ def test_a_pack_has_the_folders_pixels(encoding: str, tmp_path: Path) -> None:
     source = open_benchmark(tiny_benchmark(), tmp_path)
     index = list(source.paths("art")).index("art/dog/1.png")
     assert np.asarray(source.read("art", index))[0, :, 0].tolist() == EIGHT
-    pack(source, tmp_path / "out" / "tiny.pack", settings=PackSettings(encoding=encoding))  # type: ignore[arg-type]
+    write_pack(source, tmp_path / "out" / "tiny.pack", settings=PackSettings(encoding=encoding))  # type: ignore[arg-type]
     packed = open_benchmark(tiny_benchmark(), tmp_path / "out")
     assert packed.read("art", index).tobytes() == source.read("art", index).tobytes()
 

@@ -13,7 +13,7 @@ from search_spaces.errors import UserError
 from tests.support.folders import DOMAINS, encoded, tiny_benchmark, write_tiny
 from trainables.data.formats.folder import list_class
 from trainables.data.formats.open import benchmark_from_folder, open_benchmark
-from trainables.data.formats.verify import verify
+from trainables.data.formats.verify import verify_benchmark
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_link_back_is_not_followed_and_named(target: str, folder: Path) -> Non
     (folder / "art" / "dog" / "again").symlink_to(target, target_is_directory=True)
     assert list_class(folder, "art/dog").images == ("art/dog/0.png", "art/dog/1.png", "art/dog/2.png")
     assert counts(folder) == WHOLE
-    found = verify(folder, tiny_benchmark())
+    found = verify_benchmark(folder, tiny_benchmark())
     assert (found.errors, found.num_images, found.accepted) == ((), 18, True)
     assert "1 link not followed, back to a folder that it stands in: art/dog/again" in found.notes
 
@@ -49,7 +49,7 @@ def test_links_that_meet_in_a_circle_end(folder: Path, tmp_path: Path) -> None:
     (outside / "deep" / "up").symlink_to(outside)
     (folder / "art" / "dog" / "out").symlink_to(outside)
     assert counts(folder) == WHOLE | {"art": 7}
-    notes = verify(folder, tiny_benchmark()).notes
+    notes = verify_benchmark(folder, tiny_benchmark()).notes
     assert (
         "2 links not followed, back to a folder that it stands in: art/dog/out/deep/home, art/dog/out/deep/up" in notes
     )
@@ -60,7 +60,7 @@ def test_a_domain_that_is_a_link_does_not_lead_back_either(folder: Path, tmp_pat
     (folder / "art").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "dog" / "root").symlink_to(folder)
     assert counts(folder) == WHOLE
-    assert verify(folder, tiny_benchmark()).notes[-1].endswith("art/dog/root")
+    assert verify_benchmark(folder, tiny_benchmark()).notes[-1].endswith("art/dog/root")
 
 
 def test_a_link_back_is_no_domain_and_no_class(folder: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_link_back_is_no_domain_and_no_class(folder: Path) -> None:
         (folder / domain / "up").symlink_to("..")
     assert counts(folder) == WHOLE
     assert benchmark_from_folder("tiny", folder.parent).domain_names == DOMAINS
-    found = verify(folder, tiny_benchmark())
+    found = verify_benchmark(folder, tiny_benchmark())
     assert found.errors == ()
     assert found.notes[-1] == (
         "4 links not followed, back to a folder that it stands in: loop, art/up, photo/up, sketch/up"
@@ -78,7 +78,7 @@ def test_a_link_back_is_no_domain_and_no_class(folder: Path) -> None:
 
 def test_a_link_to_itself_is_an_image_that_cannot_be_read(folder: Path) -> None:
     (folder / "art" / "dog" / "9.png").symlink_to("9.png")
-    assert verify(folder, tiny_benchmark()).errors == (
+    assert verify_benchmark(folder, tiny_benchmark()).errors == (
         "1 image cannot be read: art/dog/9.png (Too many levels of symbolic links)",
     )
 
@@ -90,7 +90,7 @@ def test_other_endings_are_counted(folder: Path) -> None:
     (place / "deep").mkdir()
     (place / "deep" / "w.heic").write_bytes(b"x")
     assert counts(folder) == WHOLE
-    found = verify(folder, tiny_benchmark())
+    found = verify_benchmark(folder, tiny_benchmark())
     assert (found.errors, found.num_images) == ((), 18)
     assert found.notes[-1] == (
         "7 files left out because of the ending (2 .gif, 1 no ending, 1 .1, 1 .txt, 1 .jfif, 1 .heic): "
@@ -107,7 +107,7 @@ def test_a_class_of_other_endings_alone_says_so(folder: Path) -> None:
     )
     with pytest.raises(UserError, match=message):
         open_benchmark(tiny_benchmark(), folder.parent)
-    found = verify(folder, tiny_benchmark())
+    found = verify_benchmark(folder, tiny_benchmark())
     assert found.errors == ("photo/dog has no image",)
     assert found.notes[-1].startswith("3 files left out because of the ending (3 .gif): photo/dog/0.gif, ")
 

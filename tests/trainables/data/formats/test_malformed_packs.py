@@ -25,7 +25,7 @@ from tests.support.malformed_packs import (
 )
 from trainables.data.formats.folder import FolderSource
 from trainables.data.formats.open import benchmark_from_folder, find_unreadable, open_benchmark
-from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.formats.pack import PackSettings, write_pack
 from trainables.data.formats.verify import verify_opened
 
 TINY = tiny_benchmark()
@@ -37,7 +37,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The root of a good pack without its folder."""
     root = tmp_path_factory.mktemp(request.param)
     folder = write_tiny(root)
-    pack(FolderSource(folder, TINY), root / "tiny.pack", settings=PackSettings(encoding=request.param))
+    write_pack(FolderSource(folder, TINY), root / "tiny.pack", settings=PackSettings(encoding=request.param))
     shutil.rmtree(folder)
     return root
 
@@ -204,7 +204,7 @@ def test_a_malformed_pack_is_written_again(root: Path, tmp_path: Path, damage: s
         write_index(place, as_batch(index_of(place)).slice(3))
     else:
         (place / "index.arrow").write_bytes(b"x" * (place / "index.arrow").stat().st_size)
-    pack(folder, place, settings=settings)
+    write_pack(folder, place, settings=settings)
     assert verify_opened(TINY, root).accepted
     assert find_unreadable(open_benchmark(TINY, root)) == []
 

@@ -29,7 +29,7 @@ from trainables.data.formats.open import (
     open_benchmark,
     resolve_benchmark,
 )
-from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.formats.pack import PackSettings, write_pack
 from trainables.data.formats.pack_reader import PackSource, is_pack, read_description
 from trainables.data.formats.sample import write_sample
 from trainables.data.loading.batches import BatchStream, evaluation_batches
@@ -62,7 +62,7 @@ def _same_images(first: ImageSource, second: ImageSource) -> bool:
 @pytest.mark.parametrize("shard_mb", [256, 0])
 def test_a_pack_is_the_folder(folder: Path, tmp_path: Path, encoding: str, shard_mb: int) -> None:
     source = open_benchmark(tiny_benchmark(), folder.parent)
-    place = pack(
+    place = write_pack(
         source,
         tmp_path / "packs" / "tiny.pack",
         settings=PackSettings(encoding=encoding),  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_a_pack_is_the_folder(folder: Path, tmp_path: Path, encoding: str, shard
 def test_batches_of_packed_icons_are_identical(tmp_path: Path, encoding: str) -> None:
     benchmark = BENCHMARKS["icons"]
     source = open_benchmark(benchmark)
-    pack(source, tmp_path / "icons.pack", settings=PackSettings(encoding=encoding))  # type: ignore[arg-type]
+    write_pack(source, tmp_path / "icons.pack", settings=PackSettings(encoding=encoding))  # type: ignore[arg-type]
     packed = open_benchmark(benchmark, tmp_path)
     assert isinstance(packed, PackSource)
     assert packed.manifest == source.manifest
@@ -119,7 +119,7 @@ def test_batches_of_packed_icons_are_identical(tmp_path: Path, encoding: str) ->
 def test_the_pack_goes_before_the_folder(folder: Path) -> None:
     source = open_benchmark(tiny_benchmark(), folder.parent)
     assert locate(tiny_benchmark(), folder.parent) == str(folder)
-    pack(source, folder.with_suffix(".pack"))
+    write_pack(source, folder.with_suffix(".pack"))
     assert locate(tiny_benchmark(), folder.parent) == str(folder.with_suffix(".pack"))
     assert locate(PACS, folder.parent) is None
     for name in ("tiny", f"folder:{folder}", f"folder:{folder}.pack"):
@@ -131,13 +131,13 @@ def test_the_pack_goes_before_the_folder(folder: Path) -> None:
 
 def test_packing_twice_writes_once(folder: Path, tmp_path: Path) -> None:
     source = open_benchmark(tiny_benchmark(), folder.parent)
-    place = pack(source, tmp_path / "out" / "tiny.pack")
+    place = write_pack(source, tmp_path / "out" / "tiny.pack")
     state = (place / "pack.json").stat().st_mtime_ns
-    assert pack(source, place) == place
+    assert write_pack(source, place) == place
     assert (place / "pack.json").stat().st_mtime_ns == state
     with pytest.raises(UserError, match="is a pack of other data or settings"):
-        pack(source, place, settings=PackSettings(encoding="pixels"))
-    pack(source, place, settings=PackSettings(encoding="pixels"), overwrite=True)
+        write_pack(source, place, settings=PackSettings(encoding="pixels"))
+    write_pack(source, place, settings=PackSettings(encoding="pixels"), overwrite=True)
     assert read_description(place)["encoding"] == "pixels"
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["tiny.pack"]
 
@@ -146,13 +146,13 @@ def test_smaller_images_are_other_data(tmp_path: Path) -> None:
     write_sample(tmp_path, images_per_class=1, image_side=64, benchmarks=["PACS"])
     source = open_benchmark(PACS, tmp_path)
     with pytest.raises(UserError, match="does not go beside"):
-        pack(source, tmp_path / "PACS.pack", settings=PackSettings(max_side=32))
-    pack(source, tmp_path / "small" / "PACS.pack", settings=PackSettings(max_side=32))
+        write_pack(source, tmp_path / "PACS.pack", settings=PackSettings(max_side=32))
+    write_pack(source, tmp_path / "small" / "PACS.pack", settings=PackSettings(max_side=32))
     packed = open_benchmark(PACS, tmp_path / "small")
     assert packed.read("photo", 0).size == (32, 32)
     assert packed.manifest != source.manifest
     assert list(packed.paths("photo")) == list(source.paths("photo"))
-    pack(source, tmp_path / "same" / "PACS.pack", settings=PackSettings(max_side=64))
+    write_pack(source, tmp_path / "same" / "PACS.pack", settings=PackSettings(max_side=64))
     assert open_benchmark(PACS, tmp_path / "same").manifest == source.manifest, "nothing was re-encoded"
 
 
@@ -160,7 +160,7 @@ def test_an_unreadable_image_stops_the_pack_and_leaves_nothing(folder: Path, tmp
     (folder / "photo" / "dog" / "3.png").write_bytes(encoded(3)[:80])
     source = open_benchmark(tiny_benchmark(), folder.parent)
     with pytest.raises(UserError, match=r"cannot read image Tiny/photo/dog/3.png"):
-        pack(source, tmp_path / "out" / "tiny.pack")
+        write_pack(source, tmp_path / "out" / "tiny.pack")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_an_image_that_changes_while_it_is_packed_is_noticed(folder: Path, tmp_p
     assert source.manifest
     (folder / "photo" / "dog" / "3.png").write_bytes(encoded(1234))
     with pytest.raises(UserError, match=r"Tiny/photo/dog/3.png changed while it was packed"):
-        pack(source, tmp_path / "tiny.pack")
+        write_pack(source, tmp_path / "tiny.pack")
 
 
 ELSEWHERE = replace(this_process(), identity="e" * 32, host="node-7", process=1, process_started=1, machine="elsewhere")
@@ -189,7 +189,7 @@ def test_what_a_killed_pack_left_is_cleared_away(folder: Path, tmp_path: Path) -
     dead = replace(this_process(), identity="d" * 32, process=2**30)
     _writing(tmp_path / "out", dead)
     assert locate(tiny_benchmark("tiny"), tmp_path / "out") is None
-    pack(open_benchmark(tiny_benchmark(), folder.parent), tmp_path / "out" / "tiny.pack")
+    write_pack(open_benchmark(tiny_benchmark(), folder.parent), tmp_path / "out" / "tiny.pack")
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["tiny.pack"]
 
 
@@ -197,18 +197,18 @@ def test_another_nodes_pack_in_progress_is_left_alone(folder: Path, tmp_path: Pa
     out, source = tmp_path / "out", open_benchmark(tiny_benchmark(), folder.parent)
     left = _writing(out, ELSEWHERE)
     with pytest.raises(UserError, match=r"tiny.pack is being written: held by process 1 on node-7; wait for it"):
-        pack(source, out / "tiny.pack")
+        write_pack(source, out / "tiny.pack")
     assert (left / "shard-00000.arrow").read_bytes() == b"half"
     long_ago = time.time() - 3600
     os.utime(out / ".tiny.pack.lease.json", (long_ago, long_ago))
-    pack(source, out / "tiny.pack")
+    write_pack(source, out / "tiny.pack")
     assert [entry.name for entry in out.iterdir()] == ["tiny.pack"], "its heart has stopped"
 
 
 @pytest.mark.parametrize("by", ["opening", "packing", "naming"])
 def test_an_overwrite_killed_between_its_renames_is_recovered(folder: Path, tmp_path: Path, by: str) -> None:
     source, out = open_benchmark(tiny_benchmark(), folder.parent), tmp_path / "out"
-    pack(source, out / "tiny.pack")
+    write_pack(source, out / "tiny.pack")
     # A process of its own, ended as by kill -9 at its second rename: nothing is tidied up.
     killed = os.fork()
     if killed == 0:
@@ -222,7 +222,7 @@ def test_an_overwrite_killed_between_its_renames_is_recovered(folder: Path, tmp_
             return rename(place, target)
 
         Path.rename = rename_once  # type: ignore[method-assign, assignment]
-        pack(source, out / "tiny.pack", settings=PackSettings(encoding="pixels"), overwrite=True)
+        write_pack(source, out / "tiny.pack", settings=PackSettings(encoding="pixels"), overwrite=True)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
     assert (out / ".tiny.pack.old").is_dir()
@@ -232,7 +232,7 @@ def test_an_overwrite_killed_between_its_renames_is_recovered(folder: Path, tmp_
     elif by == "naming":
         assert resolve_benchmark("tiny", out).domain_names == DOMAINS
     else:
-        pack(source, out / "tiny.pack")
+        write_pack(source, out / "tiny.pack")
     assert [entry.name for entry in out.iterdir()] == ["tiny.pack"]
     assert read_description(out / "tiny.pack")["encoding"] == "stored"
 
@@ -241,7 +241,7 @@ def test_a_failed_overwrite_leaves_the_pack_that_was_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = open_benchmark(tiny_benchmark(), folder.parent), tmp_path / "out"
-    pack(source, out / "tiny.pack")
+    write_pack(source, out / "tiny.pack")
     rename = Path.rename
 
     def fail(place: Path, target: Path) -> Path:
@@ -251,7 +251,7 @@ def test_a_failed_overwrite_leaves_the_pack_that_was_there(
 
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(UserError, match=r"cannot write the pack .*tiny.pack: No space left on device"):
-        pack(source, out / "tiny.pack", settings=PackSettings(encoding="pixels"), overwrite=True)
+        write_pack(source, out / "tiny.pack", settings=PackSettings(encoding="pixels"), overwrite=True)
     assert [entry.name for entry in out.iterdir()] == ["tiny.pack"]
     assert read_description(out / "tiny.pack")["encoding"] == "stored"
 
@@ -268,15 +268,15 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 def test_a_pack_cannot_be_packed_and_names_end_in_pack(folder: Path, tmp_path: Path) -> None:
     source = open_benchmark(tiny_benchmark(), folder.parent)
     with pytest.raises(UserError, match=r"a pack's name ends in .pack"):
-        pack(source, tmp_path / "tiny.arrow")
-    pack(source, tmp_path / "packs" / "tiny.pack")
+        write_pack(source, tmp_path / "tiny.arrow")
+    write_pack(source, tmp_path / "packs" / "tiny.pack")
     with pytest.raises(UserError, match="only a folder or a Parquet file can be packed"):
-        pack(open_benchmark(tiny_benchmark(), tmp_path / "packs"), tmp_path / "again.pack")
+        write_pack(open_benchmark(tiny_benchmark(), tmp_path / "packs"), tmp_path / "again.pack")
 
 
 def test_damaged_and_foreign_packs_are_named(folder: Path, tmp_path: Path) -> None:
     source = open_benchmark(tiny_benchmark(), folder.parent)
-    place = pack(source, tmp_path / "packs" / "tiny.pack")
+    place = write_pack(source, tmp_path / "packs" / "tiny.pack")
     with pytest.raises(UserError, match=r"has the domains .*PACS has others"):
         PackSource(place, PACS)
     assert is_pack(place)
@@ -297,7 +297,7 @@ def test_damaged_and_foreign_packs_are_named(folder: Path, tmp_path: Path) -> No
 
 def test_a_pack_is_read_through_pyarrows_file_systems(folder: Path, tmp_path: Path) -> None:
     source = open_benchmark(tiny_benchmark(), folder.parent)
-    pack(source, tmp_path / "packs" / "tiny.pack")
+    write_pack(source, tmp_path / "packs" / "tiny.pack")
     through_uri = open_benchmark(tiny_benchmark(), f"file://{tmp_path}/packs")
     assert isinstance(through_uri, PackSource)
     assert _same_images(source, through_uri)
@@ -311,7 +311,7 @@ def test_a_pack_is_read_through_pyarrows_file_systems(folder: Path, tmp_path: Pa
 
 def test_a_pack_is_read_from_object_storage_image_by_image(folder: Path, tmp_path: Path) -> None:
     source = open_benchmark(tiny_benchmark(), folder.parent)
-    place = pack(source, tmp_path / "tiny.pack")
+    place = write_pack(source, tmp_path / "tiny.pack")
     with FileServer().running() as server:
         for file in place.iterdir():
             server.add(f"/bucket/tiny.pack/{file.name}", file)
@@ -329,7 +329,7 @@ def test_opening_costs_the_same_whatever_the_number_of_images(tmp_path: Path) ->
         root = tmp_path / str(count)
         write_sample(root, images_per_class=count, image_side=8, benchmarks=["OfficeHome"])
         source = open_benchmark(BENCHMARKS["OfficeHome"], root)
-        pack(source, root / "packs" / "office_home.pack")
+        write_pack(source, root / "packs" / "office_home.pack")
         packs = root / "packs"
         calls[count] = counted_calls(lambda packs=packs: open_benchmark(BENCHMARKS["OfficeHome"], packs).labels("Art"))
     assert calls[6] == calls[1]

@@ -15,10 +15,10 @@ from search_spaces.errors import UserError
 from tests.support.folders import tiny_benchmark, write_tiny
 from tests.support.look_alikes import write_counts
 from trainables.data.formats.open import benchmark_from_folder, open_benchmark
-from trainables.data.formats.pack import pack
+from trainables.data.formats.pack import write_pack
 from trainables.data.formats.sample import write_sample
 from trainables.data.formats.variants import known_variants
-from trainables.data.formats.verify import Verification, verify, write_manifest
+from trainables.data.formats.verify import Verification, verify_benchmark, write_manifest
 
 PAPERS = [(name, known_variants(name)[0]) for name in ("PACS", "VLCS", "OfficeHome", "TerraIncognita")]
 
@@ -48,7 +48,7 @@ def test_all_damage_is_listed_at_once(pacs: Path) -> None:
     os.mkfifo(dogs / "003.jpg")
     (pacs / "cartoon_old").mkdir()
     (pacs / "sketch" / "dog").rename(pacs / "sketch" / "DOG")
-    found = verify(pacs, PACS)
+    found = verify_benchmark(pacs, PACS)
     assert found.errors == (
         "the folder cartoon_old is no domain of PACS",
         "sketch: the class folder dog is spelled DOG",
@@ -62,7 +62,7 @@ def test_a_few_missing_images_name_the_nearest_variant(tmp_path: Path) -> None:
     write_counts(tmp_path / "x", VLCS, known_variants("VLCS")[0])
     for number in range(3):
         (tmp_path / "x" / "SUN09" / "dog" / f"{number:05d}.jpg").unlink()
-    found = verify(tmp_path / "x", VLCS)
+    found = verify_benchmark(tmp_path / "x", VLCS)
     assert (found.variant, found.accepted, found.errors) == ("unknown", False, ())
     assert found.notes[0] == "nearest known variant: papers; SUN09 3,279 instead of 3,282 (-3)"
 
@@ -75,7 +75,7 @@ def test_classes_off_by_one_are_noticed(benchmark: Benchmark, domain: str, tmp_p
         (folder / name).rename(folder / f"{name}-old")
     for name, other in zip(names, [*names[1:], names[0]], strict=True):
         (folder / f"{name}-old").rename(folder / other)
-    found = verify(tmp_path / "x", benchmark)
+    found = verify_benchmark(tmp_path / "x", benchmark)
     assert found.variant == "unknown"
     assert f"{domain}: the class counts are those of papers in another order; labels may be mixed up" in found.notes
 
@@ -85,7 +85,7 @@ def test_duplicates_are_counted_by_kind(pacs: Path) -> None:
     shutil.copy(photo / "dog" / "000.jpg", photo / "dog" / "again.jpg")
     shutil.copy(photo / "dog" / "001.jpg", photo / "horse" / "dog.jpg")
     shutil.copy(photo / "dog" / "002.jpg", pacs / "sketch" / "dog" / "photo.jpg")
-    found = verify(pacs, PACS, variants=[])
+    found = verify_benchmark(pacs, PACS, variants=[])
     assert found.accepted
     assert found.notes == (
         "1 pictures stand in several classes: photo/dog/001.jpg = photo/horse/dog.jpg",
@@ -96,7 +96,7 @@ def test_duplicates_are_counted_by_kind(pacs: Path) -> None:
 
 def test_a_picture_of_another_class_in_another_domain_is_noticed(pacs: Path) -> None:
     shutil.copy(pacs / "photo" / "dog" / "003.jpg", pacs / "sketch" / "horse" / "dog.jpg")
-    found = verify(pacs, PACS, variants=[])
+    found = verify_benchmark(pacs, PACS, variants=[])
     assert found.notes == (
         "1 pictures have another class in another domain; labels may be mixed up: "
         "photo/dog/003.jpg = sketch/horse/dog.jpg",
@@ -107,17 +107,19 @@ def test_notes_say_how_far_labels_could_be_checked(tmp_path: Path) -> None:
     checked = "class folders by name and order, and pictures that stand in several domains"
     write_sample(tmp_path, images_per_class=1, image_side=16, benchmarks=["VLCS", "TerraIncognita"])
     terra = BENCHMARKS["TerraIncognita"]
-    assert verify(tmp_path / terra.folder, terra).notes[-1] == (
+    assert verify_benchmark(tmp_path / terra.folder, terra).notes[-1] == (
         "labels could not be checked by counts: no counts per class are known; checked: the 10 " + checked
     )
-    assert verify(tmp_path / "VLCS", VLCS).notes[-1] == f"labels checked: the counts per class, the 5 {checked}"
+    assert (
+        verify_benchmark(tmp_path / "VLCS", VLCS).notes[-1] == f"labels checked: the counts per class, the 5 {checked}"
+    )
 
 
 def test_names_that_differ_only_in_case_are_named(pacs: Path) -> None:
     shutil.copytree(pacs, pacs.with_name("mine"))
     shutil.copytree(pacs / "photo", pacs.with_name("mine") / "Photo")
     mine = benchmark_from_folder("mine", pacs.parent)
-    found = verify(pacs.with_name("mine"), mine)
+    found = verify_benchmark(pacs.with_name("mine"), mine)
     assert found.errors == ("the domain folders Photo and photo differ only in case",)
     assert not found.accepted
     with pytest.raises(UserError, match="has the domain folders Photo and photo, which differ only in case; keep one"):
@@ -126,7 +128,9 @@ def test_names_that_differ_only_in_case_are_named(pacs: Path) -> None:
     for domain in PACS.domain_names:
         shutil.copytree(pacs / domain / "dog", pacs.with_name("mine") / domain / "Dog")
     mine = benchmark_from_folder("mine", pacs.parent)
-    assert verify(pacs.with_name("mine"), mine).errors == ("the class folders Dog and dog differ only in case",)
+    assert verify_benchmark(pacs.with_name("mine"), mine).errors == (
+        "the class folders Dog and dog differ only in case",
+    )
     with pytest.raises(UserError, match="mine has the classes Dog and dog, which differ only in case"):
         open_benchmark(mine, pacs.parent)
 
@@ -145,7 +149,7 @@ def test_a_folder_that_cannot_be_read_is_one_finding(pacs: Path, monkeypatch: py
 
     refuse("photo/dog", "sketch")
     (pacs / "cartoon_old").mkdir()
-    found = verify(pacs, PACS)
+    found = verify_benchmark(pacs, PACS)
     assert found.errors == (
         "the folder cartoon_old is no domain of PACS",
         f"cannot read the folder {pacs}/sketch: Permission denied",
@@ -153,7 +157,7 @@ def test_a_folder_that_cannot_be_read_is_one_finding(pacs: Path, monkeypatch: py
     )
     refuse(".")
     with pytest.raises(UserError, match=f"cannot read the folder {pacs}: Permission denied"):
-        verify(pacs, PACS)
+        verify_benchmark(pacs, PACS)
     with pytest.raises(UserError, match=f"cannot read the folder {pacs}: Permission denied"):
         open_benchmark(PACS, pacs.parent)
 
@@ -162,17 +166,17 @@ def test_a_name_that_is_not_utf8_is_one_clear_line(pacs: Path, tmp_path: Path) -
     dogs = os.fsencode(pacs / "photo" / "dog")
     os.rename(dogs + b"/000.jpg", dogs + b"/\xff.jpg")
     for _ in range(2):
-        found = verify(pacs, PACS, cache=tmp_path / "cache")
+        found = verify_benchmark(pacs, PACS, cache=tmp_path / "cache")
         assert found.errors == ("1 file name cannot be read as UTF-8: photo/dog/\\xff.jpg; rename them",)
     with pytest.raises(UserError, match=r"PACS has 1 names that are not UTF-8, as photo/dog/\\xff.jpg; rename them"):
-        pack(open_benchmark(PACS, pacs.parent), tmp_path / "out" / "PACS.pack")
+        write_pack(open_benchmark(PACS, pacs.parent), tmp_path / "out" / "PACS.pack")
     os.rename(os.fsencode(pacs / "photo"), os.fsencode(pacs) + b"/\xfe")
     with pytest.raises(UserError, match=r"has the folder \\xfe, whose name is not UTF-8; rename it"):
         open_benchmark(PACS, pacs.parent)
 
 
 def test_the_manifest_is_a_file_with_the_folds_hash(pacs: Path, tmp_path: Path) -> None:
-    found = verify(pacs, PACS, variants=[])
+    found = verify_benchmark(pacs, PACS, variants=[])
     write_manifest(found, tmp_path / "out" / "PACS.manifest.tsv")
     content = (tmp_path / "out" / "PACS.manifest.tsv").read_bytes()
     assert hashlib.sha256(content).hexdigest() == found.manifest == open_benchmark(PACS, pacs.parent).manifest
@@ -190,11 +194,11 @@ def test_the_manifest_is_a_file_with_the_folds_hash(pacs: Path, tmp_path: Path) 
 
 def test_a_folder_without_known_variants_is_only_checked(tmp_path: Path) -> None:
     write_tiny(tmp_path)
-    found = verify(tmp_path / "tiny", tiny_benchmark())
+    found = verify_benchmark(tmp_path / "tiny", tiny_benchmark())
     assert isinstance(found, Verification)
     assert (found.variant, found.accepted, found.num_images) == ("unknown", True, 36)
     mapping = found.to_mapping()
     assert mapping["class_counts"]["art"] == {"cat": 6, "dog": 6}  # type: ignore[index]
     assert "rows" not in mapping
     with pytest.raises(UserError, match="there is no folder"):
-        verify(tmp_path / "nowhere", tiny_benchmark())
+        verify_benchmark(tmp_path / "nowhere", tiny_benchmark())

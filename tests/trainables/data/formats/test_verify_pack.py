@@ -14,9 +14,9 @@ from tests.support.file_server import FileServer
 from tests.support.folders import encoded, tiny_benchmark, write_tiny
 from trainables.data.formats.folder import FolderSource
 from trainables.data.formats.open import find_unreadable, open_benchmark
-from trainables.data.formats.pack import PackSettings, pack
+from trainables.data.formats.pack import PackSettings, write_pack
 from trainables.data.formats.pack_reader import PackSource
-from trainables.data.formats.verify import verify, verify_opened
+from trainables.data.formats.verify import verify_benchmark, verify_opened
 
 TINY = tiny_benchmark()
 READS_THE_PACK = "training reads the pack: pack the folder again with --overwrite, or move one of the two away"
@@ -26,7 +26,7 @@ READS_THE_PACK = "training reads the pack: pack the folder again with --overwrit
 def root(tmp_path: Path) -> Path:
     """A data root with the tiny benchmark and its pack beside it."""
     folder = write_tiny(tmp_path)
-    pack(open_benchmark(TINY, tmp_path), folder.with_suffix(".pack"))
+    write_pack(open_benchmark(TINY, tmp_path), folder.with_suffix(".pack"))
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def _byte_of(place: Path, domain: str, index: int) -> int:
 
 
 def test_a_pack_is_verified_by_its_bytes_and_has_the_folders_manifest(root: Path) -> None:
-    folder = verify(root / "tiny", TINY)
+    folder = verify_benchmark(root / "tiny", TINY)
     found = verify_opened(TINY, root)
     assert (found.form, found.place) == ("pack", str(root / "tiny.pack"))
     assert (found.accepted, found.errors, found.notes) == (True, (), ())
@@ -92,7 +92,7 @@ def test_an_overwritten_byte_of_a_stored_image_is_found(root: Path) -> None:
 
 
 def test_an_overwritten_pixel_is_found(root: Path) -> None:
-    place = pack(_folder(root), root / "pixels" / "tiny.pack", settings=PackSettings(encoding="pixels"))
+    place = write_pack(_folder(root), root / "pixels" / "tiny.pack", settings=PackSettings(encoding="pixels"))
     assert verify_opened(TINY, root / "pixels").manifest == open_benchmark(TINY, root).manifest
     _overwrite(place / "shard-00000.arrow", _byte_of(place, "photo", 3) + 50)
     found = verify_opened(TINY, root / "pixels")
@@ -119,17 +119,17 @@ def test_a_missing_or_short_file_is_found_when_a_pack_is_opened(root: Path, name
     with pytest.raises(UserError, match=f"is damaged: {name} is missing"):
         open_benchmark(TINY, root)
     assert verify_opened(TINY, root).errors == (f"the pack {root}/tiny.pack is damaged: {name} is missing",)
-    pack(_folder(root), root / "tiny.pack")
+    write_pack(_folder(root), root / "tiny.pack")
     assert verify_opened(TINY, root).accepted, "packing again writes what is missing"
 
 
 def test_packing_again_with_overwrite_writes_what_is_damaged(root: Path) -> None:
     shard = root / "tiny.pack" / "shard-00000.arrow"
     before = shard.stat().st_ino
-    pack(_folder(root), root / "tiny.pack", overwrite=True)
+    write_pack(_folder(root), root / "tiny.pack", overwrite=True)
     assert shard.stat().st_ino == before, "a whole one stays"
     _overwrite(shard, 500)
-    pack(_folder(root), root / "tiny.pack", overwrite=True)
+    write_pack(_folder(root), root / "tiny.pack", overwrite=True)
     assert verify_opened(TINY, root).accepted
 
 
@@ -153,7 +153,7 @@ def test_a_pack_of_an_older_program_says_what_to_do(root: Path) -> None:
     description.write_text(description.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(UserError, match=r"is a pack of format 1, this program reads 2; pack the benchmark again"):
         open_benchmark(TINY, root)
-    pack(_folder(root), root / "tiny.pack", overwrite=True)
+    write_pack(_folder(root), root / "tiny.pack", overwrite=True)
     assert verify_opened(TINY, root).accepted
     for content in ("[]", "{"):
         description.write_text(content)
@@ -166,5 +166,5 @@ def test_the_packaged_icons_are_verified(tmp_path: Path) -> None:
     found = verify_opened(icons)
     assert (found.form, found.accepted, found.errors) == ("package", True, ())
     assert found.manifest == open_benchmark(icons).manifest
-    pack(open_benchmark(icons), tmp_path / "icons.pack")
+    write_pack(open_benchmark(icons), tmp_path / "icons.pack")
     assert verify_opened(icons, tmp_path).manifest == found.manifest

@@ -28,7 +28,7 @@ from search_spaces.errors import UserError
 from trainables.teacher.fingerprint import teacher_fingerprint
 from trainables.teacher.http.connection import Patience, retry_after_s
 from trainables.teacher.http.remote import RemoteTeacher
-from trainables.teacher.http.wire import TOKEN_VARIABLE, pack, unpack
+from trainables.teacher.http.wire import TOKEN_VARIABLE, pack_arrays, unpack_arrays
 from trainables.teacher.ledger import QueryLedger, query_counts
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher
@@ -159,10 +159,10 @@ def test_the_fingerprint_names_what_is_served_and_not_the_address(server: Server
 def test_a_repeated_key_is_answered_again_and_paid_once(server: Server) -> None:
     before = server.paid()["images"]
     headers = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "the same"}
-    bodies = [pack("images", IMAGES), pack("images", IMAGES), pack("images", IMAGES + 1)]
+    bodies = [pack_arrays("images", IMAGES), pack_arrays("images", IMAGES), pack_arrays("images", IMAGES + 1)]
     answers = [httpx.post(f"{server.url}/v1/images", content=body, headers=headers) for body in bodies]
     assert [answer.status_code for answer in answers] == [200, 200, 422]
-    assert torch.equal(unpack("embeddings", answers[0].content), unpack("embeddings", answers[1].content))
+    assert torch.equal(unpack_arrays("embeddings", answers[0].content), unpack_arrays("embeddings", answers[1].content))
     assert server.paid()["images"] - before == 6
 
 
@@ -170,10 +170,10 @@ def test_a_repeated_key_is_answered_again_and_paid_once(server: Server) -> None:
     ("path", "body", "status"),
     [
         ("images", b"nonsense", 400),
-        ("images", pack("pictures", IMAGES), 400),
-        ("images", pack("images", IMAGES[0]), 400),
-        ("images", pack("images", IMAGES * float("nan")), 400),
-        ("images", pack("images", torch.zeros(600, 3, 2, 2)), 413),
+        ("images", pack_arrays("pictures", IMAGES), 400),
+        ("images", pack_arrays("images", IMAGES[0]), 400),
+        ("images", pack_arrays("images", IMAGES * float("nan")), 400),
+        ("images", pack_arrays("images", torch.zeros(600, 3, 2, 2)), 413),
         ("texts", b'{"prompts": "dog"}', 400),
         ("texts", b"[]", 400),
         ("sounds", b"", 404),

@@ -28,7 +28,7 @@ from tests.support.repository import REPOSITORY
 from trainables.teacher.http import service
 from trainables.teacher.http.server import ANY_HOST, LOOPBACK_HOSTS, serve
 from trainables.teacher.http.service import ServerLedger, ServiceLimits
-from trainables.teacher.http.wire import IDEMPOTENCY_KEY, MAX_IMAGES, pack, unpack
+from trainables.teacher.http.wire import IDEMPOTENCY_KEY, MAX_IMAGES, pack_arrays, unpack_arrays
 
 SMALL = ServiceLimits(
     max_images=8, max_side=64, max_prompts=5, max_prompt_letters=20, max_image_bytes=400_000, max_text_bytes=2000,
@@ -74,7 +74,7 @@ def test_ten_bodies_under_one_key_are_one_answer_and_nine_refusals(tmp_path: Pat
     teacher = QuickTeacher(before=lambda: time.sleep(0.2))
     file = tmp_path / ledger if ledger else None
     with quick_server(teacher, ledger=file, limits=ServiceLimits(at_once=10)) as server:
-        bodies = [("images", pack("images", IMAGES + number)) for number in range(8)]
+        bodies = [("images", pack_arrays("images", IMAGES + number)) for number in range(8)]
         assert at_once(server, [*bodies, ("texts", texts("a")), ("texts", texts("b"))], "one") == [200] + [422] * 9
         assert paid(server)["requests"] == 1
         assert sum(paid(server)[kind] for kind in ("images", "texts")) == teacher.images + teacher.texts
@@ -82,7 +82,7 @@ def test_ten_bodies_under_one_key_are_one_answer_and_nine_refusals(tmp_path: Pat
 
 def test_one_body_ten_times_is_ten_answers_and_one_payment() -> None:
     with quick_server(QuickTeacher(before=lambda: time.sleep(0.05)), limits=ServiceLimits(at_once=10)) as server:
-        assert at_once(server, [("images", pack("images", IMAGES))] * 10, "one") == [200] * 10
+        assert at_once(server, [("images", pack_arrays("images", IMAGES))] * 10, "one") == [200] * 10
         assert paid(server) == {"images": 3, "texts": 0, "requests": 1}
 
 
@@ -95,10 +95,10 @@ def test_a_key_stands_for_nothing_where_nothing_was_answered() -> None:
             raise error
 
     with quick_server(QuickTeacher(before=fail)) as server:
-        failed = post(server, pack("images", IMAGES), key="one")
+        failed = post(server, pack_arrays("images", IMAGES), key="one")
         assert (failed.status_code, failed.json()) == (500, {"error": line})
-        assert post(server, pack("images", IMAGES + 1), key="one").status_code == 200
-        assert post(server, pack("images", IMAGES), key="one").status_code == 422
+        assert post(server, pack_arrays("images", IMAGES + 1), key="one").status_code == 200
+        assert post(server, pack_arrays("images", IMAGES), key="one").status_code == 422
         assert paid(server) == {"images": 3, "texts": 0, "requests": 1}
         assert server.lines == [line]
 
@@ -106,9 +106,9 @@ def test_a_key_stands_for_nothing_where_nothing_was_answered() -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "status", "said"),
     [
-        ("images", pack("images", torch.zeros(9, 3, 2, 2)), 413, "at most 8 images in a request, got 9"),
-        ("images", pack("images", torch.zeros(1, 3, 65, 65)), 422, "a side of at most 64 px, got 65"),
-        ("images", pack("images", torch.zeros(1, 3, 200, 200)), 413, "Content Too Large"),
+        ("images", pack_arrays("images", torch.zeros(9, 3, 2, 2)), 413, "at most 8 images in a request, got 9"),
+        ("images", pack_arrays("images", torch.zeros(1, 3, 65, 65)), 422, "a side of at most 64 px, got 65"),
+        ("images", pack_arrays("images", torch.zeros(1, 3, 200, 200)), 413, "Content Too Large"),
         ("texts", texts(*"abcdef"), 413, "at most 5 prompts in a request, got 6"),
         ("texts", texts("a" * 21), 422, "at most 20 letters, got 21"),
         ("texts", texts("a" * 3000), 413, "Content Too Large"),
@@ -125,8 +125,8 @@ def test_what_is_too_large_is_refused_and_not_paid(
 
 def test_one_side_is_served_where_the_teacher_has_one() -> None:
     with quick_server(image_size=8) as server:
-        assert post(server, pack("images", IMAGES)).status_code == 200
-        said = post(server, pack("images", IMAGES[..., :7, :7])).json()
+        assert post(server, pack_arrays("images", IMAGES)).status_code == 200
+        said = post(server, pack_arrays("images", IMAGES[..., :7, :7])).json()
         assert said == {"error": "images have a side of 8 px, got 7"}
         assert httpx.get(f"{server.url}/v1/teacher").json()["max_images"] == MAX_IMAGES
     # As many images as fit into the longest body.
@@ -157,13 +157,13 @@ MALFORMED: dict[str, tuple[str, bytes]] = {
     "numbers without isfinite": ("images", requests.safetensors("F8_E4M3", [1, 3, 2, 2], bytes(12))),
     "complex numbers": ("images", requests.safetensors("C64", [1, 3, 2, 2], bytes(96))),
     "whole numbers": ("images", requests.safetensors("I64", [1, 3, 2, 2], bytes(96))),
-    "no image": ("images", pack("images", torch.zeros(0, 3, 2, 2))),
-    "no pixel": ("images", pack("images", torch.zeros(2, 3, 0, 0))),
-    "sides that differ": ("images", pack("images", torch.zeros(2, 3, 2, 3))),
+    "no image": ("images", pack_arrays("images", torch.zeros(0, 3, 2, 2))),
+    "no pixel": ("images", pack_arrays("images", torch.zeros(2, 3, 0, 0))),
+    "sides that differ": ("images", pack_arrays("images", torch.zeros(2, 3, 2, 3))),
     "shapes beyond counting": ("images", requests.safetensors("F32", [0, 3, 2**62, 2**62], b"")),
     "five thousand dimensions": ("images", requests.safetensors("F32", [1] * 5000, bytes(4))),
-    "doubles beyond floats": ("images", pack("images", torch.full((1, 3, 2, 2), 1e300, dtype=torch.float64))),
-    "floats whose sum is none": ("images", pack("images", torch.full((1, 3, 2, 2), 3e38))),
+    "doubles beyond floats": ("images", pack_arrays("images", torch.full((1, 3, 2, 2), 1e300, dtype=torch.float64))),
+    "floats whose sum is none": ("images", pack_arrays("images", torch.full((1, 3, 2, 2), 3e38))),
     "no JSON": ("texts", b"\xff"),
     "deep JSON": ("texts", b"[" * 1900),
     "JSON of another kind": ("texts", b"7"),
@@ -189,7 +189,7 @@ def test_a_malformed_body_is_the_clients_mistake(small: QuickServer, case: str) 
 @pytest.mark.parametrize("key", ["", "k" * 201, "é", "a\tb"])
 def test_a_key_is_some_printable_letters(small: QuickServer, key: str) -> None:
     headers = [(IDEMPOTENCY_KEY.encode(), key.encode("latin-1"))]
-    answer = httpx.post(f"{small.url}/v1/images", content=pack("images", IMAGES), headers=headers)
+    answer = httpx.post(f"{small.url}/v1/images", content=pack_arrays("images", IMAGES), headers=headers)
     assert answer.status_code == 400
     assert "1 to 200 printable ASCII characters" in answer.json()["error"]
 
@@ -206,7 +206,7 @@ def test_a_key_is_some_printable_letters(small: QuickServer, key: str) -> None:
 )
 def test_another_name_of_the_server_is_refused(small: QuickServer, host: str, status: int) -> None:
     assert httpx.get(f"{small.url}/v1/teacher", headers={"Host": host}).status_code == status
-    assert post(small, pack("images", IMAGES), Host=host).status_code == status
+    assert post(small, pack_arrays("images", IMAGES), Host=host).status_code == status
 
 
 def test_names_may_be_allowed() -> None:
@@ -279,7 +279,7 @@ def test_a_body_without_end_is_refused_and_then_hung_up_on(small: QuickServer) -
 def test_who_does_not_take_the_answer_is_hung_up_on() -> None:
     # Eight megabytes: more than the system keeps for a connection.
     with quick_server(QuickTeacher(embedding_dim=4096), limits=ServiceLimits(receive_s=1.0)) as server:
-        body = pack("images", torch.rand(MAX_IMAGES, 3, 1, 1))
+        body = pack_arrays("images", torch.rand(MAX_IMAGES, 3, 1, 1))
         with server.connection() as connection:
             connection.sendall(QUERY + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
             time.sleep(4)
@@ -291,7 +291,7 @@ def test_who_leaves_in_mid_body_costs_one_line_at_most(small: QuickServer) -> No
     with small.connection() as connection:
         connection.sendall(QUERY + b"Content-Length: 9999\r\n\r\nabc")
     time.sleep(0.3)
-    assert post(small, pack("images", IMAGES)).status_code == 200
+    assert post(small, pack_arrays("images", IMAGES)).status_code == 200
     assert small.lines == []
 
 
@@ -354,7 +354,7 @@ def test_a_signal_ends_the_server_within_seconds(number: signal.Signals, state: 
 
 def _ignored(server: QuickServer) -> None:
     try:
-        post(server, pack("images", IMAGES))
+        post(server, pack_arrays("images", IMAGES))
     except httpx.TransportError:
         return
 
@@ -366,11 +366,11 @@ def test_a_payment_that_cannot_be_written_is_no_answer(tmp_path: Path, monkeypat
     with quick_server(ledger=tmp_path / "paid.jsonl") as server:
         with monkeypatch.context() as patch:
             patch.setattr(service, "append_lines", full)
-            answer = post(server, pack("images", IMAGES), key="one")
+            answer = post(server, pack_arrays("images", IMAGES), key="one")
         assert (answer.status_code, paid(server)["requests"]) == (503, 0)
         assert answer.json() == {"error": "the ledger cannot be written: No space left on device"}
-        again = post(server, pack("images", IMAGES), key="one")
-        assert unpack("embeddings", again.content).shape == (3, 4)
+        again = post(server, pack_arrays("images", IMAGES), key="one")
+        assert unpack_arrays("embeddings", again.content).shape == (3, 4)
         assert paid(server) == {"images": 3, "texts": 0, "requests": 1}
     assert ServerLedger(tmp_path / "paid.jsonl").totals() == {"images": 3, "texts": 0, "requests": 1}
 

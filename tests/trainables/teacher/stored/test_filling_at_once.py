@@ -16,7 +16,7 @@ from trainables.teacher.http.connection import Patience, patience_of
 from trainables.teacher.http.remote import RemoteTeacher
 from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts, reserved_queries
 from trainables.teacher.meter import MeteredTeacher
-from trainables.teacher.stored.checking import verify
+from trainables.teacher.stored.checking import verify_stored
 from trainables.teacher.stored.embedding import EmbeddingJob, embed
 from trainables.teacher.stored.filling import fill, status
 from trainables.teacher.stored.store import EmbeddingStore
@@ -55,7 +55,7 @@ def test_a_budget_is_crossed_by_no_query_and_all_that_is_paid_is_kept(tmp_path: 
         assert status(store, num_views=2).rows == 80
         filled(vendor, tmp_path, at_once=4, budget=2 * SOURCE_ROWS)
         assert vendor.paid == 2 * SOURCE_ROWS
-    assert verify(store, num_views=2) == []
+    assert verify_stored(store, num_views=2) == []
 
 
 def test_what_was_answered_beside_a_failure_is_kept(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from trainables.teacher.ledger import BudgetReached, QueryLedger, query_counts, 
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.open import open_teacher
 from trainables.teacher.stored import store as store_module
-from trainables.teacher.stored.checking import verify
+from trainables.teacher.stored.checking import verify_stored
 from trainables.teacher.stored.filling import fill, status
 from trainables.teacher.stored.shards import ASKED_AGAIN, write_shard
 from trainables.teacher.stored.spool import Spool
@@ -65,7 +65,7 @@ def test_every_row_is_asked_once_and_a_second_filling_asks_nothing(tmp_path: Pat
     assert (found.rows, found.rows_wanted, found.shards, found.shards_wanted) == (194, 194, 8, 8)
     assert found.is_complete
     assert found.bytes > 194 * 32 * 4
-    assert verify(store, num_views=2, teacher=teacher, sample=20) == []
+    assert verify_stored(store, num_views=2, teacher=teacher, sample=20) == []
     assert json.loads((Path(store.folder) / "store.json").read_text())["manifest"] == Drawn.manifest
 
 
@@ -158,7 +158,7 @@ def test_a_budget_ends_the_filling_and_a_larger_one_goes_on(tmp_path: Path) -> N
     assert done.rows >= 64
     asked = fill(store, metered(tmp_path, budget=1000), num_views=1, batch_size=16)
     assert asked == SOURCE_ROWS - done.rows
-    assert verify(store, num_views=1) == []
+    assert verify_stored(store, num_views=1) == []
 
 
 def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     swapped.write_bytes(torn.read_bytes())
     torn.write_bytes(torn.read_bytes()[:300])
     lost.unlink()
-    problems = verify(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=2)
+    problems = verify_stored(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=2)
     assert {problem.partition("; ")[2] for problem in problems} == {ASKED_AGAIN}
     assert [problem.partition(";")[0] for problem in problems] == [
         f"{swapped} holds other images than its place says",
@@ -182,7 +182,7 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     other: Any = MeteredTeacher(
         open_teacher("open_clip:vl2v-tiny:random:1", image_size=32), QueryLedger(tmp_path / "ledger", "check")
     )
-    assert "the teacher answers something else" in "\n".join(verify(store, num_views=2, teacher=other, sample=4))
+    assert "the teacher answers something else" in "\n".join(verify_stored(store, num_views=2, teacher=other, sample=4))
 
 
 def test_texts_with_a_flipped_bit_are_found_and_not_used(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_texts_with_a_flipped_bit_are_found_and_not_used(tmp_path: Path) -> None
     line = (
         f"{file} is damaged (its checksum does not agree); remove the file: `teacher embed`, or the next fold, asks for"
     )
-    assert verify(store, num_views=1) == [f"{line} it again"]
+    assert verify_stored(store, num_views=1) == [f"{line} it again"]
     with pytest.raises(UserError, match=re.escape(line)):
         store.texts(teacher, prompts)
     file.unlink()
@@ -205,7 +205,7 @@ def test_texts_with_a_flipped_bit_are_found_and_not_used(tmp_path: Path) -> None
     numbers = np.ones((1, 4), dtype=np.float32)
     for wrong, embeddings, key in (("NaN or infinite", numbers * np.nan, KEY.key), ("another store", numbers, "k")):
         write_shard(str(file), embeddings=embeddings, image_ids=np.arange(1), view=0, key=key)
-        assert wrong in verify(store, num_views=1)[0]
+        assert wrong in verify_stored(store, num_views=1)[0]
 
 
 FILLER = """
@@ -266,7 +266,7 @@ def test_a_budget_raised_in_steps_smaller_than_a_shard_gets_there_and_pays_no_an
     assert rows == [0, 32, 64, 96, 97], "every answer counts"
     assert reserved_queries(tmp_path / "raised" / "ledger") == 112, "97 rows, filled up to a multiple of 16"
     assert _bits(EmbeddingStore(tmp_path / "raised", KEY, Drawn()), 1) == _bits(undisturbed, 1)
-    assert verify(store, num_views=1) == []
+    assert verify_stored(store, num_views=1) == []
     assert not list(Path(store.folder).glob("*.part"))
 
 
@@ -325,7 +325,7 @@ def test_two_fillers_share_the_work(tmp_path: Path) -> None:
     asked = [int(process.communicate(timeout=120)[0]) for process in processes]
     assert sum(asked) == 4 * SOURCE_ROWS
     assert min(asked) > 0
-    assert verify(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=4) == []
+    assert verify_stored(EmbeddingStore(tmp_path, KEY, Drawn()), num_views=4) == []
     counts = query_counts(tmp_path / "ledger")
     assert counts.unique_views == 4 * SOURCE_ROWS
     assert counts.images <= 4 * SOURCE_ROWS + 2 * 15
@@ -343,6 +343,6 @@ def test_a_filling_survives_kill_9_and_repeats_no_finished_shard(tmp_path: Path)
     assert 4 <= kept.shards < kept.shards_wanted
     (again,) = _fillers(tmp_path, 0.0)
     assert int(again.communicate(timeout=120)[0]) == kept.rows_wanted - kept.rows
-    assert verify(store, num_views=4, teacher=metered(tmp_path), sample=30) == []
+    assert verify_stored(store, num_views=4, teacher=metered(tmp_path), sample=30) == []
     assert not list(Path(store.folder).glob("*.part"))
     assert not list((Path(store.folder) / ".leases").iterdir())
