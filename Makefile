@@ -1,4 +1,4 @@
-# make demo | test | test-slow | mutants | mutants-sample | fuzz | bench | lint. Each makes .venv and installs once.
+# make demo | test | test-slow | mutants | mutants-sample | fuzz | bench | lint | docs. Each makes .venv and installs once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ INPUTS ?= 1000
 # Another commit samples other errors; the seed is printed.
 MUTANTS_SEED ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || date -u +%Y%m%d)
 
-.PHONY: demo test test-slow mutants mutants-sample fuzz bench lint install
+.PHONY: demo test test-slow mutants mutants-sample fuzz bench lint docs install
 
 install: $(INSTALLED)
 
@@ -42,6 +42,15 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+
+# Pages that follow from the code first, then the site; a dead link, image or anchor ends it.
+docs: $(VENV)/.docs
+	$(BIN)/python -m tests.docs.generate
+	$(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --quiet --editable '.[docs]' --constraint constraints.txt
+	touch $@
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.steps

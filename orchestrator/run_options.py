@@ -7,16 +7,15 @@ money        GPU-hours at their price, and teacher queries at theirs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from search_spaces.benchmarks import Benchmark
 from search_spaces.errors import UserError, unknown_name
 from search_spaces.hyperparameters import Resources
-from search_spaces.settings import flag_of, option
+from search_spaces.settings import check_bounds, flag_of, option, within
 from trainables.data.formats.open import resolve_benchmark
 
 Executor = Literal["auto", "tune", "train", "inline"]
@@ -31,22 +30,23 @@ MAX_FAILURES = 1
 class Limits:
     """What a sweep may use, over all its runs. None is no limit; nothing here changes a result."""
 
-    gpu_hours: float | None = field(default=None, metadata=option("Budgets and prices", flag="--gpu-hours-budget"))
+    gpu_hours: float | None = field(
+        default=None, metadata=option("Budgets and prices", flag="--gpu-hours-budget") | within(0)
+    )
     """Most hours that a sweep's folds may run, times the GPUs that each reserves, over all its runs."""
-    wall_hours: float | None = field(default=None, metadata=option("Budgets and prices", flag="--wall-budget"))
+    wall_hours: float | None = field(
+        default=None, metadata=option("Budgets and prices", flag="--wall-budget") | within(0)
+    )
     """Most hours that a sweep itself may run, over all its runs."""
-    money: float | None = field(default=None, metadata=option("Budgets and prices", flag="--money-budget"))
+    money: float | None = field(default=None, metadata=option("Budgets and prices", flag="--money-budget") | within(0))
     """Most money for a sweep's GPU-hours and the teacher's queries."""
-    price_per_gpu_hour: float | None = field(default=None, metadata=option("Budgets and prices"))
+    price_per_gpu_hour: float | None = field(default=None, metadata=option("Budgets and prices") | within(0))
     """Price of an hour of one GPU."""
-    seconds_per_fold: float | None = field(default=None, metadata=option("Budgets and prices"))
+    seconds_per_fold: float | None = field(default=None, metadata=option("Budgets and prices") | within(0))
     """What budgets take a fold to last until one of its method is finished; an assumption if absent."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise UserError(f"{flag_of(one)} is 0 or more, got {value}")
+        check_bounds(self, flag_of)
 
     @property
     def any(self) -> bool:
@@ -103,19 +103,19 @@ class RunOptions:
     resources: Resources = field(default_factory=Resources)
     """What a fold is computed with."""
     executor: Executor = field(default="auto", metadata=option("How folds run"))
-    """Run folds inside Tune actors (tune), through a TorchTrainer (train), one after the other in this process (inline:
-    no Ray, and a breakpoint works), or in one of the first two by the number of workers (auto)."""
+    """Run folds inside Tune actors (tune), through a TorchTrainer (train), or one after the other in this process
+    (inline). Inline needs no Ray, and a breakpoint works. auto takes tune or train by the number of workers."""
     address: str | None = field(default=None, metadata=option("How folds run", metavar="ADDRESS"))
     """Ray cluster to use; RAY_ADDRESS or an own local one if absent."""
-    max_concurrent: int | None = field(default=None, metadata=option("How folds run"))
+    max_concurrent: int | None = field(default=None, metadata=option("How folds run") | within(1))
     """Folds at a time; as many as fit if absent. 1 makes suggestions reproducible."""
-    query_budget: int | None = field(default=None, metadata=option("Budgets and prices"))
+    query_budget: int | None = field(default=None, metadata=option("Budgets and prices") | within(0))
     """Most teacher queries, images and texts, that a store's folds may ever ask."""
-    price_per_1000: float | None = field(default=None, metadata=option("Budgets and prices"))
+    price_per_1000: float | None = field(default=None, metadata=option("Budgets and prices") | within(0))
     """Price of a thousand teacher queries; a sweep's folder remembers it."""
     limits: Limits = field(default_factory=Limits)
     """What the sweep may use."""
-    max_failures: int = field(default=MAX_FAILURES, metadata=option("How folds run"))
+    max_failures: int = field(default=MAX_FAILURES, metadata=option("How folds run") | within(0))
     """Further attempts at a fold that crashed or whose process died; lost machines do not count."""
     retry_failed: bool = field(default=False, metadata=option("How folds run"))
     """Give folds that failed another try."""
@@ -127,14 +127,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.executor not in get_args(Executor):
             raise unknown_name("value for --executor", self.executor, get_args(Executor))
-        if self.max_concurrent is not None and self.max_concurrent < 1:
-            raise UserError(f"--max-concurrent is 1 or more, got {self.max_concurrent}")
-        if self.query_budget is not None and self.query_budget < 0:
-            raise UserError(f"--query-budget is 0 or more, got {self.query_budget}")
-        if self.price_per_1000 is not None and not (self.price_per_1000 >= 0 and math.isfinite(self.price_per_1000)):
-            raise UserError(f"--price-per-1000 is 0 or more, got {self.price_per_1000}")
-        if self.max_failures < 0:
-            raise UserError(f"--max-failures is 0 or more, got {self.max_failures}")
+        check_bounds(self, flag_of)
 
     def check(self) -> None:
         """Raise `UserError` for a budget that would limit nothing with these resources and prices."""

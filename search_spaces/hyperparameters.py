@@ -10,13 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from math import inf
 from typing import Any, Literal
 
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError
 from search_spaces.folds import Fold
-from search_spaces.settings import option
+from search_spaces.settings import check_bounds, option, within
 
 TEACHER_TOKEN_VARIABLE = "VL2V_TEACHER_TOKEN"
 """The environment variable that holds a remote teacher's token, and the only place for it."""
@@ -27,6 +26,9 @@ TRAINER_VERSION = "1"
 `tests/trainables/test_trainer_version.py` pins the numbers of one tiny fold and asks for a new version when they move.
 """
 
+NOT_READ_BY_ALIGN = ("distill", "swad", "dropout", "kd_temperature")
+"""Hyperparameters that Align does not depend on: folds that differ in these alone share one."""
+
 SegmentRule = Literal["every_evaluation", "authors", "off"]
 
 
@@ -34,20 +36,15 @@ SegmentRule = Literal["every_evaluation", "authors", "off"]
 class StageHyperparameters:
     """How one stage (align, distill or the single stage of a baseline) is optimised."""
 
-    lr: float = 5e-5
+    lr: float = field(default=5e-5, metadata=within(0, holds_low=False))
     """Adam's learning rate; constant, no warm-up (the authors' scripts)."""
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata=within(0))
     """Adam's L2 penalty, added to the gradient."""
-    num_steps: int | None = None
-    """Update steps asked for; None is the benchmark's own number. See `Benchmark.steps`."""
+    num_steps: int | None = field(default=None, metadata=within(1))
+    """Update steps asked for; where nothing is given, the benchmark's own number."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < inf:
-            raise UserError(f"lr is a number above 0, got {self.lr}")
-        if not 0 <= self.weight_decay < inf:
-            raise UserError(f"weight_decay is a number, 0 or more, got {self.weight_decay}")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise UserError(f"num_steps is 1 or more, got {self.num_steps}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,20 +52,19 @@ class Swad:
     """Stochastic weight averaging densely (Cha et al. 2021, LossValley)."""
 
     segments: SegmentRule = "every_evaluation"
-    """When the running average restarts: at every evaluation (standard), as in the authors' scripts outside
-    Distill with the ViT-B student (only where step % 1000 == 0 and step > 2500), or `off` for no averaging at all."""
-    num_converge: int = 3
+    """When the running average restarts. `every_evaluation` is standard SWAD. `authors` is the rule of the authors'
+    scripts outside Distill with ViT-B: where step % 1000 == 0 and step > 2500. `off` averages nothing."""
+    num_converge: int = field(default=3, metadata=within(1))
     """Evaluations without improvement that make the start of the valley."""
-    num_tolerate: int = 6
+    num_tolerate: int = field(default=6, metadata=within(1))
     """Evaluations looked back over to find the end of the valley."""
-    tolerance_ratio: float = 0.3
+    tolerance_ratio: float = field(default=0.3, metadata=within(0))
     """The valley ends where the loss exceeds (1 + ratio) times the mean loss around its start."""
 
     def __post_init__(self) -> None:
         if self.segments not in ("every_evaluation", "authors", "off"):
             raise UserError(f"swad.segments is every_evaluation, authors or off, got {self.segments!r}")
-        if self.num_converge < 1 or self.num_tolerate < 1 or not 0 <= self.tolerance_ratio < inf:
-            raise UserError("swad needs num_converge >= 1, num_tolerate >= 1 and tolerance_ratio >= 0")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,9 +87,9 @@ class Speed:
 class Hyperparameters:
     """Everything about a fold that changes its result, apart from the fold, the method and the data."""
 
-    image_weight: float = 0.5
+    image_weight: float = field(default=0.5, metadata=within(0, 1))
     """Weight of the image term of the loss, in [0, 1]; the text term gets the rest."""
-    batch_size_per_domain: int = 32
+    batch_size_per_domain: int = field(default=32, metadata=within(1))
     """Images per source domain and step, over all workers together."""
     align: StageHyperparameters = field(default_factory=StageHyperparameters)
     """The stage that trains the projection."""
@@ -101,12 +97,12 @@ class Hyperparameters:
     """The stage that trains the backbone; also the single stage of self-distillation and of the baselines."""
     swad: Swad = field(default_factory=Swad)
     """Weight averaging in the last stage."""
-    evaluate_every: int | None = None
-    """Steps between evaluations; None is the benchmark's own interval."""
-    eval_batch_size: int | None = None
-    """Images per evaluation batch; None is the benchmark's own number."""
-    image_size: int | None = None
-    """Side of the square view in pixels; None is the benchmark's own (224; 64 for icons)."""
+    evaluate_every: int | None = field(default=None, metadata=within(1))
+    """Steps between evaluations; where nothing is given, the benchmark's own interval."""
+    eval_batch_size: int | None = field(default=None, metadata=within(1))
+    """Images per evaluation batch; where nothing is given, the benchmark's own number."""
+    image_size: int | None = field(default=None, metadata=within(1))
+    """Side of the square view in pixels; where nothing is given, the benchmark's own."""
     student: str = "vit_base_patch16_224"
     """A timm model name, or `small` (the demo student). VL2V-SD takes the teacher's own image encoder instead."""
     student_weights: str = "pretrained"
@@ -115,11 +111,11 @@ class Hyperparameters:
     """`demo` (which icons bring along), `open_clip:ARCHITECTURE:TAG`, `open_clip:ARCHITECTURE:PATH` of a local
     checkpoint, or `remote:URL`."""
     teacher_mode: str = field(default="live", metadata=option("What is run", metavar="live|views:K|clean"))
-    """Ask for every image of every batch (as the authors), or once for K stored views of each image, or for its clean
-    view; only `live` may be called a reproduction."""
-    dropout: float = 0.0
+    """Ask for every image of every batch (as the authors), once for K stored views of each image, or for its clean
+    view. Only `live` may be called a reproduction."""
+    dropout: float = field(default=0.0, metadata=within(0, 1, holds_high=False))
     """Dropout on the backbone's features while training (the authors search it for ResNets)."""
-    kd_temperature: float = 1.0
+    kd_temperature: float = field(default=1.0, metadata=within(0, holds_low=False))
     """Temperature T of the `kd` baseline's softened probabilities."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32 is exact mode; bf16 is autocast and never called a reproduction."""
@@ -127,16 +123,7 @@ class Hyperparameters:
     """Options outside exact mode; all off is exact mode."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.image_weight <= 1.0:
-            raise UserError(f"image_weight lies in [0, 1], got {self.image_weight}")
-        for name in ("batch_size_per_domain", "evaluate_every", "eval_batch_size", "image_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is 1 or more, got {value}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UserError(f"dropout lies in [0, 1), got {self.dropout}")
-        if not 0 < self.kd_temperature < inf:
-            raise UserError(f"kd_temperature is a number above 0, got {self.kd_temperature}")
+        check_bounds(self)
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision is fp32 or bf16, got {self.precision!r}")
         check_teacher_mode(self.teacher_mode)
@@ -147,40 +134,32 @@ class Hyperparameters:
 class Resources:
     """How a fold is computed; nothing here may change a result."""
 
-    workers: int = field(default=1, metadata=option("Resources of a fold"))
+    workers: int = field(default=1, metadata=option("Resources of a fold") | within(1))
     """Processes that share one fold (data parallel)."""
-    gpus_per_worker: float = field(default=0.0, metadata=option("Resources of a fold"))
+    gpus_per_worker: float = field(default=0.0, metadata=option("Resources of a fold") | within(0))
     """GPUs for each worker; a fraction lets several one-worker folds share a GPU."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: float = field(default=1.0, metadata=within(0))
     """CPUs that Ray reserves for each worker."""
-    threads_per_worker: int = 1
+    threads_per_worker: int = field(default=1, metadata=within(1))
     """torch threads in each worker. Fixed, because CPU sums depend on it."""
-    loader_processes: int = 0
+    loader_processes: int = field(default=0, metadata=within(0))
     """Processes that decode and augment ahead of the training loop."""
-    decode_cache_mb: int = 512
+    decode_cache_mb: int = field(default=512, metadata=within(0))
     """Memory for decoded images per process, in MiB; 0 decodes every time."""
-    batch_pieces: int = 1
+    batch_pieces: int = field(default=1, metadata=within(1))
     """Pieces that a worker's share of a batch is computed in, one after the other; more need less memory. The gradient
     is the sum over the pieces at an equal global batch: equal to rounding."""
     swad_device: Literal["same", "cpu"] = "same"
     """Where SWAD keeps its averages: beside the weights, or in the machine's memory. Their numbers are the same."""
-    teacher_requests: int = 4
-    """Requests that each process has at work at once at a remote teacher."""
-    teacher_timeout_s: float = 60.0
+    teacher_requests: int = field(default=4, metadata=within(1))
+    """Requests that each process sends to a remote teacher at the same time."""
+    teacher_timeout_s: float = field(default=60.0, metadata=within(0, holds_low=False))
     """For one attempt at a remote teacher: to connect, to send, and each wait for more of the answer."""
-    teacher_patience_s: float = 300.0
+    teacher_patience_s: float = field(default=300.0, metadata=within(0, holds_low=False))
     """For one request with all its attempts: long enough for a server that is restarted."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads_per_worker", "batch_pieces", "teacher_requests"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
-        for name in ("gpus_per_worker", "cpus_per_worker", "loader_processes", "decode_cache_mb"):
-            if not 0 <= getattr(self, name) < inf:
-                raise UserError(f"{name} is a number, 0 or more, got {getattr(self, name)}")
-        for name in ("teacher_timeout_s", "teacher_patience_s"):
-            if not 0 < getattr(self, name) < inf:
-                raise UserError(f"{name} is a number of seconds above 0, got {getattr(self, name)}")
+        check_bounds(self)
         if self.swad_device not in ("same", "cpu"):
             raise UserError(f"swad_device is same or cpu, got {self.swad_device!r}")
 
@@ -210,7 +189,7 @@ class FoldSpec:
     def align_key(self) -> str:
         """SHA-256 over what Align depends on: folds that agree on it share one projection."""
         content = self._content()
-        for name in ("distill", "swad", "dropout", "kd_temperature"):
+        for name in NOT_READ_BY_ALIGN:
             del content["hyperparameters"][name]
         content["method"] = "align"
         return content_key(content)

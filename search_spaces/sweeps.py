@@ -16,7 +16,7 @@ from search_spaces.errors import UserError, unknown_name
 from search_spaces.hyperparameters import Hyperparameters, Resources, content_key
 from search_spaces.methods import method_facts
 from search_spaces.samplers import Sampler
-from search_spaces.settings import option
+from search_spaces.settings import check_bounds, option, within
 from search_spaces.spaces import search_space
 
 Scope = Literal["domain", "benchmark"]
@@ -35,6 +35,9 @@ BENCHMARK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Hyperparameters that a benchmark brings along; whatever a configuration states goes before them."""
 
+UNSTATED = Hyperparameters()
+"""A sweep that was given none: its benchmarks bring theirs along."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
@@ -47,15 +50,15 @@ class Sweep:
     )
     """Benchmarks, each with its own fold groups: names, `all` five, a folder below --data-root, or folder:PATH. May be
     repeated."""
-    methods: tuple[str, ...] = field(metadata=option("What is run", flag="--method"))
+    methods: tuple[str, ...] = field(default=("vl2v_adip",), metadata=option("What is run", flag="--method"))
     """Methods, the rows of the table in order; `vl2v_adip` if nothing is said. May be repeated."""
     space: str = field(default="paper", metadata=option("Search"))
     """Search space: `paper` (nothing), `official`, `wide`, `demo`."""
-    trials: int = field(default=1, metadata=option("Search"))
+    trials: int = field(default=1, metadata=option("Search") | within(1))
     """Configurations tried in each fold group; the first is the sweep's own hyperparameters."""
-    seeds: int = field(default=1, metadata=option("Search"))
-    """Seeds that the best configuration of a group runs on: 0 to N - 1. The search runs on seed 0; with the sampler
-    `authors` on every seed anew."""
+    seeds: int = field(default=1, metadata=option("Search") | within(1))
+    """Seeds that the selected trial of a group runs on: 0 to N - 1. The search runs on seed 0; with the sampler
+    `authors`, every seed has its own."""
     scope: Scope = field(default="domain", metadata=option("Search"))
     """Choose hyperparameters per test domain (as DomainBed), or once for all test domains of a benchmark."""
     selection: SweepSelection = field(default="source_validation", metadata=option("Search"))
@@ -64,16 +67,19 @@ class Sweep:
     """How configurations are suggested after the sweep's own, which always comes first."""
     pruner: Pruner = field(default="none", metadata=option("Search"))
     """Rule that stops folds of a search early, by source validation accuracy."""
-    stop_level: float = 0.05
-    """In scope `benchmark`, a configuration's folds run one test domain after another, and it stops once its chance to
-    overtake the best is below this, shared among the looks (D - 2 with D test domains); 0 runs every fold."""
-    audit_share: float = 0.1
+    stop_level: float = field(default=0.05, metadata=within(0, 0.5, holds_high=False))
+    """In scope `benchmark`, a configuration's folds run one test domain after another. It stops once its chance to
+    overtake the best is below this. The level is shared among the looks (D - 2 with D test domains); 0 runs every
+    fold."""
+    audit_share: float = field(default=0.1, metadata=within(0, 1))
     """Share of what was pruned or stopped that runs on all the same, so that the regret is known."""
     search_seed: int = 0
     """Seed of the sampler; suggestions follow from it, the fold group and the history."""
     zero_shot: bool = True
     """Adds the teacher's own zero-shot accuracy as a row."""
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    hyperparameters: Hyperparameters = UNSTATED
+    """Of every benchmark. A value states all of them. Where none is given, benchmarks bring their own along: `icons`
+    bring the demo's student and teacher."""
     benchmark_hyperparameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Nested hyperparameters by benchmark name that replace the sweep's own there."""
 
@@ -83,17 +89,16 @@ class Sweep:
         for method in self.methods:
             method_facts(method)
         search_space(self.space)
-        for name in ("trials", "seeds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is 1 or more, got {getattr(self, name)}")
-        if not 0.0 <= self.stop_level < 0.5:
-            raise UserError(f"stop_level is 0 or more and below 0.5, got {self.stop_level}")
-        if not 0.0 <= self.audit_share <= 1.0:
-            raise UserError(f"audit_share lies in [0, 1], got {self.audit_share}")
+        check_bounds(self)
         for name in self.benchmark_hyperparameters:
             if name not in self.benchmarks:
                 raise unknown_name("benchmark in benchmark_hyperparameters", name, self.benchmarks)
             self.hyperparameters_for(name)
+        if self.hyperparameters is UNSTATED:
+            stated = Hyperparameters()
+            own = _with_brought(self.benchmarks, {}, self.benchmark_hyperparameters)
+            object.__setattr__(self, "hyperparameters", stated)
+            object.__setattr__(self, "benchmark_hyperparameters", _differences(stated, own))
 
     @property
     def all_methods(self) -> tuple[str, ...]:
@@ -143,13 +148,10 @@ def sweep_from_mapping(config: Mapping[str, Any]) -> Sweep:
         if name in content:
             raise UserError(f"sweep.{name} stands at the top level of a configuration, beside sweep")
     names = content.get("benchmarks", ())
-    own = {str(name): _section(per_benchmark, name) for name in per_benchmark}
-    for name in names if isinstance(names, list | tuple) else ():
-        if name in BENCHMARK_DEFAULTS:
-            own[name] = _merged(_merged(BENCHMARK_DEFAULTS[name], common), own.get(name, {}))
-    for missing in ("benchmarks", "methods"):
-        if missing not in content:
-            raise UserError(f"a sweep needs {missing}; give --{missing[:-1]} or sweep.{missing} in the configuration")
+    stated = {str(name): _section(per_benchmark, name) for name in per_benchmark}
+    own = _with_brought(names if isinstance(names, list | tuple) else (), common, stated)
+    if "benchmarks" not in content:
+        raise UserError("a sweep needs benchmarks; give --benchmark or sweep.benchmarks in the configuration")
     check_sweep_selection(content.get("selection"))
     content["hyperparameters"] = from_mapping(Hyperparameters, common)
     content["benchmark_hyperparameters"] = _differences(content["hyperparameters"], own)
@@ -228,6 +230,18 @@ def _section(config: Mapping[str, Any], name: Any) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         raise UserError(f"{name} wants a mapping, got {section!r}")
     return dict(section)
+
+
+def _with_brought(
+    names: Iterable[Any], common: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """What each benchmark changes: what it brings along, then what is stated for all, then what is stated for it."""
+    brought = {
+        name: _merged(_merged(BENCHMARK_DEFAULTS[name], common), own.get(name, {}))
+        for name in names
+        if name in BENCHMARK_DEFAULTS
+    }
+    return {**own, **brought}
 
 
 def _differences(common: Hyperparameters, own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ PROGRAM = "vl2v-orchestrate"
 GOES_ON = "what is done is kept, and the same command goes on once that is mended"
 
 
-GROUPS = ("Run", "Look", "Control", "Data", "Teacher", "Cluster", "Results")
+GROUPS = ("Run", "Look", "Control", "Data", "Teacher", "Cluster", "Results", "Reference")
 """Headings of `--help` in their order; each has its file in `commands/`."""
 
 

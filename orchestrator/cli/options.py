@@ -20,7 +20,7 @@ OutOption = Annotated[
     typer.Option(
         "--out",
         metavar="DIR|ADDRESS",
-        help="Output folder, or s3://BUCKET/PREFIX and the like; the same command with it goes on there.",
+        help="Output folder, or s3://BUCKET/PREFIX and the like. The same command resumes there.",
     ),
 ]
 ExistingOutOption = Annotated[

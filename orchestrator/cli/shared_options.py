@@ -36,7 +36,7 @@ ConfigOption = Annotated[
 ]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: align.lr=1e-4, resources.threads_per_worker=2, ..."),
+    typer.Argument(metavar="KEY=VALUE", help="Overrides: align.lr=1e-4, resources.threads_per_worker=2, ..."),
 ]
 
 

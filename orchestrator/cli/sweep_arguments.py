@@ -17,7 +17,6 @@ from search_spaces.errors import UserError, unknown_name
 from search_spaces.methods import parse_methods
 from search_spaces.sweeps import Sweep, load_config, override_config, resources_from_mapping, sweep_from_mapping
 
-DEFAULT_METHODS = ("vl2v_adip",)
 RUNS = Path("runs")
 """Where sweeps go that were given no --out."""
 
@@ -86,8 +85,6 @@ def build_request(asked: SweepArguments, run: RunArguments | None = None) -> Req
             config = _put(config, place, value)
     if "methods" in asked.given:
         config = _put(config, "sweep.methods", list(parse_methods(",".join(asked.given["methods"]))))
-    if "methods" not in _section(config, "sweep"):
-        config = _put(config, "sweep.methods", list(DEFAULT_METHODS))
     config = override_config(config, asked.overrides)
     benchmarks = resolve_names(_section(config, "sweep").get("benchmarks"), options.data_root)
     if benchmarks:

@@ -41,6 +41,7 @@ VIEWS = "tests/trainables/data/loading/test_views.py"
 STORED = "tests/trainables/teacher/stored/test_stored_embeddings.py"
 PUBLISHED = "tests/search_spaces/test_published_defaults.py"
 KEYS = "tests/search_spaces/test_hyperparameters.py"
+SETTINGS = "tests/search_spaces/test_settings.py"
 METHODS = "tests/search_spaces/test_methods.py"
 BENCHMARKS = "tests/search_spaces/test_benchmarks.py"
 SPACES = "tests/search_spaces/test_spaces.py"
@@ -75,7 +76,7 @@ AREAS: dict[str, Area] = {
     "embedding": Area("trainables/teacher/stored/embedding.py", ("tests/trainables/teacher/stored/test_embedding.py",)),
     "student": Area("trainables/student/model.py", ("tests/trainables/student/test_model.py", PIECES)),
     "backbones": Area("trainables/student/backbones.py", ("tests/trainables/student/test_backbones.py",)),
-    "hyperparameters": Area("search_spaces/hyperparameters.py", (KEYS, PUBLISHED)),
+    "hyperparameters": Area("search_spaces/hyperparameters.py", (KEYS, PUBLISHED, SETTINGS)),
     "benchmarks": Area("search_spaces/benchmarks.py", (BENCHMARKS, PUBLISHED)),
     "schedule": Area("search_spaces/schedule.py", ("tests/search_spaces/test_schedule.py",)),
     "methods": Area("search_spaces/methods.py", (METHODS,)),

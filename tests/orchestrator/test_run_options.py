@@ -76,8 +76,8 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"executor": "tun"}, "unknown value for --executor 'tun'; nearest: tune"),
     ({"max_concurrent": 0}, "--max-concurrent is 1 or more, got 0"),
     ({"query_budget": -1}, "--query-budget is 0 or more, got -1"),
-    ({"price_per_1000": -0.5}, "--price-per-1000 is 0 or more, got -0.5"),
-    ({"price_per_1000": float("inf")}, "--price-per-1000 is 0 or more, got inf"),
+    ({"price_per_1000": -0.5}, "--price-per-1000 is a number, 0 or more, got -0.5"),
+    ({"price_per_1000": float("inf")}, "--price-per-1000 is a number, 0 or more, got inf"),
     ({"max_failures": -1}, "--max-failures is 0 or more, got -1"),
 )
 

@@ -117,7 +117,7 @@ def test_overrides_reach_their_section() -> None:
         ("sweep.methods=[erm, erm]", "methods are named once each"),
         ("sweep.sampler=tpee", r"unknown value for sweep\.sampler 'tpee'; nearest: tpe"),
         ("sweep.pruner=asah", r"unknown value for sweep\.pruner 'asah'; nearest: asha"),
-        ("sweep.stop_level=0.7", "stop_level is 0 or more and below 0.5, got 0.7"),
+        ("sweep.stop_level=0.7", r"stop_level lies in \[0, 0\.5\), got 0.7"),
         ("sweep.audit_share=2", r"audit_share lies in \[0, 1\], got 2.0"),
         ("sweep.benchmarks=[]", "a sweep needs benchmarks"),
         ("benchmark_hyperparameters.PACS.studnt=x", r"benchmark_hyperparameters\.PACS\.studnt'; nearest"),

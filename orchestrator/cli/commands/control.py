@@ -19,13 +19,13 @@ NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Leave the request
 
 @app.command("stop", rich_help_panel="Control")
 def stop_command(out: ExistingOutOption, no_wait: NoWaitOption = False) -> None:
-    """Let the running sweep finish the folds that run and start nothing new; the same sweep command goes on later."""
+    """Let the running sweep finish the folds that run and start nothing new; the same sweep command resumes later."""
     _ask(out, "stop", no_wait=no_wait)
 
 
 @app.command("cancel", rich_help_panel="Control")
 def cancel_command(out: ExistingOutOption, no_wait: NoWaitOption = False) -> None:
-    """Stop the running sweep now and keep everything: folds go on at their last checkpoint next time."""
+    """Stop the running sweep now and keep everything; folds resume from their last checkpoint."""
     _ask(out, "cancel", no_wait=no_wait)
 
 

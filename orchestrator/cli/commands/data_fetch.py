@@ -43,7 +43,7 @@ def fetch_command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch benchmarks below --data-root and verify them; an interrupted fetch goes on where it stopped."""
+    """Fetch benchmarks below --data-root and verify them; an interrupted fetch resumes."""
     from trainables.data.acquire.fetch import FetchSettings
     from trainables.data.acquire.fetch import fetch as bring
     from trainables.data.acquire.sources import SOURCES_FILE, read_sources

@@ -74,6 +74,7 @@ def test_help_shows_the_commands_by_heading_in_order_of_use(capsys: pytest.Captu
         *("status", "watch", "logs", "explain"),
         *("stop", "cancel", "data", "teacher", "doctor"),
         *("report", "domainbed", "ui", "export-hparams", "sync"),
+        *("settings", "spaces", "methods", "benchmarks"),
     ]
 
 
@@ -191,7 +192,10 @@ MISTAKES = {
     "infinite learning rate": (["plan", "--benchmark", "icons", "distill.lr=inf"], "lr is a number above 0"),
     "no weight decay": (["plan", "--benchmark", "icons", "align.weight_decay=nan"], "weight_decay is a number"),
     "infinite temperature": (["plan", "--benchmark", "icons", "kd_temperature=inf"], "kd_temperature is a number"),
-    "no tolerance": (["plan", "--benchmark", "icons", "swad.tolerance_ratio=nan"], "tolerance_ratio >= 0"),
+    "no tolerance": (
+        ["plan", "--benchmark", "icons", "swad.tolerance_ratio=nan"],
+        "tolerance_ratio is a number, 0 or more",
+    ),
     "no GPUs": (["plan", "--benchmark", "icons", "--gpus-per-worker", "nan"], "gpus_per_worker is a number"),
     "infinite CPUs": (["plan", "--benchmark", "icons", "resources.cpus_per_worker=inf"], "cpus_per_worker is a number"),
     "no folds at a time": (["sweep", "--benchmark", "icons", "--dry-run", "--max-concurrent", "0"], "1 or more, got 0"),
@@ -210,7 +214,10 @@ MISTAKES = {
     "no sweep to sync": (["sync", "--out", "nothing-here"], "nothing-here"),
     "no such teacher mode": (["plan", "--benchmark", "icons", "--teacher-mode", "view:4"], "views:K"),
     "negative budget": (["plan", "--benchmark", "icons", "--query-budget", "-1"], "--query-budget is 0 or more"),
-    "negative price": (["plan", "--benchmark", "icons", "--price-per-1000", "-1"], "--price-per-1000 is 0 or more"),
+    "negative price": (
+        ["plan", "--benchmark", "icons", "--price-per-1000", "-1"],
+        "--price-per-1000 is a number, 0 or more",
+    ),
     "live stores nothing": (["teacher", "embed", "--benchmark", "icons"], "--out DIR or --store DIR"),
     "no store to list": (["teacher", "status"], "--out DIR or --store DIR"),
     "no token": (["teacher", "serve", "--teacher", "demo", "--host", "0.0.0.0"], "VL2V_TEACHER_TOKEN"),

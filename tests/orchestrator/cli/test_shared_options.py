@@ -84,7 +84,7 @@ def test_what_is_given_replaces_nested_fields_and_nothing_else() -> None:
     assert RunArguments(given=given).over(ran) == RunOptions(
         max_concurrent=2, limits=Limits(wall_hours=5.0, money=1.0), resources=Resources(workers=1, batch_pieces=4)
     )
-    with pytest.raises(UserError, match="--money-budget is 0 or more, got -1"):
+    with pytest.raises(UserError, match="--money-budget is a number, 0 or more, got -1"):
         _ = RunArguments(given={"limits.money": -1.0}).options
 
 

@@ -72,7 +72,7 @@ def test_the_user_says_how_many_requests_and_how_long(tmp_path: Path) -> None:
     assert patience_of(Resources()) == Patience()
     with pytest.raises(UserError, match="teacher_requests is 1 or more, got 0"):
         Resources(teacher_requests=0)
-    with pytest.raises(UserError, match="teacher_patience_s is a number of seconds above 0, got nan"):
+    with pytest.raises(UserError, match="teacher_patience_s is a number above 0, got nan"):
         Resources(teacher_patience_s=float("nan"))
     with slow_vendor(pause_s=0.0) as vendor:
         vendor.gather(3)
