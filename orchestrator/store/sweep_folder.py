@@ -144,7 +144,7 @@ class SweepFolder:
         if content is None:
             return None
         sections = ("sweep", "hyperparameters", "benchmark_hyperparameters")
-        with self._read_from_sweep_file():
+        with _read_from(self.sweep_file):
             return sweep_from_mapping({name: content[name] for name in sections})
 
     def existing_sweep(self) -> Sweep:
@@ -157,24 +157,14 @@ class SweepFolder:
     def groups(self) -> tuple[FoldGroup, ...]:
         """The fold groups, in the order of the plan."""
         content = self._sweep_content() or {"groups": []}
-        with self._read_from_sweep_file():
+        with _read_from(self.sweep_file):
             return tuple(from_mapping(FoldGroup, group) for group in content["groups"])
 
     def manifests(self) -> dict[str, str]:
         """Hash of each benchmark's images, by benchmark name."""
         content = self._sweep_content() or {"manifests": {}}
-        with self._read_from_sweep_file():
+        with _read_from(self.sweep_file):
             return dict(content["manifests"])
-
-    @contextmanager
-    def _read_from_sweep_file(self) -> Iterator[None]:
-        """What is not as it was written there is damage of that file."""
-        try:
-            yield
-        except DamagedFileError:
-            raise
-        except (UserError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(self.sweep_file, first_line(error)) from None
 
     @property
     def price_per_1000(self) -> float | None:
@@ -253,6 +243,17 @@ class SweepFolder:
     @cached_property
     def _sweep_key(self) -> str:
         return str((self._sweep_content() or {}).get("key", ""))
+
+
+@contextmanager
+def _read_from(file: Path) -> Iterator[None]:
+    """What is not as it was written there is damage of that file."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except (UserError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(file, first_line(error)) from None
 
 
 def open_store(out: str | Path, *, shared: str | Path | None = None) -> SweepFolder:
