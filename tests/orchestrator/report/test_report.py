@@ -337,8 +337,8 @@ def test_another_copy_of_a_benchmark_is_not_the_papers(tmp_path: Path) -> None:
 
 def test_mixed_folds_reproduce_nothing(tmp_path: Path) -> None:
     written = Written(tmp_path, written_sweep(methods=("erm",), zero_shot=False, seeds=2))
-    written.fill({"erm": [0.753, 0.753]})
-    written.finish("PACS/erm/sketch", "sketch", 1, 0.953, data_manifest="other", trainer_version="0")
+    written.fill({"erm": [0.753, 0.753]}, apart=0.01)
+    written.finish("PACS/erm/sketch", "sketch", 1, 0.918, data_manifest="other", trainer_version="0")
     entry = next(item for item in build_report(written.store, allow_mixed=True).claims if item.verified is not None)
     assert entry.status == "Unverified: mixed folds, which differ in data manifest, trainer version"
 
