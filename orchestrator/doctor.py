@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from orchestrator.events import Finding, FindingState
+from orchestrator.plan.devices import nvidia_gpus
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.errors import UserError, first_line
 
@@ -95,26 +96,34 @@ def check_torch() -> Iterator[Finding]:
         yield Finding(state="wrong", subject="torch loads", text=last_line)
         return
     version, available, count = done.stdout.split()
-    state: FindingState = "ok" if available == "True" else "note"
-    yield Finding(state=state, subject="torch loads", text=f"{version}, CUDA available: {available}, GPUs: {count}")
+    text = f"{version}, CUDA available: {available}, GPUs: {count}"
+    if available == "True":
+        yield Finding(state="ok", subject="torch loads", text=text)
+    elif any(finding.state == "ok" for finding in check_gpus()) and not _hides_gpus():
+        text += "; nvidia-smi lists a GPU that this torch cannot use, and folds that ask for one are refused"
+        yield Finding(state="wrong", subject="torch loads", text=text)
+    else:
+        yield Finding(state="note", subject="torch loads", text=text)
+
+
+def _hides_gpus() -> bool:
+    """Whether the user keeps the GPUs from programs."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
 
 
 def check_gpus() -> Iterator[Finding]:
     """GPUs as the driver's own tool lists them."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    if shutil.which("nvidia-smi") is None:
         yield Finding(state="note", subject="gpu", text="none found (no nvidia-smi); folds run on the CPU")
         return
-    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        yield Finding(state="note", subject="gpu", text=f"nvidia-smi does not answer ({error}); folds run on the CPU")
+        gpus = nvidia_gpus()
+    except UserError as error:
+        yield Finding(state="note", subject="gpu", text=f"{error}; folds run on the CPU")
         return
-    if listed.returncode != 0 or not listed.stdout.strip():
+    if not gpus:
         yield Finding(state="note", subject="gpu", text="nvidia-smi lists none; folds run on the CPU")
-        return
-    for line in listed.stdout.strip().splitlines():
+    for line in gpus:
         yield Finding(state="ok", subject="gpu", text=line.strip())
 
 

@@ -25,6 +25,7 @@ from orchestrator.execution.preflight import (
     unchecked,
 )
 from orchestrator.exit_codes import ExitCode
+from orchestrator.plan.asked import check_asked
 from orchestrator.plan.gpu_share import ShareTeller
 from orchestrator.plan.plan import make_plan
 from orchestrator.run_options import RunOptions, absolute_data_root, gpus_per_fold
@@ -124,6 +125,7 @@ def run_sweep(
     """
     started = time.monotonic()
     options = _resolved(options or RunOptions(), sweep, store)
+    check_asked(sweep, options.benchmarks)
     store.check_writable()
     store.check_sweep(sweep)
     if not store.records.is_begun:

@@ -1,4 +1,7 @@
-"""Frozen dataclasses from plain mappings, with errors that name the key; dotted overrides (`align.lr=1e-4`)."""
+"""Frozen dataclasses from plain mappings, with errors that name the key; dotted overrides (`align.lr=1e-4`).
+
+An unquoted value of a configuration file or an override is text until here, where its field says its type.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
-import yaml
-
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError, echoed, shortened, unknown_name
+from search_spaces.yaml_text import PlainText, parse_value, read_integer, read_number, read_truth, resolved
 
 T = TypeVar("T")
 
@@ -49,22 +51,21 @@ def _required(cls: type) -> tuple[str, ...]:
 
 
 def apply_overrides(mapping: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Set dotted keys (`align.lr=1e-4`) in a nested mapping; values are YAML scalars. Returns a new mapping."""
+    """Set dotted keys (`align.lr=1e-4`) in a nested mapping; a value is plain text, or YAML. Returns a new mapping."""
     result = _copied(mapping)
     for override in overrides:
         dotted, separator, text = override.partition("=")
         if not separator or not dotted:
-            raise UserError(f"an override is KEY=VALUE with a dotted key, such as align.lr=1e-4; got {override!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"the value of override {override!r} is not a YAML value") from None
+            raise UserError(
+                f"an override is KEY=VALUE with a dotted key, such as align.lr=1e-4; got {echoed(override)}"
+            )
+        value = parse_value(text, f"the value of override {echoed(override)}")
         *parents, last = dotted.split(".")
         place = result
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise UserError(f"override {override!r} reaches into {parent!r}, which is a plain value")
+                raise UserError(f"override {echoed(override)} reaches into {parent!r}, which is a plain value")
         place[last] = value
     return result
 
@@ -96,16 +97,20 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
             return None
         return _convert(next(arm for arm in arms if arm is not type(None)), value, dotted)
     if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise unknown_name(f"value for {dotted}", str(value), map(str, typing.get_args(hint)))
-        return value
+        allowed = typing.get_args(hint)
+        texts = {str(one): one for one in allowed}
+        if isinstance(value, PlainText) and value in texts:
+            return texts[value]
+        if not isinstance(value, str | int | float) or value not in allowed:
+            raise unknown_name(f"value for {dotted}", str(value), texts)
+        return str(value) if isinstance(value, str) else value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise UserError(f"{dotted} wants a list, got {value!r}")
+            raise UserError(f"{shortened(dotted)} wants a list, got {echoed(value)}")
         return tuple(_convert(typing.get_args(hint)[0], item, dotted) for item in value)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            raise UserError(f"{dotted} wants a mapping, got {value!r}")
+            raise UserError(f"{shortened(dotted)} wants a mapping, got {echoed(value)}")
         of = typing.get_args(hint)[1]
         if not is_dataclass(of):
             return dict(value)
@@ -119,15 +124,20 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
 
 def _convert_scalar(hint: Any, value: Any, dotted: str) -> Any:
     if hint is Any:
-        return value
-    if hint is float and not isinstance(value, bool):
-        # YAML reads 1e-4 (no dot) as text.
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif hint in (int, bool) and type(value) is hint:
-        return value
-    elif hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
-    raise UserError(f"{dotted} wants {getattr(hint, '__name__', hint)}, got {value!r}")
+        return resolved(value)
+    found = _read(hint, value) if isinstance(value, PlainText) else value
+    if hint is float and isinstance(found, str):
+        found = read_number(found)
+    if hint is float and isinstance(found, int | float) and not isinstance(found, bool):
+        return float(found)
+    if hint in (int, bool) and type(found) is hint:
+        return found
+    if hint is str and isinstance(found, str | int | float) and not isinstance(found, bool):
+        return str(found)
+    raise UserError(f"{shortened(dotted)} wants {getattr(hint, '__name__', hint)}, got {echoed(value)}")
+
+
+def _read(hint: Any, text: PlainText) -> Any:
+    """Plain text by the type of its field; None where it is no such value."""
+    readers = {int: read_integer, bool: read_truth, float: read_number}
+    return readers[hint](text) if hint in readers else text

@@ -13,13 +13,31 @@ class UserError(ValueError):
     """The user's mistake: one line that says what is wrong, what is allowed and where to look."""
 
 
+LONGEST = 100
+"""Characters of a user's own text that a message repeats."""
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """A text, or its beginning where it is long.
+
+    >>> shortened("abcdefgh", 6)
+    'abc...'
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def echoed(value: object) -> str:
+    """A value as an error repeats it: its `repr`, cut."""
+    return shortened(repr(value))
+
+
 def unknown_name(kind: str, name: str, allowed: Iterable[str], *, hint: str = "") -> UserError:
     """Describe a name that is not among the allowed ones, nearest names first.
 
     >>> str(unknown_name("domain", "scetch", ["sketch", "photo"]))
     "unknown domain 'scetch'; nearest: sketch; allowed: photo, sketch"
     """
-    names = sorted(allowed)
+    names, kind, name = sorted(allowed), shortened(kind), shortened(name)
     by_lower_case = {candidate.lower(): candidate for candidate in names}
     nearest = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.5)]
     parts = [f"unknown {kind} {name!r}"]

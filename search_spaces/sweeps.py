@@ -8,16 +8,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from search_spaces.benchmarks import HEADLINE
 from search_spaces.configuration import apply_overrides, from_mapping
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError, echoed, first_line, shortened, unknown_name
 from search_spaces.hyperparameters import Hyperparameters, Resources, content_key
 from search_spaces.methods import method_facts
 from search_spaces.samplers import Sampler
 from search_spaces.settings import check_bounds, option, within
 from search_spaces.spaces import search_space
+from search_spaces.yaml_text import parse_yaml
 
 Scope = Literal["domain", "benchmark"]
 Pruner = Literal["none", "median", "asha"]
@@ -167,6 +166,22 @@ def check_sweep_selection(name: Any) -> None:
         )
 
 
+def check_shared_choice(sweep: Sweep) -> None:
+    """Refuse a choice for all test domains that would read the very images which are reported.
+
+    In scope `benchmark` a pair fold that judges a configuration for one test domain is tested on another test domain.
+
+    Raises:
+        UserError: scope `benchmark` with selection `leave_one_domain_out`, where there is something to choose.
+    """
+    if sweep.scope == "benchmark" and sweep.selection == "leave_one_domain_out" and sweep.trials > 1:
+        raise UserError(
+            "scope benchmark makes one choice for all test domains, and leave_one_domain_out would make it by the "
+            "reported images themselves; allowed: --scope domain with leave_one_domain_out, or --scope benchmark with "
+            "source_validation"
+        )
+
+
 def resources_from_mapping(config: Mapping[str, Any]) -> Resources:
     """The `resources` section of a configuration."""
     return from_mapping(Resources, _section(config, "resources"), where="resources")
@@ -181,21 +196,20 @@ def load_config(path_or_name: str) -> dict[str, Any]:
     path = Path(path_or_name)
     recipes = {item.name: item for item in files("search_spaces").joinpath("recipes").iterdir()}
     packaged = recipes.get(path_or_name) or recipes.get(f"{path_or_name}.yaml")
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif packaged is not None:
-        text = packaged.read_text(encoding="utf-8")
-    else:
-        packaged_names = [name for name in recipes if name.endswith(".yaml")]
-        raise unknown_name("configuration", path_or_name, packaged_names, hint="or the path of a YAML file")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path_or_name} is not YAML: {' '.join(str(error).split())}") from None
+        # A folder may be called as a recipe is.
+        found = packaged if packaged is not None and not path.is_file() else path
+        raw = found.read_bytes()
+    except FileNotFoundError:
+        packaged_names = [name for name in recipes if name.endswith(".yaml")]
+        raise unknown_name("configuration", path_or_name, packaged_names, hint="or the path of a YAML file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {shortened(path_or_name)}: {first_line(error)}") from None
+    content = parse_yaml(raw, shortened(path_or_name))
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path_or_name} wants a mapping with the sections {', '.join(SECTIONS)}")
+        raise UserError(f"{shortened(path_or_name)} wants a mapping with the sections {', '.join(SECTIONS)}")
     if set(content) >= RECORDED:
         return {name: value for name, value in content.items() if name not in RECORDED}
     return content
@@ -228,7 +242,7 @@ def demo() -> Sweep:
 def _section(config: Mapping[str, Any], name: Any) -> dict[str, Any]:
     section = config.get(name) or {}
     if not isinstance(section, Mapping):
-        raise UserError(f"{name} wants a mapping, got {section!r}")
+        raise UserError(f"{name} wants a mapping, got {echoed(section)}")
     return dict(section)
 
 
@@ -239,7 +253,7 @@ def _with_brought(
     brought = {
         name: _merged(_merged(BENCHMARK_DEFAULTS[name], common), own.get(name, {}))
         for name in names
-        if name in BENCHMARK_DEFAULTS
+        if isinstance(name, str) and name in BENCHMARK_DEFAULTS
     }
     return {**own, **brought}
 

@@ -18,6 +18,7 @@ from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from trainables.data.formats.images import ImageSource, cached
 from trainables.data.formats.open import open_benchmark
+from trainables.devices import asked_device
 from trainables.fitting.workers import Workers
 from trainables.fold import metered, run_fold
 from trainables.fold_setup import FoldSetup, Gather
@@ -46,7 +47,7 @@ def run_job(job: Mapping[str, Any], report: Report | None = None) -> dict[str, A
     """Run one fold with one worker in this process; returns the content of its `result.json`."""
     wanted = job_from_mapping(job)
     with on_this_node(wanted, report or _silent) as (here, tell, gather):
-        return _run(here, tell, Workers(device=_device(wanted)), gather)
+        return _run(here, tell, Workers(device=asked_device(wanted.resources)), gather)
 
 
 def train_loop(job: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,11 @@ def train_loop(job: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
 
     context = ray.train.get_context()
-    workers = Workers(rank=context.get_world_rank(), size=context.get_world_size(), device=ray.train.torch.get_device())
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        # Ray takes the CPU where torch cannot use the GPU that it reserved.
+        device = asked_device(job_from_mapping(job).resources)
+    workers = Workers(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
     # Ray waits for a report of every worker, so all of them report.
     wanted = job_from_mapping(job)
     with on_this_node(
@@ -124,7 +129,7 @@ def preflight(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _preflight(fold_job: FoldJob) -> dict[str, Any]:
-    workers = Workers(device=_device(fold_job))
+    workers = Workers(device=asked_device(fold_job.resources))
     source, teacher = _inputs(fold_job, workers)
     setup = FoldSetup(fold_job, source, metered(fold_job, teacher, scope=PREFLIGHT), _silent, workers)
     image = torch.zeros(1, 3, setup.image_size, setup.image_size, device=workers.device)
@@ -178,10 +183,6 @@ def _teacher(name: str, image_size: int, device: str, fingerprint: str, patience
     return open_teacher(
         name, image_size=image_size, device=torch.device(device), fingerprint=fingerprint, patience=patience
     )
-
-
-def _device(job: FoldJob) -> torch.device:
-    return torch.device("cuda" if job.resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
 
 
 def _silent(metrics: dict[str, Any]) -> None:

@@ -48,7 +48,8 @@ ErrorOption = Annotated[
     str,
     typer.Option(
         "--error",
-        metavar="domainbed|unbiased",
-        help="Error beside a mean: DomainBed's (divides by n) or the unbiased one (divides by n - 1).",
+        metavar="domainbed|sample|t95",
+        help="Error beside a mean over seeds: DomainBed's (population SD / sqrt(n)), sample SD / sqrt(n), or half of "
+        "the 95% t-interval. One seed has none.",
     ),
 ]

@@ -60,6 +60,7 @@ def plan_lines(
     return [
         f"{len(plan.searched_groups)} fold groups (scope {sweep.scope}), {trials:,} trials in space {sweep.space}, "
         + _seeds_line(plan),
+        *plan.asked_lines,
         *_search_lines(sweep, plan.benchmarks, searched=trials > len(plan.searched_groups)),
         f"{plan.num_folds:,} folds" + (f", {references} fold groups of them zero-shot" if references else ""),
         f"{plan.num_stages:,} training stages, up to {plan.num_stages_shared:,} of them shared (one Align serves "
@@ -70,7 +71,13 @@ def plan_lines(
         f"with stored views (teacher_mode views:K) every image that may serve as source is asked for K times: "
         f"{_count(plan.source_images)} x K images, shared by all folds, seeds, stages and trials",
         *forecast_lines(plan.need, plan.modes, query_budget=query_budget, price_per_1000=price_per_1000),
-        selection_line(plan.selections, selected=sweep.selection, price_per_1000=price_per_1000, time=pair_fold_time),
+        selection_line(
+            plan.selections,
+            selected=sweep.selection,
+            scope=sweep.scope,
+            price_per_1000=price_per_1000,
+            time=pair_fold_time,
+        ),
     ]
 
 
@@ -91,6 +98,11 @@ def _search_lines(sweep: Sweep, benchmarks: Mapping[str, Benchmark], *, searched
         rules.append(
             "a configuration stops between two folds once its chance to overtake the best is below "
             f"{sweep.stop_level:.1%} over all looks ({_levels(sweep, benchmarks)})"
+        )
+    if sweep.scope == "benchmark":
+        yield (
+            "one choice for all test domains: folds that trained on a test domain's reported images have a say in it, "
+            "and every table says so; --scope domain chooses for each test domain apart"
         )
     if rules:
         yield f"so the folds are upper bounds: {'; '.join(rules)}; {sweep.audit_share:.0%} of these run on as an audit"
@@ -133,6 +145,7 @@ def selection_line(
     costs: Sequence[SelectionCost],
     *,
     selected: str,
+    scope: str,
     price_per_1000: float | None = None,
     time: str = "",
 ) -> str:
@@ -145,6 +158,8 @@ def selection_line(
     )
     if not left_out.pair_folds:
         return f"{line}: with one configuration per fold group nothing is selected, so no pair fold is needed"
+    if scope == "benchmark":
+        return f"{line} (refused: scope benchmark would choose by the reported images)"
     queries = f"{left_out.images:,} images and {left_out.texts:,} texts of teacher queries at most"
     if price_per_1000 is not None:
         queries += f" (price {(left_out.images + left_out.texts) / 1000 * price_per_1000:,.2f})"

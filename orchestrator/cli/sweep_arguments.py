@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.run_options import RunOptions
 from search_spaces.benchmarks import BENCHMARKS, HEADLINE, Benchmark
-from search_spaces.errors import UserError, unknown_name
+from search_spaces.errors import UserError, echoed, unknown_name
 from search_spaces.methods import parse_methods
 from search_spaces.sweeps import Sweep, load_config, override_config, resources_from_mapping, sweep_from_mapping
 
@@ -28,6 +28,8 @@ class Request:
     sweep: Sweep
     options: RunOptions
     """Where and with what it runs; its benchmarks are those of the sweep."""
+    says_trials: bool
+    """Whether anything says how many trials there are."""
 
     def default_out(self) -> str:
         """A folder that follows from content, so that the same command without --out goes on too."""
@@ -92,7 +94,18 @@ def build_request(asked: SweepArguments, run: RunArguments | None = None) -> Req
     return Request(
         sweep=sweep_from_mapping(_with_absolute_paths(config)),
         options=replace(options, benchmarks=benchmarks, resources=resources_from_mapping(config)),
+        says_trials="trials" in _section(config, "sweep"),
     )
+
+
+def check_search(request: Request) -> None:
+    """Raises `UserError` for a space to search where nothing says how often: the one trial would search nothing."""
+    space = request.sweep.space
+    if space != "paper" and not request.says_trials:
+        raise UserError(
+            f"space {space} is searched by trials, and none are asked for; add --trials N with N of 2 or more, or "
+            "leave --space out (--trials 1 runs the sweep's own hyperparameters)"
+        )
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
@@ -114,7 +127,7 @@ def resolve_names(names: Any, data_root: str | None) -> dict[str, Benchmark]:
         return {}
     given = [names] if isinstance(names, str) else names
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
-        raise UserError(f"sweep.benchmarks wants a list of names, got {names!r}")
+        raise UserError(f"sweep.benchmarks wants a list of names, got {echoed(names)}")
     resolved: dict[str, Benchmark] = {}
     for name in listed(given):
         for one in HEADLINE if name.lower() == "all" else (name,):
@@ -180,5 +193,5 @@ def _replaced(options: Any, place: str, value: Any) -> Any:
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = config.get(name) or {}
     if not isinstance(section, Mapping):
-        raise UserError(f"{name} wants a mapping, got {section!r}")
+        raise UserError(f"{name} wants a mapping, got {echoed(section)}")
     return dict(section)

@@ -13,10 +13,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.events import Finding
 from search_spaces.errors import UserError
+from search_spaces.yaml_text import parse_yaml, resolved
 
 PROVIDER_KEYS = (
     "type",
@@ -69,11 +68,10 @@ def read_cluster_file(path: str | Path) -> dict[str, Any]:
         UserError: there is no such file, or it is not a YAML mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        raw = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read cluster file {str(path)!r}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"cluster file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+    content = resolved(parse_yaml(raw, f"cluster file {str(path)!r}"))
     if not isinstance(content, dict):
         raise UserError(f"cluster file {str(path)!r} is not a mapping")
     return content

@@ -50,6 +50,11 @@ def has_selection(method: str, trials: int) -> bool:
     return trials > 1 and method_facts(method).trains
 
 
+def is_shared_choice(group: FoldGroup) -> bool:
+    """Whether one choice serves several test domains: each one's images are then sources of folds that make it."""
+    return len(group.test_domains) > 1 and has_selection(group.method, group.trials)
+
+
 def planned_pair_folds(sweep: Sweep, group: FoldGroup, domains: tuple[str, ...]) -> int:
     """Folds that leave two domains out, where the sweep selects by them; other groups may share some.
 

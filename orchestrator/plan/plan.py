@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from math import comb
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.plan.asked import asked_lines
 from orchestrator.plan.costs import Forecast, forecast
 from orchestrator.plan.fold_groups import fold_groups, planned_pair_folds
 from orchestrator.plan.query_bounds import Need, planned_need, total
@@ -107,6 +108,11 @@ class Plan:
         return {group.name: group.num_folds + self._pair_folds(group) for group in self.groups}
 
     @property
+    def asked_lines(self) -> tuple[str, ...]:
+        """Where what runs is not what was asked for, one line each."""
+        return tuple(line for name in self.sweep.benchmarks for line in asked_lines(self.sweep, self.benchmarks[name]))
+
+    @property
     def _training(self) -> Iterator[Forecast]:
         return (item for item in self.forecasts if method_facts(item.method).trains)
 
@@ -133,6 +139,7 @@ class Plan:
             "teacher_queries_shared_at_best": self.queries_shared,
             "teacher_image_queries_at_most": None if self.need is None else self.need.all_images,
             "teacher_text_queries_at_most": None if self.need is None else self.need.all_texts,
+            "asked_and_run": list(self.asked_lines),
             "pair_folds_for_leave_one_domain_out": self.pair_folds,
             "selections": [asdict(cost) for cost in self.selections],
             "groups": [self._group_mapping(group) for group in self.groups],

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.inspection.teacher_usage import ledger_line
 from orchestrator.report.cells import ERROR_BARS, MISSING, Cell, ErrorBar
 from orchestrator.report.columns import COLUMNS, Row
-from orchestrator.report.measurements import SELECTION_TITLES
 from orchestrator.report.report import BenchmarkTable, Report
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.claims import PAPER_STUDENT
@@ -24,6 +23,9 @@ LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 )
 """What LaTeX would read as a command, and the one sign it lacks in text."""
+
+WRITTEN_NAMES: Mapping[ErrorBar, str] = {"domainbed": "domainbed", "sample": "unbiased", "t95": "t95"}
+"""What CSV and JSON call an error bar: the second one keeps the name that older files have."""
 
 FORMATS = ("md", "csv", "tex", "json")
 
@@ -83,16 +85,15 @@ def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iter
     count = len(table.seeds)
     yield (
         "Accuracy in percent on the 80% part of the unseen test domain; ID is the mean over the source domains' 20% "
-        f"parts of the same models; ± is {ERROR_BARS[error_bar]}, over n = {count} seeds "
-        f"({', '.join(map(str, table.seeds))})."
+        f"parts of the same models; {_error_note(table.seeds, error_bar)}."
     )
     if count > 1 and error_bar == "domainbed":
-        yield f"The unbiased standard error is {(count / (count - 1)) ** 0.5:.2f} times that; CSV and JSON hold both."
+        yield f"Sample SD / sqrt(n) is {(count / (count - 1)) ** 0.5:.2f} times that; CSV and JSON hold both."
     yield "Columns: " + ", ".join(f"{letter} = {name}" for name, letter in table.letters.items()) + "."
     shown = {name: value for name, value in table.fingerprint.items() if name not in ("checkpoint rule", "selection")}
     fingerprint = "; ".join(f"{name} {value}" for name, value in shown.items())
     yield (
-        f"Scope {report.scope}; space {report.space}; selection: {SELECTION_TITLES[report.selection]}; "
+        f"Scope {report.scope}; space {report.space}; selection: {report.selection_title}; "
         f"{fingerprint or 'no finished fold yet'}."
     )
     yield from _selection_notes(report, table)
@@ -110,6 +111,13 @@ def _caption(report: Report, table: BenchmarkTable, error_bar: ErrorBar) -> Iter
     if any(cell.mean is None for row in table.rows for cell in row.ood.values()):
         yield f"{MISSING}: not all seeds are done, and so is every average over it."
     yield from (f"{note}." for note in table.notes)
+
+
+def _error_note(seeds: Sequence[int], error_bar: ErrorBar) -> str:
+    named = ", ".join(map(str, seeds))
+    if len(seeds) < 2:
+        return f"over one seed ({named}), so there is no error"
+    return f"± is {ERROR_BARS[error_bar]}, over n = {len(seeds)} seeds ({named})"
 
 
 def _selection_notes(report: Report, table: BenchmarkTable) -> Iterator[str]:
@@ -151,8 +159,9 @@ def _summary_grid(report: Report, error_bar: ErrorBar) -> Grid:
         rows.append((method, *cells, report.grand_average[method].text(error_bar), _published_average(report, own)))
     head = ("Method", *(table.benchmark for table in report.tables), "Avg", "Published avg")
     caption = (
-        f"Mean over test domains of the accuracy on their 80% parts, in percent; ± is {ERROR_BARS[error_bar]}; "
-        f"selection: {SELECTION_TITLES[report.selection]}.",
+        f"Mean over test domains of the accuracy on their 80% parts, in percent; "
+        f"{_error_note(max((table.seeds for table in report.tables), key=len), error_bar)}; "
+        f"selection: {report.selection_title}.",
         *(f"{note}." for note in report.notes),
     )
     return Grid(title="Summary over benchmarks", head=head, rows=tuple(rows), caption=caption)
@@ -176,7 +185,7 @@ def _claims_grid(report: Report, error_bar: ErrorBar) -> Grid:
         caption=(
             "Percent, averaged over the benchmark's test domains. Reproduced: within 1.0 percentage point, by the "
             "published protocol, with the authors' settings or ones that they search, on the papers' images. "
-            f"Selection: {SELECTION_TITLES[report.selection]}.",
+            f"Selection: {report.selection_title}.",
         ),
     )
 
@@ -208,13 +217,16 @@ def latex(report: Report, error_bar: ErrorBar = "domainbed") -> str:
 
 
 def csv_text(report: Report) -> str:
-    """One line per benchmark, method, test domain (or average) and measure, with both error bars."""
+    """One line per benchmark, method, test domain (or average) and measure, with every error bar.
+
+    An error is empty where one seed gives none.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["benchmark", "method", "test_domain", "measure", "mean_percent", "domainbed_error", "unbiased_error",
          "seeds", "published_percent", "selection", "scope", "data_manifest", "teacher_mode", "precision",
-         "selection_title"]
+         "selection_title", "t95_error"]
     )  # fmt: skip
     for table in report.tables:
         own = [table.fingerprint.get(name, "") for name in ("data manifest", "teacher mode", "precision")]
@@ -222,11 +234,11 @@ def csv_text(report: Report) -> str:
             for domain, measure, cell in _cells(row):
                 claimed = row.published.values.get(table.benchmark) if row.published else None
                 claimed = claimed if (domain, measure) == ("average", "ood") else None
-                errors = [_number(cell.mean), _number(cell.domainbed_error), _number(cell.unbiased_error)]
+                errors = [_error(cell, bar) for bar in ("domainbed", "sample")]
                 writer.writerow(
-                    [table.benchmark, row.method, domain, measure, *errors, len(cell.values),
+                    [table.benchmark, row.method, domain, measure, _number(cell.mean), *errors, len(cell.values),
                      "" if claimed is None else claimed, report.selection, report.scope, *own,
-                     SELECTION_TITLES[report.selection]]
+                     report.selection_title, _error(cell, "t95")]
                 )  # fmt: skip
     return file.getvalue()
 
@@ -239,9 +251,9 @@ def to_mapping(report: Report) -> dict[str, Any]:
         "scope": report.scope,
         "space": report.space,
         "selection": report.selection,
-        "selection_title": SELECTION_TITLES[report.selection],
+        "selection_title": report.selection_title,
         "missing": report.missing,
-        "error_bars": dict(ERROR_BARS),
+        "error_bars": {WRITTEN_NAMES[bar]: meaning for bar, meaning in ERROR_BARS.items()},
         "tables": [_table_mapping(table) for table in report.tables],
         "average_over_benchmarks": {method: _cell_mapping(cell) for method, cell in report.grand_average.items()},
         "published_and_measured": [
@@ -292,8 +304,7 @@ def _cells(row: Row) -> Iterator[tuple[str, str, Cell]]:
 def _cell_mapping(cell: Cell) -> dict[str, Any]:
     return {
         "mean": cell.mean,
-        "domainbed_error": cell.domainbed_error,
-        "unbiased_error": cell.unbiased_error,
+        **{f"{name}_error": cell.error(bar) for bar, name in WRITTEN_NAMES.items()},
         "by_seed": list(cell.values),
     }
 
@@ -308,6 +319,11 @@ def _published_average(report: Report, rows: Sequence[Row | None]) -> str:
 
 def _number(value: float | None) -> str:
     return MISSING if value is None else f"{value:.4f}"
+
+
+def _error(cell: Cell, bar: ErrorBar) -> str:
+    """Empty where one seed gives no estimate."""
+    return "" if cell.is_whole and cell.error(bar) is None else _number(cell.error(bar))
 
 
 def _markdown_line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from orchestrator.plan.fold_groups import has_selection
+from orchestrator.plan.fold_groups import has_selection, is_shared_choice
 from orchestrator.report.columns import measured
 from orchestrator.search.group_view import States, read_group_view
 from orchestrator.search.selection_outcome import MissingFolds, SelectionOutcome, outcome_of_trial, selection_outcome
@@ -36,6 +36,25 @@ SELECTION_TITLES: dict[Selection, str] = {
     "oracle": "oracle (test-domain selection; not a fair comparison)",
 }
 
+SHARED_CHOICE: dict[Selection, str] = {
+    "source_validation": "folds that trained on a test domain's reported images have a say",
+    "leave_one_domain_out": "accuracies on the reported images themselves have a say; not a fair comparison",
+}
+"""What one choice for all test domains reads, by selection. The oracle is labelled as it is."""
+
+
+def selection_title(selection: Selection, *, shared: bool) -> str:
+    """How a table names a selection in every format.
+
+    Args:
+        selection: how the configuration was selected.
+        shared: one choice served all test domains of a benchmark.
+    """
+    title = SELECTION_TITLES[selection]
+    if not shared or selection not in SHARED_CHOICE:
+        return title
+    return f"{title}, one choice for all test domains ({SHARED_CHOICE[selection]})"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
@@ -52,6 +71,8 @@ class Measurement:
     spec: FoldSpec
     selection: Selection
     """How the configuration was selected."""
+    shared_choice: bool
+    """One choice served several test domains, this one among them."""
     rule: str
     """How the evaluated weights were selected: `swad`, `best_source_validation`, `last`, `zero_shot`."""
     values: Mapping[str, float | None]
@@ -152,6 +173,7 @@ def _measurement(
         key=planned.key,
         spec=spec,
         selection=selection,
+        shared_choice=is_shared_choice(group),
         rule="last" if by_oracle and result.rule != "zero_shot" else result.rule,
         values=measured(result, test, by_oracle=by_oracle),
         test_images=test.num_images,

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from orchestrator.search.selection_outcome import MissingFolds
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.errors import UserError
 from search_spaces.folds import Fold
+from search_spaces.sweeps import check_shared_choice
 
 NAMED = 3
 """Missing folds of one kind that a line names; the others are counted."""
@@ -35,6 +37,10 @@ def missing_line(store: SweepFolder, missing: Sequence[MissingFolds], selection:
     lacks = f"selection {selection} lacks {', '.join(parts)}"
     if selection == "oracle" and not trials:
         return f"{lacks}; no sweep runs them, for none selects by test-domain numbers"
+    try:
+        check_shared_choice(store.existing_sweep())
+    except UserError as refused:
+        return f"{lacks}; no sweep runs them any more: {refused}"
     return f"{lacks}; to run them: {sweep_command(store, selection)}"
 
 

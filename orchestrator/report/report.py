@@ -6,16 +6,19 @@ average over it. Folds whose fingerprints differ are not averaged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from orchestrator.inspection.failure_summary import failure_notes, failure_summaries
 from orchestrator.inspection.teacher_usage import sweep_queries
+from orchestrator.plan.asked import asked_lines
+from orchestrator.plan.fold_groups import is_shared_choice
 from orchestrator.report.cells import Cell, average
 from orchestrator.report.claims import ClaimEntry, compared_claims
 from orchestrator.report.columns import MEASURES, Row
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable, differences, shared
-from orchestrator.report.measurements import Measurement, Selection, measure
+from orchestrator.report.measurements import Measurement, Selection, measure, selection_title
 from orchestrator.report.missing_folds import missing_line
 from orchestrator.report.pruning_audit import PruningAudit, audit
 from orchestrator.search.group_view import planned_domains
@@ -24,6 +27,7 @@ from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.claims import published_row
 from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
+from search_spaces.sweeps import Sweep, check_shared_choice
 from trainables.teacher.ledger import QueryCounts, query_counts
 
 
@@ -54,6 +58,8 @@ class Report:
     tables: tuple[BenchmarkTable, ...]
     missing: str = ""
     """One line where folds are missing: which, and the command that runs them."""
+    shared_choice: bool = False
+    """One choice serves all test domains of a benchmark."""
     each_seed_searched: bool = False
     """Every seed had a search and a selected trial of its own, instead of seed 0 for all."""
     grand_average: Mapping[str, Cell] = field(default_factory=dict)
@@ -68,6 +74,11 @@ class Report:
     """What everybody asked who shares the sweep's store."""
     price_per_1000: float | None = None
     """Price of a thousand queries, where it was given."""
+
+    @property
+    def selection_title(self) -> str:
+        """How every format names the selection, and what a shared choice reads."""
+        return selection_title(self.selection, shared=self.shared_choice)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -95,11 +106,14 @@ def build_report(
         price_per_1000: Price of a thousand teacher queries; None is what the folder remembers.
 
     Raises:
-        UserError: no sweep in the folder; folds that differ in more than the search varies, unless `allow_mixed`.
+        UserError: no sweep in the folder; a selection that its scope does not allow; folds that differ in more than
+            the search varies, unless `allow_mixed`.
     """
     sweep, groups = store.sweep(), store.groups()
     if sweep is None or not groups:
         raise UserError(f"no sweep in {store.where}; give the --out of one")
+    if selection == "leave_one_domain_out" != sweep.selection:
+        check_shared_choice(replace(sweep, selection=selection))
     selection = selection or sweep.selection
     measurements, missing, shortened = measure(store, selection)
     benchmarks = tuple(dict.fromkeys(group.benchmark for group in groups))
@@ -107,7 +121,12 @@ def build_report(
     tables = tuple(
         replace(
             table,
-            notes=(*table.notes, *_shortened(shortened, table.benchmark), *failure_notes(found, table.benchmark)),
+            notes=(
+                *table.notes,
+                *_asked(store, sweep, table.benchmark),
+                *_shortened(shortened, table.benchmark),
+                *failure_notes(found, table.benchmark),
+            ),
         )
         for table in (_benchmark_table(name, groups, measurements, allow_mixed) for name in benchmarks)
     )
@@ -121,6 +140,7 @@ def build_report(
         selection=selection,
         tables=tables,
         missing=missing_line(store, missing, selection),
+        shared_choice=any(map(is_shared_choice, groups)),
         each_seed_searched=any(group.own_seed is not None for group in groups),
         grand_average=grand_average,
         claims=tuple(compared_claims(averages, measurements, selection)),
@@ -186,6 +206,14 @@ def _missing(row: Row) -> list[str]:
         if known < len(cell.values):
             lines.append(f"{row.method} on {domain}: {known} of {len(cell.values)} seeds are done")
     return lines
+
+
+def _asked(store: SweepFolder, sweep: Sweep, name: str) -> Iterator[str]:
+    """Where what ran is not what was asked for; of a benchmark that nothing here describes any more, nothing."""
+    known = BENCHMARKS.get(name)
+    with suppress(UserError):
+        known = known or store.last_run().benchmarks.get(name)
+    yield from () if known is None else asked_lines(sweep, known)
 
 
 def _shortened(groups: Sequence[tuple[FoldGroup, int]], benchmark: str) -> list[str]:

@@ -32,6 +32,7 @@ def departures(row: PublishedRow, folds: Sequence[Measurement], selection: Selec
         selection: How their configurations were selected.
     """
     reasons = [f"selection {selection}"] if selection != "source_validation" else []
+    reasons += ["one choice for all test domains"] if any(fold.shared_choice for fold in folds) else []
     reasons += [reason for fold in folds for reason in _departures(row, fold)]
     return [*dict.fromkeys(reasons), *_other_images(folds)]
 

@@ -53,6 +53,23 @@ def test_a_broken_torch_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert (finding.state, finding.text) == ("wrong", "ImportError: libcudart.so.13")
 
 
+@pytest.mark.parametrize(
+    ("gpus", "hidden", "state"), [("NVIDIA X, 8 MiB", "0", "wrong"), ("NVIDIA X, 8 MiB", "", "note"), ("", "0", "note")]
+)
+def test_a_gpu_that_torch_cannot_use_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: str, hidden: str, state: str
+) -> None:
+    for name, said in (("python", "2.13.0+cpu False 0"), ("nvidia-smi", gpus)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    (finding,) = doctor.check_torch()
+    assert finding.state == state
+    assert ("cannot use" in finding.text) == (state == "wrong")
+
+
 def test_an_output_below_a_file_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (finding,) = doctor.check_disk(tmp_path / "file" / "out")

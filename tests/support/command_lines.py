@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import typer
@@ -14,7 +15,7 @@ from orchestrator.cli.sweep_arguments import Request, RunArguments, SweepArgumen
 
 def parsed(*words: str) -> tuple[str, Any]:
     """A command line, without the program: the command's name, and the context that it would run in."""
-    command: Any = typer.main.get_command(app)
+    command: Any = _command()
     context, arguments = command.make_context(PROGRAM, list(words)), list(words)
     names = []
     while hasattr(command, "commands"):
@@ -22,6 +23,11 @@ def parsed(*words: str) -> tuple[str, Any]:
         names.append(name)
         context = command.make_context(name, list(arguments), parent=context)
     return " ".join(names), context
+
+
+@cache
+def _command() -> Any:
+    return typer.main.get_command(app)
 
 
 def requested(*words: str) -> Request:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from search_spaces.benchmarks import BENCHMARKS
 from search_spaces.folds import Fold
@@ -61,3 +62,17 @@ def make_job(sample_root: Path, tmp_path: Path) -> Callable[..., FoldJob]:
         )
 
     return make
+
+
+@pytest.fixture
+def unusable_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch could use a GPU, let it fail as it does where it cannot."""
+    zeros = torch.zeros
+
+    def without(*size: Any, device: Any = None, **options: Any) -> torch.Tensor:
+        if torch.device(device or "cpu").type == "cuda":
+            raise RuntimeError("No CUDA GPUs are available")
+        return zeros(*size, device=device, **options)
+
+    if torch.cuda.is_available():
+        monkeypatch.setattr(torch, "zeros", without)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from search_spaces.errors import UserError
 from trainables.jobs import FoldJob, job_from_mapping
+from trainables.storage.fold_folder import FoldFolder
 from trainables.teacher.fingerprint import teacher_fingerprint
-from trainables.worker import preflight, run_job
+from trainables.worker import preflight, run_job, train_loop
 
 MakeJob = Callable[..., FoldJob]
 NAME = "open_clip:vl2v-tiny:random:0"
@@ -55,3 +58,31 @@ def test_a_changed_teacher_is_noticed_whether_the_planned_one_is_still_open_or_n
 def test_preflight_names_what_does_not_fit(make_job: MakeJob, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         preflight(make_job(workers=2, **changes).to_mapping())
+
+
+@pytest.mark.parametrize("run", [preflight, run_job])
+def test_a_gpu_that_was_asked_for_and_cannot_be_used_is_one_line(
+    make_job: MakeJob, unusable_gpu: None, run: Callable[..., object]
+) -> None:
+    job = make_job("erm")
+    asked = replace(job, resources=replace(job.resources, gpus_per_worker=0.5))
+    with pytest.raises(
+        UserError, match=r"^0\.5 GPUs per worker were asked for, and torch .* can use none here"
+    ) as caught:
+        run(asked.to_mapping())
+    assert "\n" not in str(caught.value)
+    assert not FoldFolder(job.folder).result.exists()
+
+
+def test_ray_trains_worker_takes_no_cpu_in_place_of_a_gpu(
+    make_job: MakeJob, unusable_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray.train
+    import ray.train.torch
+
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    job = make_job("erm")
+    with pytest.raises(UserError, match=r"^1 GPUs per worker were asked for"):
+        train_loop(replace(job, resources=replace(job.resources, gpus_per_worker=1.0)).to_mapping())

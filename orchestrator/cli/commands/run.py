@@ -23,7 +23,14 @@ from orchestrator.cli.options import (
     TrackingOption,
 )
 from orchestrator.cli.shared_options import Taken, expanded
-from orchestrator.cli.sweep_arguments import Request, RunArguments, SweepArguments, build_request, check_choice
+from orchestrator.cli.sweep_arguments import (
+    Request,
+    RunArguments,
+    SweepArguments,
+    build_request,
+    check_choice,
+    check_search,
+)
 from orchestrator.exit_codes import ExitCode
 from orchestrator.run_options import RunOptions
 from search_spaces.errors import UserError
@@ -49,11 +56,20 @@ def plan_command(
     from orchestrator.plan.plan import make_plan
     from orchestrator.store.sweep_folder import open_store
 
-    request = build_request(asked, run)
+    request = _checked(build_request(asked, run))
     store = None if out is None else open_store(out)
     options = request.options if store is None else priced(request.options, store)
     options.check()
     show_plan(make_plan(request.sweep, options.benchmarks), options, store, as_json=as_json)
+
+
+def _checked(request: Request) -> Request:
+    """A request that can be honoured; raises `UserError` for one that is honoured in name alone."""
+    from orchestrator.plan.asked import check_asked
+
+    check_search(request)
+    check_asked(request.sweep, request.options.benchmarks)
+    return request
 
 
 def priced(options: RunOptions, store: SweepFolder) -> RunOptions:
@@ -65,11 +81,14 @@ def show_plan(plan: Plan, options: RunOptions, store: SweepFolder | None, *, as_
     """Print a plan as a table and its totals, or as JSON; the store's finished folds tell how long one takes."""
     from orchestrator.budgets.plan_forecast import forecast_time
     from orchestrator.cli.plan_text import plan_lines, plan_table, time_lines
+    from orchestrator.plan.devices import device_line
 
     price = options.price_per_1000
+    address = "local" if options.executor == "inline" else options.address
+    device = device_line(options.resources.gpus_per_worker, address=address)
     found = forecast_time(plan, options.resources, options.limits, price_per_1000=price, store=store)
     if as_json:
-        content = {**plan.to_mapping(), "time": found.to_mapping()}
+        content = {**plan.to_mapping(), "time": found.to_mapping(), "device": device}
         if price is not None:
             content["price_at_most"] = None if plan.need is None else plan.need.price(price)
         if options.query_budget is not None:
@@ -87,6 +106,9 @@ def show_plan(plan: Plan, options: RunOptions, store: SweepFolder | None, *, as_
         console.print(line, markup=False)
     for line in time_lines(found, options.limits, store=store):
         console.print(line, markup=False)
+    console.print(device, markup=False)
+    if store is not None:
+        console.print(f"results: {store.where}", markup=False)
 
 
 @app.command("sweep", rich_help_panel="Run")
@@ -108,7 +130,7 @@ def run_sweep_command(
 
     check_error(error)
     check_choice("--tracking", tracking, TRACKING)
-    request = build_request(asked, run)
+    request = _checked(build_request(asked, run))
     place = open_store(out or request.default_out(), shared=store)
     plan, shown = make_plan(request.sweep, request.options.benchmarks), priced(request.options, place)
     shown.check()

@@ -60,6 +60,6 @@ def test_the_last_line_of_a_sweep_names_sync_where_mlflow_lacks_something(
     monkeypatch.setattr("orchestrator.cli.progress.progress_for", lambda *_, **__: nullcontext(no_progress))
     monkeypatch.setattr("orchestrator.sweep.run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr("orchestrator.cli.commands.run.show_report", lambda *_, **__: None)
-    assert run(["sweep", "--benchmark", "icons", "--space", "demo", "--out", str(tmp_path), "-y", *arguments]) == 0
+    assert run(["sweep", "--benchmark", "icons", "--out", str(tmp_path), "-y", *arguments]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
     assert lines == [f"{said} {tmp_path}"]

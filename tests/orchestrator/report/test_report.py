@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import run
+from orchestrator.report.cells import ERROR_BARS
 from orchestrator.report.claims import compared_claims
 from orchestrator.report.comparability import ROW, SUMMARY, TABLE, check_comparable
 from orchestrator.report.formats import csv_text, latex, markdown, to_mapping, write_report
@@ -43,7 +44,7 @@ def test_means_errors_and_averages(tmp_path: Path, scope: str) -> None:
     assert list(table.letters.values()) == ["A", "C", "P", "S"]
     distilled = table.rows[1]
     assert distilled.ood["art_painting"].text("domainbed") == "60.0 ± 4.7"
-    assert distilled.ood["sketch"].text("unbiased") == "90.0 ± 5.8"
+    assert distilled.ood["sketch"].text("sample") == "90.0 ± 5.8"
     assert distilled.average_ood.text("domainbed") == "75.0 ± 4.7"
     assert distilled.average("id").mean == pytest.approx(67.5)
     assert distilled.average("ood_balanced").mean == pytest.approx(65.0)
@@ -75,12 +76,14 @@ def test_the_caption_and_both_conventions_are_printed(tmp_path: Path) -> None:
         "n = 3 seeds (0, 1, 2)",
         "precision fp32",
         "population standard deviation / sqrt(n), DomainBed's convention",
-        "The unbiased standard error is 1.22 times that",
+        "Sample SD / sqrt(n) is 1.22 times that",
         "94.94",
     ):
         assert part in text
-    assert "sample standard deviation / sqrt(n), the unbiased standard error" in markdown(report, "unbiased")
-    assert "60.0 ± 5.8" in markdown(report, "unbiased")
+    assert "± is sample SD / sqrt(n), over n = 3 seeds" in markdown(report, "sample")
+    assert "60.0 ± 5.8" in markdown(report, "sample")
+    assert "± is half of the 95% t-interval, t(0.975, n - 1) times sample SD / sqrt(n), over" in markdown(report, "t95")
+    assert "60.0 ± 24.8" in markdown(report, "t95")
     assert "60.0 ± 4.7" in text
 
 
@@ -367,6 +370,23 @@ def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
     before = paths[0].read_text()
     write_report(build_report(written.store), written.store)
     assert paths[0].read_text() == before
+
+
+def test_one_seed_has_no_error_in_any_format(tmp_path: Path) -> None:
+    written = Written(tmp_path, written_sweep(seeds=1, benchmarks=("PACS", "VLCS")))
+    written.fill({method: own[:1] for method, own in ACCURACIES.items()})
+    report = build_report(written.store)
+    for bar in ERROR_BARS:
+        for text in (markdown(report, bar), latex(report, bar)):
+            assert "±" not in text
+            assert r"\pm" not in text
+            assert text.count("over one seed (0), so there is no error") == 3
+    lines = list(csv.DictReader(io.StringIO(csv_text(report))))
+    errors = [line[name] for line in lines for name in ("domainbed_error", "unbiased_error", "t95_error")]
+    assert (len(lines) > 10, set(errors)) == (True, {""})
+    cell = to_mapping(report)["tables"][0]["rows"][1]["ood"]["sketch"]
+    assert [cell[name] for name in ("domainbed_error", "unbiased_error", "t95_error")] == [None] * 3
+    assert cell["mean"] == pytest.approx(80.0)
 
 
 def test_a_folder_without_a_sweep_is_one_line(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError, unknown_name
+from search_spaces.yaml_text import parse_yaml
 
 SOURCES_FILE = Path(__file__).parent / "sources.yaml"
 
@@ -113,9 +112,9 @@ class BenchmarkSources:
 def read_sources(file: Path = SOURCES_FILE) -> dict[str, BenchmarkSources]:
     """Read a registry of sources, by benchmark; raises `UserError` naming a wrong key."""
     try:
-        content: Any = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the registry of sources {file}: {' '.join(str(error).split())}") from None
+        content: Any = parse_yaml(file.read_bytes(), "it")
+    except (OSError, UserError) as error:
+        raise UserError(f"cannot read the registry of sources {file}: {error}") from None
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise UserError(f"the registry of sources {file} wants a mapping from benchmark to sources, got {found}")

@@ -14,6 +14,7 @@ from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import Resources
 from trainables.data.formats.images import ImageSource
 from trainables.data.formats.open import open_benchmark
+from trainables.devices import asked_device
 from trainables.teacher.http.connection import patience_of
 from trainables.teacher.ledger import QueryLedger
 from trainables.teacher.meter import MeteredTeacher
@@ -122,11 +123,10 @@ def embedding_store(job: EmbeddingJob) -> tuple[EmbeddingStore, int]:
 
 
 def _metered(job: EmbeddingJob) -> MeteredTeacher:
-    device = torch.device("cuda" if job.resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
     teacher = open_teacher(
         job.teacher,
         image_size=job.image_size,
-        device=device,
+        device=asked_device(job.resources),
         fingerprint=job.teacher_fingerprint,
         patience=patience_of(job.resources),
     )

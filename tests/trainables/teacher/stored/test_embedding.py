@@ -53,6 +53,14 @@ def test_a_store_is_filled_once_and_its_queries_are_counted(job: EmbeddingJob, t
     assert missing(replace(job, image_size=40)) == (2 * PADDED, CLASSES)
 
 
+def test_a_gpu_that_was_asked_for_and_cannot_be_used_asks_nothing(
+    job: EmbeddingJob, tmp_path: Path, unusable_gpu: None
+) -> None:
+    with pytest.raises(UserError, match=r"^1 GPUs per worker were asked for, and torch .* can use none here"):
+        embed(replace(job, resources=Resources(gpus_per_worker=1.0)).to_mapping())
+    assert query_counts(tmp_path / "queries").images == 0
+
+
 def test_a_check_asks_rows_again_and_names_what_is_no_answer(job: EmbeddingJob, tmp_path: Path) -> None:
     clean = replace(job, teacher_mode="clean")
     embed(clean.to_mapping())
