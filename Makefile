@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= demo
-FUZZ ?= archives configurations images names packs requests responses secrets weights
+FUZZ ?= archives configurations folders images names packs requests responses secrets weights
 INPUTS ?= 1000
 
 # Another commit samples other errors; the seed is printed.

@@ -22,6 +22,7 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, Resources
 from trainables.jobs import FoldJob
 from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.json_files import damaged
 
 Match = Literal["identical", "different", "nothing to compare"]
 
@@ -111,11 +112,11 @@ def run_here(job: FoldJob, report: Callable[[dict[str, Any]], None]) -> dict[str
 def compare(store: SweepFolder, key: str, job: FoldJob, notes: tuple[str, ...] = ()) -> Comparison:
     """Compare a second run with the stored one."""
     first, second = store.folds.fold(key), FoldFolder(job.folder)
-    if not first.is_done:
+    if store.folds.result(key) is None:
         return Comparison(weights="nothing to compare", metrics="nothing to compare", notes=notes)
-    difference = next(_differences(first, second), "")
+    difference = next(_differences(first, second, key), "")
     return Comparison(
-        weights=_weights(first, second),
+        weights=_weights(first, second, key),
         metrics="different" if difference else "identical",
         first_difference=difference,
         notes=notes,
@@ -157,16 +158,18 @@ def _fresh_folder(store: SweepFolder, fold: KnownFold, into: Path | None) -> Pat
     return store.out / "reruns" / f"{fold.key[:SHOWN_KEY]}-{number}"
 
 
-def _weights(first: FoldFolder, second: FoldFolder) -> Match:
-    done = fold_result(first)
+def _weights(first: FoldFolder, second: FoldFolder, key: str) -> Match:
+    done = fold_result(first, key)
     stored = "" if done is None else done.student_sha256
     before = sha256(first.student.read_bytes()).hexdigest() if first.student.exists() else stored
+    if stored and before != stored:
+        raise damaged(first.student, "its SHA-256 is not the one in result.json", first.advice)
     if not before or not second.student.exists():
         return "nothing to compare"
     return "identical" if before == sha256(second.student.read_bytes()).hexdigest() else "different"
 
 
-def _differences(first: FoldFolder, second: FoldFolder) -> Iterator[str]:
+def _differences(first: FoldFolder, second: FoldFolder, key: str) -> Iterator[str]:
     """Where the second run went another way, earliest first."""
     again = {_place(entry): entry for entry in second.read_journal()}
     for entry in first.read_journal():
@@ -176,7 +179,7 @@ def _differences(first: FoldFolder, second: FoldFolder) -> Iterator[str]:
             yield f"{' '.join(map(str, place))}: stored {mine}, now {other or 'nothing'}"
     for place in again:
         yield f"{' '.join(map(str, place))}: stored nothing, now {_numbers(again[place])}"
-    stored, now = fold_result(first), fold_result(second)
+    stored, now = fold_result(first, key), fold_result(second, key)
     for name in COMPARED:
         before, after = getattr(stored, name, None), getattr(now, name, None)
         if before != after:

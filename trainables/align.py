@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
+from search_spaces.errors import first_line
+from trainables.fitting.inputs import StillHeld, nothing_held
 from trainables.fitting.stage import StageFit, StageOutcome, load_weights
 from trainables.fitting.workers import Workers
 from trainables.fold_setup import FoldSetup, Report
+from trainables.jobs import NOTE
 from trainables.methods.recipes import Stage
+from trainables.storage.atomic_files import remove_path
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import DamagedFileError, write_atomically, write_json
-from trainables.storage.leases import Lease, LeaseLostError, this_process
+from trainables.storage.leases import Lease, this_process
 from trainables.student.model import Student
+
+SHA256 = "student_sha256"
+"""Entry of an Align stage's result: of the file of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +47,18 @@ def align(setup: FoldSetup, stage: Stage, student: Student) -> StageRecord:
     """
     shared = FoldFolder(setup.job.align_folder)
     with only_one_at_a_time(shared.path, setup.workers) as lease:
-        done = setup.workers.agree(_read(shared))
+        done, note = setup.workers.agree(_found(shared) if setup.workers.is_first else None)
+        if note:
+            setup.report({NOTE: note})
         if done is None:
             if setup.workers.is_first:
                 shared.remove_half_files()
             inputs = setup.align_inputs(stage, student)
-            inputs = replace(inputs, report=while_held(lease, inputs.report))
+            inputs = replace(inputs, report=while_held(lease, inputs.report), still_held=still_held(lease))
             fit = StageFit(stage, inputs, folder=shared, averager=None, later_ties=True)
             outcome = fit.run()
             if setup.workers.is_first:
+                still_held(lease)(0.0)
                 _write(shared, outcome)
         else:
             outcome = done
@@ -59,19 +71,37 @@ def align(setup: FoldSetup, stage: Stage, student: Student) -> StageRecord:
 
 
 def _write(shared: FoldFolder, outcome: StageOutcome) -> None:
-    write_atomically(shared.student, save({name: weight.cpu() for name, weight in outcome.weights.items()}))
+    weights = save({name: weight.cpu() for name, weight in outcome.weights.items()})
+    write_atomically(shared.student, weights)
     content = {field.name: getattr(outcome, field.name) for field in fields(outcome) if field.name != "weights"}
-    write_json(shared.result, content)
+    write_json(shared.result, content | {SHA256: sha256(weights).hexdigest()})
     shared.checkpoint.unlink(missing_ok=True)
 
 
-def _read(shared: FoldFolder) -> StageOutcome | None:
+def _found(shared: FoldFolder) -> tuple[StageOutcome | None, str]:
+    """What an equal stage left, and one line about what was damaged: then it is fitted again, with equal numbers."""
     try:
-        result = shared.read_result()
-    except DamagedFileError:
-        # It is fitted again, with equal numbers.
-        return None
-    return None if result is None else StageOutcome(weights=load_file(shared.student), **result)
+        content = shared.read_result()
+        if content is None:
+            return None, ""
+        return _outcome(content, shared.student.read_bytes()), ""
+    except (DamagedFileError, OSError, ValueError, TypeError, SafetensorError) as error:
+        why = "its weights are missing" if isinstance(error, FileNotFoundError) else first_line(error)
+    for path in (shared.result, shared.student, shared.journal, shared.checkpoint):
+        remove_path(path)
+    return None, f"the Align stage in {shared.path} is damaged ({why}); it runs again"
+
+
+def _outcome(content: Mapping[str, Any], weights: bytes) -> StageOutcome:
+    """Raises `ValueError` and the like where the two are not what was written together."""
+    entries = dict(content)
+    stated = entries.pop(SHA256, "")
+    # Before that entry, nothing was stated.
+    if stated and sha256(weights).hexdigest() != stated:
+        raise ValueError("its weights have another SHA-256 than its result states")
+    if not isinstance(entries.get("chosen"), dict) or not isinstance(entries.get("last_step"), int):
+        raise ValueError("its result lacks entries")
+    return StageOutcome(weights=load(weights), **entries)
 
 
 @contextmanager
@@ -97,16 +127,17 @@ def only_one_at_a_time(folder: Path, workers: Workers) -> Iterator[Lease | None]
             lease.release()
 
 
+def still_held(lease: Lease | None) -> StillHeld:
+    """Raises `LeaseLostError` where the lease is no longer this process's, or that was seen so many seconds ago."""
+    return nothing_held if lease is None else lambda every_s: lease.check(every_s=every_s)
+
+
 def while_held(lease: Lease | None, report: Report) -> Report:
     """A report that raises `LeaseLostError` once somebody else has the folder: a journal has one writer at a time."""
 
     def reported(metrics: dict[str, Any]) -> None:
-        other = None if lease is None else lease.lost_to
-        if other is not None:
-            raise LeaseLostError(
-                f"process {other.process} on {other.host} has taken over this fold: this process gave no sign of life "
-                "for too long"
-            )
+        if lease is not None:
+            lease.check()
         report(metrics)
 
     return reported

@@ -5,24 +5,26 @@ No Ray in this file: `run_fold` is a function of its inputs that fills one folde
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainables.align import StageRecord, align, only_one_at_a_time, while_held
+from trainables.align import StageRecord, align, only_one_at_a_time, still_held, while_held
 from trainables.data.formats.images import ImageSource
 from trainables.fitting.evaluation import BatchPredictor, mean_accuracy, mean_cross_entropy, of_images
 from trainables.fitting.gpu_memory import begin_measuring, gpu_memory
+from trainables.fitting.inputs import StillHeld
 from trainables.fitting.stage import StageFit, load_weights
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.workers import Workers
 from trainables.fold_setup import FoldSetup, Gather, Report, Scores, nothing_to_gather
-from trainables.jobs import FoldJob
+from trainables.jobs import NOTE, FoldJob
 from trainables.methods.recipes import Stage
+from trainables.storage.finished_folds import sealed, settled_result
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
+from trainables.storage.leases import write_first
 from trainables.student.model import Student
 from trainables.student.storage import save_student
 from trainables.teacher.ledger import QueryLedger, query_counts
@@ -53,26 +55,40 @@ def run_fold(
     """
     workers = workers or Workers()
     with only_one_at_a_time(Path(job.folder), workers) as lease:
-        done: dict[str, Any] | None = workers.agree(FoldFolder(job.folder).read_result())
+        report = while_held(lease, report)
+        done, note = workers.agree(_done(job) if workers.is_first else None)
+        if note:
+            report({NOTE: note})
         if done is not None:
-            return done
-        return _make_fold(job, source, teacher, while_held(lease, report), workers, gather)
+            return done  # type: ignore[no-any-return]
+        started = time.time()
+        setup = _begin(job, source, teacher, report, workers, gather, still_held(lease))
+        return _make_fold(setup, started)
 
 
-def _make_fold(
+def _done(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
+    return settled_result(FoldFolder(job.folder), job.spec, weights_elsewhere=bool(job.mirrors))
+
+
+def _begin(
     job: FoldJob,
     source: ImageSource,
     teacher: Teacher | None,
     report: Report,
     workers: Workers,
     gather: Gather,
-) -> dict[str, Any]:
-    started = time.time()
+    held: StillHeld,
+) -> FoldSetup:
     begin_measuring(workers.device)
-    setup = FoldSetup(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather)
+    setup = FoldSetup(job, source, metered(job, teacher, scope=job.spec.key), report, workers, gather, held)
     if workers.is_first:
+        held(0.0)
         FoldFolder(job.folder).remove_half_files()
         write_json(FoldFolder(job.folder).spec, job.spec.to_mapping())
+    return setup
+
+
+def _make_fold(setup: FoldSetup, started: float) -> dict[str, Any]:
     if not setup.method.stages:
         return zero_shot(setup, started)
     setup.prepare()
@@ -111,6 +127,7 @@ def predict(setup: FoldSetup, student: Student, records: list[StageRecord], star
     test = _score_test(setup, predictor)
     folder = FoldFolder(setup.job.folder)
     if setup.workers.is_first:
+        setup.still_held(0.0)
         save_student(student, folder.student)
         _write_test(setup, test | {"last_step": last_step})
     return _finish(setup, validation, records[-1].outcome.chosen, records, started)
@@ -122,6 +139,7 @@ def zero_shot(setup: FoldSetup, started: float) -> dict[str, Any]:
     validation = setup.score(predictor, setup.splits.source_validation)
     test = _score_test(setup, predictor)
     if setup.workers.is_first:
+        setup.still_held(0.0)
         _write_test(setup, test | {"last_step": test})
     return _finish(setup, validation, {"rule": "zero_shot", "step": -1}, [], started)
 
@@ -174,10 +192,11 @@ def _finish(
         "seconds": finished - started,
         "started": started,
         "finished": finished,
-        "student_sha256": _sha256(folder) if records and setup.workers.is_first else "",
     }
     if setup.workers.is_first:
-        write_json(folder.result, result)
+        result = sealed(result, folder, setup.job.spec)
+        setup.still_held(0.0)
+        write_first(folder.result, result)
         folder.checkpoint.unlink(missing_ok=True)
     last_step = records[-1].outcome.last_step if records else 0
     setup.report(
@@ -217,7 +236,3 @@ def _describe(record: StageRecord) -> dict[str, Any]:
         "teacher_embeddings": outcome.teacher_embeddings,
         "reused": record.reused,
     }
-
-
-def _sha256(folder: FoldFolder) -> str:
-    return hashlib.sha256(folder.student.read_bytes()).hexdigest()

@@ -14,15 +14,16 @@ from trainables.data.formats.images import ImageSource, Indices, cached
 from trainables.data.loading.batches import Batch, BatchStream, EvaluationBatch, evaluation_batches
 from trainables.data.loading.splits import split_fold
 from trainables.fitting.evaluation import BatchPredictor, DomainScore, Predictor, of_images, score_domains
-from trainables.fitting.inputs import StageInputs
+from trainables.fitting.inputs import StageInputs, StillHeld, nothing_held
 from trainables.fitting.speed import check_compiler
 from trainables.fitting.workers import Workers
-from trainables.jobs import FoldJob
+from trainables.jobs import NOTE, FoldJob
 from trainables.methods.recipes import Method, Stage, method_recipe
 from trainables.student.model import Student, build_student
 from trainables.teacher.meter import MeteredTeacher
 from trainables.teacher.names import requests_at_once
 from trainables.teacher.protocol import prompts, zero_shot_logits
+from trainables.teacher.stored.store import EmbeddingStore
 from trainables.teacher.stored.stored_embeddings import StoredFeatures, StoredTeacher
 
 Report = Callable[[dict[str, Any]], None]
@@ -46,7 +47,9 @@ class FoldSetup:
         report: Report,
         workers: Workers,
         gather: Gather = nothing_to_gather,
+        still_held: StillHeld = nothing_held,
     ) -> None:
+        self.still_held = still_held
         self.job, self.teacher, self.report, self.workers, self.gather = job, teacher, report, workers, gather
         self.source = cached(source, job.resources.decode_cache_mb)
         self.method: Method = method_recipe(job.spec.method)
@@ -138,6 +141,7 @@ class FoldSetup:
             num_views=self.stored.num_views,
         )
         features.fill(sorted(self.splits.source_train))
+        self._tell_of_damage(features.views, features.clean)
         head = Student(backbone=nn.Identity(), head=student.head, head_name=student.head_name)
         predict = of_images(self.predictor(head))
 
@@ -184,6 +188,7 @@ class FoldSetup:
             batches=batches,
             validate=validate,
             report=self.report,
+            still_held=self.still_held,
             workers=self.workers,
             seed=self.job.spec.fold.seed,
             num_steps=num_steps,
@@ -195,6 +200,16 @@ class FoldSetup:
         """Ask for the stored views that are missing, before the first step."""
         if self.stored is not None:
             self.stored.fill(sorted(self.splits.source_train))
+            self._tell_of_damage(self.stored.store)
+
+    def _tell_of_damage(self, *stores: EmbeddingStore) -> None:
+        """Report the answers that were damaged and asked again; of several workers each finds others, and none tells.
+
+        Ray waits for a report of every worker.
+        """
+        for line in (line for store in stores for line in store.discarded):
+            if self.workers.size == 1:
+                self.report({NOTE: line})
 
     def _ask(self, batch: Batch) -> Tensor:
         if self.stored is not None:

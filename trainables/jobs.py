@@ -14,6 +14,9 @@ from search_spaces.benchmarks import Benchmark
 from search_spaces.configuration import from_mapping
 from search_spaces.hyperparameters import FoldSpec, Resources
 
+NOTE = "note"
+"""Entry of a worker's report that is no evaluation: one line about a damaged file, and what is done about it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldJob:

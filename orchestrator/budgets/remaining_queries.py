@@ -16,6 +16,7 @@ from orchestrator.plan.selection_costs import points_agree
 from orchestrator.search.folds_to_come import first_specs, num_unwritten, unsettled_specs, unwritten_pairs
 from orchestrator.search.group_search import GroupSearch
 from orchestrator.search.specs import FoldSpecs
+from orchestrator.store.results import whole_result
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.benchmarks import Benchmark
 from search_spaces.hyperparameters import FoldSpec
@@ -146,7 +147,7 @@ def _steps_left(spec: FoldSpec, benchmark: Benchmark, folder: FoldFolder, align:
     steps = stage_steps(benchmark, spec.hyperparameters, spec.method)
     for stage, num_steps in zip(method_facts(spec.method).stages, steps, strict=True):
         place = align if stage == "align" else folder
-        if place.is_done:
+        if align.is_done if stage == "align" else whole_result(folder, spec.key) is not None:
             yield 0
             continue
         try:

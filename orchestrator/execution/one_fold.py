@@ -24,7 +24,7 @@ from orchestrator.store.failures import (
 )
 from orchestrator.store.leases import FoldLeases
 from orchestrator.store.remote.mirrors import StoreMirrors
-from orchestrator.store.results import FoldResult, fold_result
+from orchestrator.store.results import FoldResult, whole_result
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
 from trainables.data.formats.open import open_benchmark
@@ -61,7 +61,7 @@ def train_one(
     folder, mirrors, options = FoldFolder(job.folder), mirrors or StoreMirrors(), options or RunOptions()
     wanted, address = options.executor, options.address
     chosen = chosen_executor("train" if wanted == "auto" else wanted, job.resources, address)
-    done = fold_result(folder)
+    done = whole_result(folder, job.spec.key, by_content=True, weights_elsewhere=bool(job.mirrors))
     if done is not None:
         return done
     check_budget(job)
@@ -81,7 +81,7 @@ def train_one(
                     progress(ProgressEvent(kind="fold_retried", counts=Counts(), fold=_event(job, failure.error)))
     if failure is not None:
         raise _failed(job, failure)
-    result = fold_result(folder)
+    result = whole_result(folder, job.spec.key, weights_elsewhere=bool(job.mirrors))
     if result is None:
         raise FoldFailedError(f"{job.spec.fold} ended without a result (see {folder.path})")
     return result

@@ -22,7 +22,7 @@ from search_spaces.errors import UserError
 from trainables.data.formats.open import check_readable, open_benchmark, resolve_benchmark
 from trainables.data.loading.splits import check_splits
 from trainables.storage.atomic_files import aside_of
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import readable_json, write_json
 
 CHECKING = "checking that teacher and student can be built and fit together"
 
@@ -48,8 +48,7 @@ def check_data(
     for name, benchmark in benchmarks.items():
         source = open_benchmark(benchmark, data_root, cache=store.data_folder)
         check_splits(source, benchmark)
-        checked = read_json(store.benchmark_check_file(name))
-        if checked is None or checked["manifest"] != source.manifest:
+        if readable_json(store.benchmark_check_file(name)).get("manifest") != source.manifest:
             tell(f"reading every image of {name} once")
             check_readable(source)
             write_json(store.benchmark_check_file(name), {"manifest": source.manifest})

@@ -209,7 +209,7 @@ def _point_line(trial: TrialRecord) -> str:
 
 
 def _state(store: SweepFolder, key: str) -> tuple[list[str], dict[str, Any]]:
-    state = store.folds.fold_state(key, store.living_owner())
+    state, _ = store.folds.standing(key, store.living_owner())
     history, result = store.folds.failures(key), store.folds.result(key)
     facts: dict[str, Any] = {
         "state": state,

@@ -135,7 +135,7 @@ def sweep_status(store: SweepFolder) -> SweepStatus:
         results.update(finished)
         work.append(_group_work(store, row, finished, running))
     with_align = [key for key, (method, _) in results.items() if method_facts(method).aligns]
-    specs = [store.folds.spec(key) for key in with_align]
+    specs = [store.folds.fold(key).read_spec() for key in with_align]
     seconds = sum(result.seconds for _, result in results.values())
     resources = store.last_run().resources
     return SweepStatus(

@@ -18,11 +18,15 @@ from orchestrator.search.group_view import States, read_group_view
 from orchestrator.search.selection_outcome import MissingFolds, SelectionOutcome, outcome_of_trial, selection_outcome
 from orchestrator.store.fold_states import StoredStates
 from orchestrator.store.records import PlannedFold
-from orchestrator.store.results import parse_test
+from orchestrator.store.results import FoldResult, TestResult, check_fraction, parse_test
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import FoldSpec
 from search_spaces.sweeps import SweepSelection
+from trainables.storage.finished_folds import stated_sha256
+from trainables.storage.fold_folder import RUN_AGAIN, FoldFolder
+from trainables.storage.json_files import damaged
 
 Selection = Literal["source_validation", "leave_one_domain_out", "oracle"]
 
@@ -142,8 +146,9 @@ def _oracle_score(store: SweepFolder, folds: Iterable[PlannedFold]) -> float:
     scores = []
     for planned in folds:
         folder, domain = store.folds.fold(planned.key), planned.fold.test_domain
-        test = folder.read_test() if folder.is_done else None
-        score = parse_test(test, domain, last_step=True).out_accuracy if test else None
+        result = store.folds.result(planned.key)
+        test = None if result is None else _test_result(folder, result, domain, last_step=True)
+        score = None if test is None else test.out_accuracy
         scores.append(math.nan if score is None else score)
     return sum(scores) / len(scores)
 
@@ -152,11 +157,12 @@ def _measurement(
     store: SweepFolder, group: FoldGroup, trial: int, planned: PlannedFold, selection: Selection
 ) -> Measurement | None:
     folder = store.folds.fold(planned.key)
-    result, content, spec = store.folds.result(planned.key), folder.read_test(), store.folds.spec(planned.key)
-    if result is None or content is None or spec is None:
-        return None
     domain, by_oracle = planned.fold.test_domain, selection == "oracle"
-    test = parse_test(content, domain, last_step=by_oracle)
+    result, spec = store.folds.result(planned.key), store.folds.spec(planned.key)
+    test = None if result is None else _test_result(folder, result, domain, last_step=by_oracle)
+    if result is None or test is None or spec is None:
+        return None
+    check_fraction(result.accuracy, folder.result, folder.advice)
     return Measurement(
         group=group.name,
         benchmark=group.benchmark,
@@ -175,3 +181,23 @@ def _measurement(
         teacher_texts=result.queries.texts,
         teacher_unconfirmed=result.queries.unconfirmed,
     )
+
+
+def _test_result(folder: FoldFolder, result: FoldResult, domain: str, *, last_step: bool) -> TestResult | None:
+    """What a finished fold's `test.json` says of a domain; None where there is none.
+
+    Raises:
+        DamagedFileError: the file is not the one that the result states, or says nothing of that domain.
+        OtherFoldError: an accuracy is no fraction.
+    """
+    content = folder.read_test(sha256=stated_sha256(result.content, folder.test.name))
+    if content is None:
+        return None
+    try:
+        test = parse_test(content, domain, last_step=last_step)
+    except (UserError, TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise damaged(folder.test, str(error), RUN_AGAIN) from None
+    for accuracy in (test.accuracy, test.balanced_accuracy, test.out_accuracy):
+        if accuracy is not None:
+            check_fraction(accuracy, folder.test, folder.advice)
+    return test

@@ -87,7 +87,7 @@ def _group_audit(store: SweepFolder, group: FoldGroup) -> PruningAudit:
     objectives = read_group_view(store, group).objectives
     others = [value for number, value in objectives.items() if number not in audited]
     ended = [objectives[number] for number in sorted(audited) if number in objectives]
-    spared = [(decision, key) for decision in pruned for key in decision.folds if not store.folds.fold(key).is_done]
+    spared = [(decision, key) for decision in pruned for key in decision.folds if store.folds.result(key) is None]
     stopped = [decision for decision, key in spared if _was_running(decision, key)]
     return PruningAudit(
         trials_pruned=len(pruned),

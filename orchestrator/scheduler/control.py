@@ -58,7 +58,7 @@ def ask(store: SweepFolder, wish: Wish) -> ControlRequest:
     owner = store.living_owner()
     if owner is None:
         raise UserError(f"no sweep is at work in {store.where}: there is nothing to {wish}")
-    before = read_request(store)
+    before = _readable_request(store)
     if before is not None and before.owner == owner and before.wish == "cancel":
         return before
     request = ControlRequest(wish=wish, owner=owner, time=time.time())

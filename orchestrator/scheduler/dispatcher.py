@@ -20,6 +20,7 @@ from orchestrator.search.pruning import Decision
 from orchestrator.store.failures import Failure
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.methods import method_facts
+from trainables.jobs import NOTE
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.object_storage import reason
 
@@ -83,8 +84,13 @@ class Dispatcher:
         return attempt
 
     def reported(self, attempt: Attempt, metrics: Mapping[str, Any]) -> bool:
-        """A fold's worker has evaluated; True where it is to stop: the pruner says so, or everything stops."""
+        """A fold's worker has evaluated; True where it is to stop: the pruner says so, or everything stops.
+
+        A worker's note about a damaged file is told as it is.
+        """
         running = self._running.get(attempt.planned.key)
+        if NOTE in metrics:
+            self._message(str(metrics[NOTE]))
         if running is None or "stage" not in metrics:
             return False
         is_final = bool(metrics.get("final"))
@@ -120,7 +126,7 @@ class Dispatcher:
             self._queue.dropped(attempt)
         elif failure is not None:
             self._fail(attempt, failure)
-        elif self._folds.fold(key).is_done:
+        elif self._folds.result(key) is not None:
             self._finish(running)
         elif running.pruned is not None:
             self._crashes.went_well()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclass(slots=True)
 class StopRequest:
@@ -36,11 +38,14 @@ class StopRequest:
 
 @contextmanager
 def signals_stop(stop: StopRequest) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run in order; a second one ends it at once."""
+    """SIGINT, SIGTERM and SIGHUP (a lost terminal) end the run in order; a second one ends it at once.
+
+    A signal that is ignored stays ignored: `nohup` asks for that.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN}
 
     def request(number: int, frame: FrameType | None) -> None:
         if stop.wanted:

@@ -15,6 +15,7 @@ from orchestrator.search.specs import FoldSpecs
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.records import PairRecord, PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.sweep_folder import SweepFolder
+from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
@@ -40,6 +41,11 @@ class GroupSearch:
         self._hyperparameters = specs.sweep.hyperparameters_for(group.benchmark)
         view = read_group_view(store, group, selection=specs.sweep.selection, states=states)
         self._trials, self._pairs = list(view.trials), dict(view.pairs)
+        if [trial.number for trial in self._trials] != list(range(len(self._trials))):
+            raise UserError(
+                f"a trial of {group.name} is missing in {store.where}, between those that are there: put a whole copy "
+                "of its file in its place"
+            )
         self.view = replace(
             view,
             domains=self._benchmark.domain_names,
@@ -133,7 +139,11 @@ class GroupSearch:
     def spec(self, number: int, planned: PlannedFold) -> FoldSpec:
         """What a fold of a trial computes."""
         spec = self.specs.spec(self.group, self._trials[number].point, planned.fold)
-        assert spec.key == planned.key, f"{planned.fold} was written with another key"
+        if spec.key != planned.key:
+            raise UserError(
+                f"a record of {self.group.name} in {self._store.where} is damaged: trial {number} names {planned.fold} "
+                f"by {planned.key[:12]}, and its hyperparameters give {spec.key[:12]}; put a whole copy of it in place"
+            )
         return spec
 
     def reported(self, number: int, planned: PlannedFold) -> Decision | None:

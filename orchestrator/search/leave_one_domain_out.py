@@ -13,10 +13,12 @@ from dataclasses import replace
 
 from orchestrator.search.selection import HeldOutValidation, mean
 from orchestrator.store.records import PlannedFold
+from orchestrator.store.results import parse_held_out
 from orchestrator.store.sweep_folder import SweepFolder
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from search_spaces.hyperparameters import FoldSpec
+from trainables.storage.finished_folds import stated_sha256
 
 
 def pair_folds(spec: FoldSpec, pairs: Iterable[tuple[str, str]]) -> tuple[PlannedFold, ...]:
@@ -36,9 +38,12 @@ def held_out_accuracy(store: SweepFolder, planned: PlannedFold, *, selecting_for
     """
     (other,) = set(planned.fold.test_domains) - {selecting_for}
     folder = store.folds.fold(planned.key)
-    is_done = folder.is_done and not store.folds.failures(planned.key).failed
-    held_out = folder.read_held_out(other) if is_done else None
-    return None if held_out is None else float(held_out["accuracy"])
+    _, result = store.folds.standing(planned.key, None)
+    if result is None:
+        return None
+    file = folder.held_out(other)
+    held_out = folder.read_held_out(other, sha256=stated_sha256(result.content, f"held_out/{file.name}"))
+    return None if held_out is None else parse_held_out(held_out, file)
 
 
 def held_out_validation(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainables.storage.fold_folder import FoldFolder
-from trainables.storage.json_files import read_record, write_json
+from trainables.storage.json_files import readable_record, write_json
 
 FailureKind = Literal[
     "user", "budget", "overtaken", "out_of_memory", "lost_node", "lost", "crash", "diverged", "no_metric"
@@ -79,9 +79,8 @@ def failures_file(folder: FoldFolder) -> Path:
 
 
 def read_failures(folder: FoldFolder) -> FailureHistory:
-    """The attempts that failed; none where nothing went wrong."""
-    advice = "remove it, and the fold has all its attempts again"
-    return read_record(FailureHistory, failures_file(folder), advice=advice) or FailureHistory()
+    """The attempts that failed; none where nothing went wrong, or the file is damaged: all attempts are left then."""
+    return readable_record(FailureHistory, failures_file(folder)) or FailureHistory()
 
 
 def record_failure(folder: FoldFolder, failure: Failure) -> FailureHistory:

@@ -121,7 +121,7 @@ class FoldStates:
         if read_failures(folder).failed:
             self._failed.add(key)
             return
-        result = self._store.folds.result(key)
+        result = self._store.folds.result(key, by_content=True)
         if result is None:
             return
         self._store.folds.tidy_done(key)
@@ -145,19 +145,14 @@ class StoredStates:
             living_owner: identity of the process at work on the sweep; without one, its folds wait.
         """
         self._folds, self._owner = folds, living_owner
-        self._states: dict[str, FoldState] = {}
-        self._results: dict[str, FoldResult | None] = {}
+        self._standings: dict[str, tuple[FoldState, FoldResult | None]] = {}
 
     def state(self, key: str) -> FoldState:
-        if key not in self._states:
-            self._states[key] = self._folds.fold_state(key, self._owner)
-        return self._states[key]
+        return self._standing(key)[0]
 
     def result(self, key: str) -> FoldResult | None:
         """What a finished fold came to; None for any other."""
-        if key not in self._results:
-            self._results[key] = self._folds.result(key) if self.state(key) == "done" else None
-        return self._results[key]
+        return self._standing(key)[1]
 
     def objective(self, key: str) -> float | None:
         """Mean source validation accuracy of a finished fold; None while it is not finished, or failed."""
@@ -175,3 +170,8 @@ class StoredStates:
 
     def is_running(self, key: str) -> bool:
         return self.state(key) == "running"
+
+    def _standing(self, key: str) -> tuple[FoldState, FoldResult | None]:
+        if key not in self._standings:
+            self._standings[key] = self._folds.standing(key, self._owner)
+        return self._standings[key]

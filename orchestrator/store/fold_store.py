@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from orchestrator.store.failures import FailureHistory, read_failures
 from orchestrator.store.remote.mirrors import StoreMirrors
-from orchestrator.store.results import FoldResult, fold_result
+from orchestrator.store.results import FoldResult, whole_result
 from search_spaces.hyperparameters import FoldSpec
+from trainables.storage.finished_folds import OtherFoldError
 from trainables.storage.fold_folder import FoldFolder
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import readable_json, write_json
 from trainables.storage.leases import clear_dead, living_owner_of
 
 FoldState = Literal["done", "running", "failed", "pruned", "waiting"]
@@ -48,12 +49,32 @@ class FoldStore:
         return FoldFolder(self.path / "aligns" / key)
 
     def spec(self, key: str) -> FoldSpec | None:
-        """What a fold was asked to compute; None before it first started."""
-        return self.fold(key).read_spec()
+        """What a fold was asked to compute; None before it first started.
 
-    def result(self, key: str) -> FoldResult | None:
-        """Source-side numbers of a finished fold; None while it is not finished."""
-        return fold_result(self.fold(key))
+        Raises:
+            OtherFoldError: it asks for another fold than the folder's name says.
+        """
+        folder = self.fold(key)
+        spec = folder.read_spec()
+        if spec is not None and spec.key != key:
+            other = self.fold(spec.key).path
+            raise OtherFoldError(
+                f"{folder.spec} asks for another fold than its folder is named for, that of {other}: put each folder "
+                f"back in its place, or remove {folder.path} and run the sweep again"
+            )
+        return spec
+
+    def result(self, key: str, *, by_content: bool = False) -> FoldResult | None:
+        """Source-side numbers of a fold that is done; None for any other, and where one of its files is damaged.
+
+        Args:
+            by_content: compare the small files' contents too, not their sizes alone.
+
+        Raises:
+            OtherFoldError: it is another fold's result, or an accuracy is no fraction.
+        """
+        elsewhere = bool(self._mirrors)
+        return whole_result(self.fold(key), key, by_content=by_content, weights_elsewhere=elsewhere)
 
     def failures(self, key: str) -> FailureHistory:
         """The fold's failed attempts."""
@@ -62,13 +83,13 @@ class FoldStore:
     def mark_pruned(self, key: str, decision: Mapping[str, Any], sweep_key: str) -> None:
         """Note in a fold's folder that a sweep gave it up, and why; other sweeps on the store may go on with it."""
         path = self._pruned_file(key)
-        before = (read_json(path) or {}).get("sweeps", [])
+        before = pruning_sweeps(readable_json(path))
         if sweep_key not in before:
             self._write(path, {**decision, "sweeps": [*before, sweep_key]})
 
     def pruned(self, key: str) -> dict[str, Any] | None:
         """Why a fold was pruned, and by which sweeps; None where it was not."""
-        return read_json(self._pruned_file(key))
+        return readable_json(self._pruned_file(key)) or None
 
     def mark_running(self, key: str, owner: str) -> None:
         """Note which owner of the sweep's lease runs a fold."""
@@ -97,14 +118,20 @@ class FoldStore:
 
     def fold_state(self, key: str, living_owner: str | None) -> FoldState:
         """A fold's state; it runs while the one who started it lives, in this sweep or in another on the store."""
+        return self.standing(key, living_owner)[0]
+
+    def standing(self, key: str, living_owner: str | None) -> tuple[FoldState, FoldResult | None]:
+        """A fold's state, and the result of one that is done."""
         if self.failures(key).failed:
-            return "failed"
-        if self.fold(key).is_done:
-            return "done"
-        if self._sweep_key() in (self.pruned(key) or {}).get("sweeps", ()):
+            return "failed", None
+        result = self.result(key)
+        return ("done", result) if result is not None else (self._unfinished_state(key, living_owner), None)
+
+    def _unfinished_state(self, key: str, living_owner: str | None) -> FoldState:
+        if self._sweep_key() in pruning_sweeps(self.pruned(key) or {}):
             return "pruned"
-        mark = read_json(self._running_file(key)) if living_owner else None
-        if mark is not None and mark["owner"] == living_owner:
+        mark = readable_json(self._running_file(key)) if living_owner else {}
+        if living_owner and mark.get("owner") == living_owner:
             return "running"
         # Another sweep on the store may be at work on it.
         return "running" if living_owner_of(self.fold(key).lease) is not None else "waiting"
@@ -118,3 +145,9 @@ class FoldStore:
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
         write_json(path, content)
         self._mirrors.note(path)
+
+
+def pruning_sweeps(content: Mapping[str, Any]) -> list[str]:
+    """Keys of the sweeps that gave a fold up, by its `pruned.json`."""
+    sweeps = content.get("sweeps")
+    return [str(key) for key in sweeps] if isinstance(sweeps, list) else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.store.sweep_folder import SweepFolder
@@ -82,6 +82,13 @@ def _at_work(store: SweepFolder, owner: Owner) -> UserError:
     )
 
 
+def remove_half_files(store: SweepFolder) -> None:
+    """Take away what killed writers left below OUT and STORE; on a disk that cannot be written it stays."""
+    with suppress(OSError):
+        for folder in {store.out, store.shared}:
+            remove_abandoned(folder)
+
+
 @contextmanager
 def alone_in(store: SweepFolder, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
     """Be the only process at work in a sweep's folder, and at its addresses.
@@ -105,8 +112,7 @@ def alone_in(store: SweepFolder, *, sent: Sequence[Path] = ()) -> Iterator[Owner
     except LeaseHeldError as held:
         raise _at_work(store, held.owner) from None
     try:
-        for folder in {store.out, store.shared}:
-            remove_abandoned(folder)
+        remove_half_files(store)
         with at_work(store, lease.owner, sent=sent):
             yield lease.owner
     finally:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import UserError
-from trainables.storage.fold_folder import FoldFolder
+from trainables.storage.finished_folds import OtherFoldError, check_place, flaw
+from trainables.storage.fold_folder import RUN_AGAIN, FoldFolder
 from trainables.storage.json_files import DamagedFileError, damaged
 
 
@@ -77,21 +80,59 @@ class TestResult:
     """Images in the 80% part; None where the fold does not say."""
 
 
-def fold_result(folder: FoldFolder) -> FoldResult | None:
-    """Read a fold's result; None while it is not finished.
+def fold_result(folder: FoldFolder, key: str) -> FoldResult | None:
+    """Read a fold's result; None while there is none.
 
     Raises:
         DamagedFileError: the file lacks an entry, or one has another type.
+        OtherFoldError: it is another fold's result, or an accuracy is no fraction.
     """
     content = folder.read_result()
     if content is None:
         return None
+    check_place(folder, content, key)
     try:
-        return parse_result(content)
-    except DamagedFileError:
+        result = parse_result(content)
+    except (DamagedFileError, OtherFoldError):
         raise
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise damaged(folder.result, str(error), folder.advice) from None
+    for accuracy in (result.accuracy, *result.domain_accuracies.values()):
+        check_fraction(accuracy, folder.result, folder.advice, nan_allowed=True)
+    return result
+
+
+def whole_result(
+    folder: FoldFolder, key: str, *, by_content: bool = False, weights_elsewhere: bool = False
+) -> FoldResult | None:
+    """The result of a fold that is done; None where it has none, or one of the files that it keeps is damaged.
+
+    Raises `OtherFoldError` as `fold_result` does; the arguments are those of `storage.finished_folds.flaw`.
+    """
+    try:
+        result = fold_result(folder, key)
+    except DamagedFileError:
+        return None
+    if result is None or flaw(folder, result.content, by_content=by_content, weights_elsewhere=weights_elsewhere):
+        return None
+    return result
+
+
+def check_fraction(accuracy: float, file: Path, advice: str, *, nan_allowed: bool = False) -> None:
+    """Raises `OtherFoldError` for an accuracy that no fold can have."""
+    if 0.0 <= accuracy <= 1.0 or (nan_allowed and math.isnan(accuracy)):
+        return
+    raise OtherFoldError(f"{file} says that an accuracy is {accuracy}, which is no fraction of 0 to 1: {advice}")
+
+
+def parse_held_out(content: Mapping[str, Any], file: Path) -> float:
+    """The accuracy in a pair fold's file about one test domain; raises `DamagedFileError` or `OtherFoldError`."""
+    try:
+        accuracy = float(content["accuracy"])
+    except (TypeError, OverflowError) as error:
+        raise damaged(file, str(error), RUN_AGAIN) from None
+    check_fraction(accuracy, file, RUN_AGAIN, nan_allowed=True)
+    return accuracy
 
 
 def parse_test(content: Mapping[str, Any], domain: str, *, last_step: bool = False) -> TestResult:

@@ -20,7 +20,7 @@ from orchestrator.store.fold_store import FoldStore
 from orchestrator.store.records import PairRecord, PlannedFold, SelectedTrial, TrialRecord
 from orchestrator.store.remote.mirrors import StoreMirrors
 from search_spaces.sweeps import SweepSelection
-from trainables.storage.json_files import read_record, write_json
+from trainables.storage.json_files import read_record, readable_record, write_json
 from trainables.storage.json_lines import append_lines, read_lines
 
 
@@ -50,8 +50,11 @@ class SearchRecords:
         self._write(path, asdict(record))
 
     def selected(self, group: str, selection: SweepSelection = "source_validation") -> SelectedTrial | None:
-        """The trial that a selection selected in the group; None while it is searched."""
-        return read_record(SelectedTrial, self._selected_file(group, selection))
+        """The trial that a selection selected in the group; None while it is searched.
+
+        A damaged file says nothing: the next sweep selects again, from the same results.
+        """
+        return readable_record(SelectedTrial, self._selected_file(group, selection))
 
     def write_selected(self, record: SelectedTrial, selection: SweepSelection = "source_validation") -> None:
         self._write(self._selected_file(record.group, selection), asdict(record))

@@ -24,8 +24,10 @@ OUT and STORE may be addresses of an object storage: then these are the folders 
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -38,16 +40,18 @@ from orchestrator.store.remote.mirrors import StoreMirrors
 from orchestrator.store.same_sweep import check_same_inputs, check_same_sweep
 from orchestrator.store.search_records import SearchRecords
 from search_spaces.configuration import from_mapping
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, first_line
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.hyperparameters import TRAINER_VERSION
 from search_spaces.sweeps import Sweep, sweep_from_mapping
 from trainables.storage.atomic_files import aside_of
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import DamagedFileError, damaged, read_json, readable_json, write_json
 from trainables.storage.leases import living_owner_of
 from trainables.storage.object_storage import is_address, parse_address
 
 SHARED_FILE = "store.json"
+SECTIONS = {"sweep": dict, "groups": list, "manifests": dict}
+"""What `sweep.json` holds at least, and as what."""
 
 
 class SweepFolder:
@@ -106,9 +110,10 @@ class SweepFolder:
         before = self._sweep_content() if self.records.is_begun else None
         if before is not None:
             check_same_inputs(before, content, where=self.where)
-            if before["sweep"].get("selection") != sweep.selection:
-                # The last one asked for is what status, retry and report go by; what others selected stays.
-                self._write(self.sweep_file, before | {"sweep": before["sweep"] | {"selection": sweep.selection}})
+            # The selection asked for last is what status, retry and report go by; the rest follows from the key.
+            content["sweep"]["name"] = before["sweep"].get("name", sweep.name)
+            if before != json.loads(json.dumps({**before, **content})):
+                self._write(self.sweep_file, {**before, **content})
             return
         try:
             self._write(self.sweep_file, content)
@@ -145,7 +150,8 @@ class SweepFolder:
         if content is None:
             return None
         sections = ("sweep", "hyperparameters", "benchmark_hyperparameters")
-        return sweep_from_mapping({name: content[name] for name in sections})
+        with _read_from(self.sweep_file):
+            return sweep_from_mapping({name: content[name] for name in sections})
 
     def existing_sweep(self) -> Sweep:
         """The sweep this folder belongs to; raises `UserError` where there is none."""
@@ -157,18 +163,23 @@ class SweepFolder:
     def groups(self) -> tuple[FoldGroup, ...]:
         """The fold groups, in the order of the plan."""
         content = self._sweep_content() or {"groups": []}
-        return tuple(from_mapping(FoldGroup, group) for group in content["groups"])
+        with _read_from(self.sweep_file):
+            return tuple(from_mapping(FoldGroup, group) for group in content["groups"])
 
     def manifests(self) -> dict[str, str]:
         """Hash of each benchmark's images, by benchmark name."""
         content = self._sweep_content() or {"manifests": {}}
-        return dict(content["manifests"])
+        with _read_from(self.sweep_file):
+            return dict(content["manifests"])
 
     @property
     def price_per_1000(self) -> float | None:
         """Price of a thousand teacher queries, where one was given."""
-        content = read_json(self.price_file)
-        return None if content is None else float(content["price_per_1000"])
+        content = read_json(self.price_file, advice="remove it, and give the price once more")
+        try:
+            return None if content is None else float(content["price_per_1000"])
+        except TypeError:
+            raise damaged(self.price_file, "it holds no price", "remove it, and give the price once more") from None
 
     def remember_run(self, options: RunOptions) -> None:
         """Note how the sweep runs, so that `retry`, `rerun` and `export-hparams` need no configuration.
@@ -197,8 +208,12 @@ class SweepFolder:
 
     def promises(self) -> dict[str, Promise]:
         """What a query budget has promised to fold groups, by their names."""
-        content = read_json(self.promises_file) or {}
-        return {str(group): from_mapping(Promise, promise) for group, promise in content.items()}
+        content = readable_json(self.promises_file)
+        try:
+            return {str(group): from_mapping(Promise, promise) for group, promise in content.items()}
+        except UserError:
+            # Groups that a budget has let begin are let begin again while it suffices.
+            return {}
 
     def write_promises(self, promises: Mapping[str, Promise]) -> None:
         self._write(self.promises_file, {group: asdict(promise) for group, promise in promises.items()})
@@ -223,7 +238,13 @@ class SweepFolder:
         self.mirrors.note(path)
 
     def _sweep_content(self) -> dict[str, Any] | None:
-        return read_json(self.sweep_file)
+        content = read_json(self.sweep_file)
+        if content is None:
+            return None
+        for name, kind in SECTIONS.items():
+            if not isinstance(content.get(name), kind):
+                raise damaged(self.sweep_file, f"it has no {name!r}")
+        return content
 
     @cached_property
     def _sweep_key(self) -> str:
@@ -236,6 +257,17 @@ def check_could_write(store: SweepFolder) -> None:
         place = next(place for place in (folder, *folder.parents) if place.exists())
         if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
             raise UserError(f"cannot write to the {kind} {folder}: {place} refuses")
+
+
+@contextmanager
+def _read_from(file: Path) -> Iterator[None]:
+    """What is not as it was written there is damage of that file."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except (UserError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(file, first_line(error)) from None
 
 
 def open_store(out: str | Path, *, shared: str | Path | None = None) -> SweepFolder:

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from search_spaces.configuration import from_mapping
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import readable_record, write_json
 
 LOOK_S = 0.5
 """How often the running folds are counted."""
@@ -55,9 +54,9 @@ class Usage:
 
 
 def read_usage(folder: Path) -> Usage:
-    """What all processes together used."""
-    contents = (read_json(file) for file in sorted(folder.glob("*.json")))
-    return sum((from_mapping(Usage, content) for content in contents if content is not None), Usage())
+    """What all processes together used; what a damaged file said is lost."""
+    found = (readable_record(Usage, file) for file in sorted(folder.glob("*.json")))
+    return sum((one for one in found if one is not None), Usage())
 
 
 class UsageMeter:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from orchestrator.tracking.background import TrackingAwayError
 from search_spaces.errors import UserError, first_line
@@ -42,8 +44,18 @@ _QUIET_MLFLOW = {
 """No telemetry; a dead server holds a sweep up for a minute at most. Set only where the user did not."""
 
 
+SQLITE = "sqlite:///"
+UNESCAPED = "".join(chr(code) for code in range(32, 127) if chr(code) not in "%?#")
+"""Characters that mean themselves in a path of a SQLite address."""
+OPEN_S = 5.0
+
+
 class TrackingError(RuntimeError):
     """The tracking store did not take what was written; the store on disk is whole, and a later `sync` catches up."""
+
+
+class DamagedDatabaseError(TrackingError):
+    """A database file that is none any more."""
 
 
 def default_uri(out: Path) -> str:
@@ -52,8 +64,41 @@ def default_uri(out: Path) -> str:
 
 
 def local_uri(out: Path) -> str:
-    """The SQLite store of an output folder."""
-    return f"sqlite:///{out.resolve() / 'mlflow.db'}"
+    """The SQLite store of an output folder; MLflow decodes what is escaped in an address."""
+    return f"{SQLITE}{quote(str(out.resolve() / 'mlflow.db'), safe=UNESCAPED)}"
+
+
+@contextmanager
+def no_twin_folder(uri: str) -> Iterator[None]:
+    """Remove the empty folder that MLflow 3.17 makes where it takes an escaped address for a path."""
+    twin = Path(uri.removeprefix(SQLITE)).parent
+    was_there = not uri.startswith(SQLITE) or twin.exists()
+    try:
+        yield
+    finally:
+        if not was_there:
+            with suppress(OSError):
+                os.removedirs(twin)
+
+
+def check_database(uri: str) -> None:
+    """Open a SQLite database before MLflow does, which tries for four minutes.
+
+    Raises:
+        DamagedDatabaseError: the file is none.
+        TrackingError: it cannot be opened.
+    """
+    if not uri.startswith(SQLITE) or "?" in uri:
+        return
+    path = unquote(uri.removeprefix(SQLITE))
+    try:
+        with closing(sqlite3.connect(path, timeout=OPEN_S)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise TrackingError(f"{path}: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise DamagedDatabaseError(f"{path}: {error}") from None
 
 
 def check_reachable(uri: str) -> None:
@@ -118,14 +163,24 @@ def experiment_id(client: MlflowClient, name: str, artifact_location: str | None
     return str(experiment.experiment_id)
 
 
-def find_runs(client: MlflowClient, experiment_id: str, sweep_tag: str) -> list[Run]:
-    """Every run of a sweep, by tag, oldest first."""
+def find_runs(client: MlflowClient, experiment_id: str, sweep_tag: str, *, kind: str = "", key: str = "") -> list[Run]:
+    """Every run of a sweep, by tag, oldest first.
+
+    Args:
+        client: of the server.
+        experiment_id: where they are.
+        sweep_tag: of hexadecimal digits, as `key` is: MLflow's filters have no escapes, and no user's text goes in.
+        kind: only those of this kind.
+        key: only those of this fold or sweep.
+    """
+    wanted = {"sweep": sweep_tag, **({"kind": kind} if kind else {}), **({"key": key} if key else {})}
+    conditions = " and ".join(f"tags.{name} = '{value}'" for name, value in wanted.items())
     runs: list[Run] = []
     token: str | None = None
     while True:
         page = client.search_runs(
             [experiment_id],
-            filter_string=f"tags.sweep = '{sweep_tag}'",
+            filter_string=conditions,
             max_results=1000,
             order_by=["attributes.start_time DESC"],
             page_token=token,
@@ -148,12 +203,6 @@ def without_doubles(client: MlflowClient, runs: Sequence[Run]) -> list[Run]:
 def identity(run: Run) -> tuple[str, str, str]:
     tags = run.data.tags
     return tags.get("kind", ""), tags.get("group", ""), tags.get("key", "")
-
-
-def quoted(value: str) -> str:
-    """A text in MLflow's filter language, which has two kinds of quotes and no escapes."""
-    quote_mark = '"' if "'" in value else "'"
-    return f"{quote_mark}{value}{quote_mark}"
 
 
 def guarded(write: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +22,9 @@ from orchestrator.tracking.metric_points import SUMMARY, MetricPoint
 from orchestrator.tracking.mlflow_client import (
     ADVICE,
     VERSION_TAG,
+    DamagedDatabaseError,
     TrackingError,
+    check_database,
     check_reachable,
     default_uri,
     experiment_id,
@@ -29,8 +32,9 @@ from orchestrator.tracking.mlflow_client import (
     guarded,
     identity,
     is_server,
+    local_uri,
+    no_twin_folder,
     open_client,
-    quoted,
     without_doubles,
 )
 from orchestrator.tracking.projection import SweepProjection
@@ -50,6 +54,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "vl2v"
 """Name of the experiment that holds every sweep; `MLFLOW_EXPERIMENT_NAME` replaces it."""
+
+MOST_REFUSED = 20
+"""So many refusals are no matter of single records any more."""
 
 SHORT_KEY = 12
 """Characters of the sweep's key in tags and links."""
@@ -136,7 +143,7 @@ class Tracker:
                 # MLflow's own client would try for a while, at every run.
                 check_reachable(self.uri)
                 self._open()
-                return sum(guarded(partial(self._project, record)) for record in self._projection.records(changed))
+                return self._project_all(self._projection.records(changed))
             except TrackingAwayError as away:
                 raise TrackingError(away.reason) from None
             except UserError as error:
@@ -148,6 +155,25 @@ class Tracker:
             finally:
                 # With what a killed writer left in it.
                 shutil.rmtree(self._store.documents_folder, ignore_errors=True)
+
+    def _project_all(self, records: Iterable[RunRecord]) -> int:
+        """Write every record that can be written; one that cannot holds up no other.
+
+        Raises:
+            TrackingError: of the first that could not, once the others are written, or at once where nothing answers.
+        """
+        written, refused = 0, list[str]()
+        for record in records:
+            try:
+                written += guarded(partial(self._project, record))
+            except TrackingError as error:
+                check_reachable(self.uri)
+                refused.append(f"{record.kind} {record.name}: {error}")
+                if len(refused) > MOST_REFUSED:
+                    break
+        if refused:
+            raise TrackingError(redact(f"{len(refused)} runs were refused, the first of them {refused[0]}"))
+        return written
 
     @contextmanager
     def _only_writer(self) -> Iterator[None]:
@@ -175,12 +201,35 @@ class Tracker:
 
     def _open(self) -> None:
         if self._client is None:
-            client = open_client(self.uri)
-            self._experiment_id = guarded(lambda: experiment_id(client, self.experiment, self._artifact_location()))
-            runs = guarded(lambda: find_runs(client, self._experiment_id, self.sweep_tag))
+            self._check_database()
+            with no_twin_folder(self.uri):
+                client = open_client(self.uri)
+                self._experiment_id = guarded(lambda: experiment_id(client, self.experiment, self._artifact_location()))
+                runs = guarded(lambda: find_runs(client, self._experiment_id, self.sweep_tag))
             for run in guarded(lambda: without_doubles(client, runs)):
                 self._remember(run)
+            if self._is_own and runs and not self._store.tracking_artifacts.exists():
+                print(f"{self._store.tracking_artifacts} is gone: every run's files are written again", file=sys.stderr)
+                self._versions = dict.fromkeys(self._versions, "")
+                for run in runs:
+                    guarded(partial(client.set_tag, run.info.run_id, VERSION_TAG, ""))
             self._client = client
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the folder's own database is written, which can be made again."""
+        return self.uri == local_uri(self._store.out)
+
+    def _check_database(self) -> None:
+        """Fail at once where a local database cannot be opened; the folder's own is made again where it is damaged."""
+        try:
+            check_database(self.uri)
+        except DamagedDatabaseError as error:
+            if not self._is_own:
+                raise
+            file = self._store.tracking_database
+            file.replace(file.with_name(f"{file.name}.damaged"))
+            print(f"{error}: it is made again from the folds, and lies beside as {file.name}.damaged", file=sys.stderr)
 
     def _artifact_location(self) -> str | None:
         if is_server(self.uri):
@@ -216,19 +265,22 @@ class Tracker:
     def _find(self, record: RunRecord) -> Run | None:
         """The record's run as the server has it now."""
         assert self._client is not None
-        about = {"kind": record.kind, "key": record.key, "sweep": self.sweep_tag}
-        wanted = " and ".join(f"tags.{name} = {quoted(value)}" for name, value in about.items())
-        found = self._client.search_runs([self._experiment_id], filter_string=wanted)
-        runs = without_doubles(self._client, [run for run in found if run.data.tags.get("group", "") == record.group])
+        # A group's key is its name, which holds what users call their domains.
+        key = "" if record.kind == "group" else record.key
+        found = find_runs(self._client, self._experiment_id, self.sweep_tag, kind=record.kind, key=key)
+        own = [run for run in found if identity(run) == (record.kind, record.group, record.key)]
+        runs = without_doubles(self._client, own)
         return runs[0] if runs else None
 
     def _create(self, record: RunRecord) -> Run:
         assert self._client is not None
         tags = {"kind": record.kind, "group": record.group, "key": record.key, "sweep": self.sweep_tag}
-        if record.kind == "trial":
-            tags["mlflow.parentRunId"] = self._run_ids["group", record.group, record.group]
-        elif record.kind == "group":
-            tags["mlflow.parentRunId"] = self._run_ids["sweep", "", self._sweep.key]
+        parents = {"trial": ("group", record.group, record.group), "group": ("sweep", "", self._sweep.key)}
+        if record.kind in parents:
+            parent = self._run_ids.get(parents[record.kind])
+            if parent is None:
+                raise TrackingError("the run that it belongs to was refused")
+            tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(
             self._experiment_id, start_time=record.start_time, tags=tags, run_name=redact(record.name)
         )

@@ -15,6 +15,7 @@ from orchestrator.search.pruning import read_decisions
 from orchestrator.tracking.fold_order import in_order_of_arrival
 from orchestrator.tracking.run_records import RunRecord, TrackedFold, trial_record, with_results
 from search_spaces.configuration import flat
+from search_spaces.errors import UserError
 from search_spaces.hyperparameters import fold_spec_from_mapping
 from search_spaces.methods import method_facts
 from trainables.storage.json_files import read_json
@@ -185,8 +186,7 @@ def _slots(store: SweepFolder, group: FoldGroup) -> Iterator[_Slot]:
 
 def _tracked(store: SweepFolder, group: FoldGroup, slot: _Slot) -> TrackedFold:
     key = slot.planned.key
-    folder, state = store.folds.fold(key), store.folds.fold_state(key, None)
-    spec = read_json(folder.spec)
+    folder, (state, result), spec = store.folds.fold(key), store.folds.standing(key, None), _spec(store, key)
     has_align = spec is not None and method_facts(group.method).aligns
     # Which other sweeps gave it up too is no concern of this one's run.
     pruned = (store.folds.pruned(key) or {}) if state == "pruned" else None
@@ -199,8 +199,16 @@ def _tracked(store: SweepFolder, group: FoldGroup, slot: _Slot) -> TrackedFold:
         selected=slot.selected,
         method=group.method,
         spec=spec,
-        result=store.folds.result(key) if state in ("done", "failed") else None,
+        result=store.folds.result(key) if state == "failed" else result,
         point=slot.point,
         failed=state == "failed",
         pruned=None if pruned is None else {name: value for name, value in pruned.items() if name != "sweeps"},
     )
+
+
+def _spec(store: SweepFolder, key: str) -> dict[str, Any] | None:
+    """What a fold was asked to compute; None before it first started, and where the file is damaged."""
+    try:
+        return None if store.folds.spec(key) is None else read_json(store.folds.fold(key).spec)
+    except UserError:
+        return None

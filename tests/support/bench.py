@@ -22,6 +22,7 @@ from search_spaces.hyperparameters import Resources
 from search_spaces.sweeps import Sweep
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
+from trainables.jobs import NOTE
 from trainables.storage.leases import this_process
 
 CRASH = Failure(time=0.0, kind="crash", error="RuntimeError: no")
@@ -82,8 +83,12 @@ class Bench:
 
     def run(self, attempt: Attempt) -> None:
         """Run a fold to its end; nobody stops it early."""
-        run_job(self.jobs.job(attempt.spec).to_mapping())
+        run_job(self.jobs.job(attempt.spec).to_mapping(), lambda metrics: self._note(attempt, metrics))
         self.dispatcher.ended(attempt)
+
+    def _note(self, attempt: Attempt, metrics: dict[str, Any]) -> None:
+        if NOTE in metrics:
+            self.dispatcher.reported(attempt, metrics)
 
     def run_all(self, *, slots: int = 1, seed: int = 0, most: int = 10_000) -> list[Attempt]:
         """Keep `slots` folds running; whichever of them chance says ends next."""

@@ -22,9 +22,10 @@ from typing import Any
 
 from search_spaces.errors import UserError
 from search_spaces.methods import method_facts
-from trainables.jobs import FoldJob, job_from_mapping
+from trainables.jobs import NOTE, FoldJob, job_from_mapping
+from trainables.storage.finished_folds import sealed, settled_result
 from trainables.storage.fold_folder import FoldFolder
-from trainables.storage.json_files import read_json, write_json
+from trainables.storage.json_files import read_json, write_atomically, write_json
 from trainables.storage.leases import LeaseLostError
 from trainables.teacher.ledger import BudgetReached
 
@@ -34,7 +35,9 @@ TEST_NUMBERS = ("accuracy", "balanced_accuracy", "out_accuracy")
 def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
     fold_job = job_from_mapping(job)
     folder = FoldFolder(fold_job.folder)
-    done = folder.read_result()
+    done, note = settled_result(folder, fold_job.spec)
+    if note and report is not None:
+        report({NOTE: note})
     if done is not None:
         return done
     _log(fold_job)
@@ -65,10 +68,12 @@ def run_job(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | N
         "seconds": time.time() - started,
         "started": started,
         "finished": time.time(),
-        "student_sha256": "",
         "batch_pieces": fold_job.resources.batch_pieces,
         "gpu_memory": (read_json(_out(fold_job) / "BEHAVIOUR") or {}).get("gpu_memory"),
     }
+    if method_facts(fold_job.spec.method).stages:
+        write_atomically(folder.student, f"student of {fold_job.spec.key}".encode())
+    result = sealed(result, folder, fold_job.spec)
     write_json(folder.result, result)
     if report is not None:
         report({**_evaluation(3, accuracy), "final": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def write_fold(store: SweepFolder, wanted: FoldSpec, *, accuracy: float, finishe
                     }
                 )
         place.append_journal(lines)
-    folder.student.write_bytes(b"weights of " + wanted.key.encode())
+    weights = b"weights of " + wanted.key.encode()
+    folder.student.write_bytes(weights)
     write_json(folder.test, {"accuracy": {"line": 0.123456}})
     write_json(
         folder.result,
@@ -85,7 +87,7 @@ def write_fold(store: SweepFolder, wanted: FoldSpec, *, accuracy: float, finishe
             "seconds": 12.5,
             "started": finished - 20,
             "finished": finished,
-            "student_sha256": "0",
+            "student_sha256": hashlib.sha256(weights).hexdigest(),
         },
     )
     return PlannedFold(fold=wanted.fold, key=wanted.key)

@@ -46,10 +46,6 @@ class Written:
         ]
         self.store.claim(sweep, groups, dict.fromkeys(sweep.benchmarks, "manifest"))
 
-    def planned(self, group: str, domain: str, seed: int, trial: int) -> PlannedFold:
-        fold = Fold(benchmark=group.split("/")[0], test_domains=(domain,), seed=seed)
-        return PlannedFold(fold=fold, key=f"{group}-{domain}-{seed}-{trial}".replace("/", "_").replace("*", "all"))
-
     def finish(
         self,
         group: str,
@@ -65,14 +61,16 @@ class Written:
 
         Its test part has as many images as the papers' copy of the benchmark, unless `test_images` says otherwise.
         """
-        planned = self.planned(group, domain, seed, trial)
         benchmark, method, _ = group.split("/")
         hyperparameters = self.sweep.hyperparameters_for(benchmark)
+        # Trials differ in something, as they do in a search.
+        distill = replace(hyperparameters.distill, lr=hyperparameters.distill.lr * (1 + trial))
+        hyperparameters = replace(hyperparameters, distill=distill)
         own = {name: changes.pop(name) for name in list(changes) if hasattr(hyperparameters, name)}
         queries = changes.pop("queries", {})
         last_step = changes.pop("last_step", {"accuracy": {domain: ood / 2}, "out_accuracy": {domain: ood}})
         spec = FoldSpec(
-            fold=planned.fold,
+            fold=Fold(benchmark=benchmark, test_domains=(domain,), seed=seed),
             method=method,
             hyperparameters=replace(hyperparameters, **own),
             **{
@@ -81,11 +79,17 @@ class Written:
                 **changes,
             },
         )
+        planned = PlannedFold(fold=spec.fold, key=spec.key)
         folder = self.store.folds.fold(planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
+        folder.journal.write_text("{}\n")
         rule = "zero_shot" if method == "zero_shot" else "swad"
         write_json(folder.spec, spec.to_mapping())
-        test = {"accuracy": {domain: ood}, "balanced_accuracy": {domain: ood - 0.1}, "out_accuracy": {domain: ood}}
+        test = {
+            "accuracy": {domain: ood},
+            "balanced_accuracy": {domain: max(0.0, ood - 0.1)},
+            "out_accuracy": {domain: ood},
+        }
         num_images = {domain: images_in_test_part(benchmark, domain) if test_images is None else test_images}
         write_json(folder.test, {**test, "num_images": num_images, "last_step": last_step})
         write_json(
@@ -95,7 +99,7 @@ class Written:
                 "status": "done",
                 "method": method,
                 "fold": asdict(planned.fold),
-                "source_validation": {"accuracy": ood + 0.2, "cross_entropy": 1.0, "domains": {}},
+                "source_validation": {"accuracy": 0.9 * ood, "cross_entropy": 1.0, "domains": {}},
                 "chosen": {"rule": rule, "step": 4},
                 "teacher_queries": {"images": 100, "texts": 7, **queries},
                 "seconds": 1.0,
@@ -103,17 +107,35 @@ class Written:
                 "finished": 1.0,
             },
         )
+        self._replace(group, planned, trial)
         return planned
+
+    def _replace(self, group: str, planned: PlannedFold, trial: int) -> None:
+        """Where the selected trial has this fold already, it has it as it is now."""
+        selected = self.store.records.selected(group)
+        if selected is not None and selected.number == trial:
+            folds = tuple(planned if one.fold == planned.fold else one for one in selected.folds)
+            self.store.records.write_selected(replace(selected, folds=folds))
 
     def select(self, group: str, folds: list[PlannedFold], number: int = 0) -> None:
         self.store.records.write_selected(SelectedTrial(group=group, number=number, folds=tuple(folds)))
 
-    def fill(self, accuracies: dict[str, list[float]], **changes: Any) -> None:
-        """Select a trial in every group with one accuracy per seed, by method; domains differ by 0.1."""
+    def fill(self, accuracies: dict[str, list[float]], *, apart: float = 0.1, **changes: Any) -> None:
+        """Select a trial in every group with one accuracy per seed, by method; domains differ by `apart`, averages not.
+
+        The accuracies are those of the first domain where domains differ by 0.1.
+        """
         for group in self.plan.groups:
-            index = KNOWN[group.benchmark].domain_index
+            known = KNOWN[group.benchmark]
+            middle = (len(known.domains) - 1) / 2
             folds = [
-                self.finish(group.name, domain, seed, accuracy + 0.1 * index(domain), **changes)
+                self.finish(
+                    group.name,
+                    domain,
+                    seed,
+                    accuracy + 0.1 * middle + apart * (known.domain_index(domain) - middle),
+                    **changes,
+                )
                 for seed, accuracy in enumerate(accuracies[group.method])
                 for domain in group.test_domains
             ]
@@ -144,5 +166,5 @@ def status(tmp_path: Path, method: str, benchmark: str = "PACS", fills: Any = No
         benchmarks=(benchmark,), methods=(method,), zero_shot=False, seeds=1, hyperparameters=replace(default, **nested)
     )
     written = Written(tmp_path, asked)
-    written.fill({method: [REPRODUCED[method]]}, **(fills or {}))
+    written.fill({method: [REPRODUCED[method]]}, apart=0.01, **(fills or {}))
     return next(entry.status for entry in build_report(written.store).claims if entry.verified is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -227,3 +228,28 @@ def test_a_worker_whose_folder_somebody_else_took_stops_at_its_next_report(
     assert reports == 1
     assert not FoldFolder(job.folder).is_done
     assert read_owner(FoldFolder(job.folder).worker) == other
+
+
+@pytest.mark.parametrize("reports", [1, 3, 5])
+def test_a_fold_that_was_taken_over_and_finished_meanwhile_is_left_as_it_is(make_job: MakeJob, reports: int) -> None:
+    """The process stands still after an evaluation; another one takes over, finishes, and lets go."""
+    other, job = make_job("erm", out="other"), make_job("erm", out="one")
+    run_small_fold(other)
+    finished, folder, seen = FoldFolder(other.folder), FoldFolder(job.folder), list[str]()
+
+    def report(metrics: dict[str, Any]) -> None:
+        seen.append("report")
+        if len(seen) == reports:
+            for file in (file for file in finished.path.iterdir() if file.is_file()):
+                shutil.copyfile(file, folder.path / file.name)
+            folder.checkpoint.unlink(missing_ok=True)
+            folder.worker.unlink()
+            seen.extend(sorted(_stamps(folder)))
+
+    with pytest.raises(LeaseLostError, match="another process, which has released it, has taken over this fold"):
+        run_job(job.to_mapping(), report)
+    assert seen[reports:] == sorted(_stamps(folder)), "nothing of the other one's was touched"
+
+
+def _stamps(folder: FoldFolder) -> list[str]:
+    return [f"{file.name} {file.stat().st_mtime_ns}" for file in folder.path.iterdir() if file.name != ".lock"]

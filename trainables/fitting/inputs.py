@@ -15,6 +15,13 @@ from trainables.fitting.workers import Workers
 from trainables.methods.recipes import Stage
 from trainables.student.model import Student
 
+StillHeld = Callable[[float], None]
+"""Raises `LeaseLostError` where another process has the folder, or had it within so many seconds."""
+
+
+def nothing_held(every_s: float) -> None:
+    """This process shares its folder with nobody."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageInputs:
@@ -37,6 +44,8 @@ class StageInputs:
     seed: int
     num_steps: int
     evaluate_every: int
+    still_held: StillHeld = nothing_held
+    """Called before anything is asked or written, with the age in seconds at which a look counts no more."""
     batch_pieces: int = 1
     """See `Resources.batch_pieces`."""
 

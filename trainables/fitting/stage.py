@@ -14,15 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.loading.batches import Batch
-from trainables.fitting.checkpoint import load_checkpoint, save_checkpoint
+from trainables.fitting.checkpoint import checkpoint_flaw, load_checkpoint, save_checkpoint
 from trainables.fitting.evaluation import mean_accuracy, mean_cross_entropy, replaces_best
 from trainables.fitting.inputs import StageInputs
 from trainables.fitting.swad import DenseAverager
 from trainables.fitting.update import Update, image_digest
+from trainables.jobs import NOTE
 from trainables.methods.recipes import Stage
+from trainables.storage.atomic_files import remove_path
 from trainables.storage.fold_folder import FoldFolder
 
 State = dict[str, Any]
+
+LOOK_S = 1.0
+"""How old a look at the lease may be when the teacher is asked: a process that stood still for longer looks again."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -88,6 +93,7 @@ class StageFit:
         return self._outcome()
 
     def _update(self, step: int, batch: Batch) -> None:
+        self.inputs.still_held(LOOK_S)
         self.pending.append((step, self.update(step, batch), image_digest(batch.image_ids)))
         self.teacher_embeddings += batch.global_size if self.stage.asks_teacher else 0
         if self.averager is not None:
@@ -113,6 +119,7 @@ class StageFit:
             }
         )  # fmt: skip
         if self.inputs.workers.is_first:
+            self.inputs.still_held(0.0)
             self.folder.append_journal(lines)
             save_checkpoint(self.folder.checkpoint, self._state())
         self.inputs.report(
@@ -157,6 +164,10 @@ class StageFit:
         }
 
     def _restore(self) -> None:
+        workers = self.inputs.workers
+        flaw = workers.agree(checkpoint_flaw(self.folder.checkpoint) if workers.is_first else "")
+        if flaw:
+            self._discard_checkpoint(flaw)
         state = load_checkpoint(self.folder.checkpoint, stage=self.stage.name)
         if state is None:
             return
@@ -167,6 +178,15 @@ class StageFit:
         self.best = state["best"]
         self.next_step, self.ended_early = state["next_step"], state["ended_early"]
         self.seconds, self.teacher_embeddings = state["seconds"], state["teacher_embeddings"]
+
+    def _discard_checkpoint(self, flaw: str) -> None:
+        """Begin the stage again, with equal numbers: it asks for nothing that it has not asked before."""
+        workers, path = self.inputs.workers, self.folder.checkpoint
+        if workers.is_first:
+            remove_path(path)
+        # No worker looks for the file before it is gone.
+        workers.agree(None)
+        self.inputs.report({NOTE: f"{path} {flaw}; stage {self.stage.name} starts again"})
 
     def _outcome(self) -> StageOutcome:
         if self.averager is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -27,6 +28,14 @@ def aside_of(path: Path) -> Path:
     process = os.getpid()
     writer = f"{_machine()}-{process}-{process_started(process)}-{threading.get_native_id()}"
     return path.with_name(f".{path.name}.{writer}.part")
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder in its place with all that is in it; nothing where there is nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -6,7 +6,8 @@
     FOLDER/student.safetensors  the evaluated weights
     FOLDER/test.json            test-domain numbers: only the report opens it
     FOLDER/held_out/DOMAIN.json a pair fold's numbers on one of its two test domains, which it has instead of test.json
-    FOLDER/result.json          written last: the fold is done once it is there
+    FOLDER/result.json          written last: the fold is done once it is there, and the files that it states are whole
+                                (`storage.finished_folds`)
     FOLDER/lease.json           the sweep (or command) that handed the fold out, while it is at it (`storage.leases`)
     FOLDER/worker.json          the process that computes in here, while it does
 
@@ -24,6 +25,8 @@ from search_spaces.errors import UserError
 from search_spaces.hyperparameters import FoldSpec, fold_spec_from_mapping
 from trainables.storage.json_files import damaged, read_json
 from trainables.storage.json_lines import append_lines, read_lines
+
+RUN_AGAIN = "run the sweep again, which makes what is damaged again"
 
 
 class FoldFolder:
@@ -70,6 +73,7 @@ class FoldFolder:
 
     @property
     def is_done(self) -> bool:
+        """Whether there is a result; whether a fold's other files are whole is `storage.finished_folds`' to say."""
         return self.result.exists()
 
     def remove_half_files(self) -> None:
@@ -114,12 +118,16 @@ class FoldFolder:
         """Source-side numbers of a finished fold; None while it is not finished."""
         return read_json(self.result, advice=self.advice)
 
-    def read_test(self) -> dict[str, Any] | None:
-        """Test-domain numbers. Only the report (and oracle selection, when asked for) calls this."""
-        return read_json(self.test, advice=self.advice)
+    def read_test(self, *, sha256: str = "") -> dict[str, Any] | None:
+        """Test-domain numbers. Only the report (and oracle selection, when asked for) calls this.
 
-    def read_held_out(self, domain: str) -> dict[str, Any] | None:
+        Raises:
+            DamagedFileError: the file is damaged, or its SHA-256 is not the one that is stated.
+        """
+        return read_json(self.test, advice=RUN_AGAIN, sha256=sha256)
+
+    def read_held_out(self, domain: str, *, sha256: str = "") -> dict[str, Any] | None:
         """A pair fold's numbers on one of its two test domains. Only
         `orchestrator.search.leave_one_domain_out` calls this.
         """
-        return read_json(self.held_out(domain), advice=self.advice)
+        return read_json(self.held_out(domain), advice=RUN_AGAIN, sha256=sha256)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +21,20 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, flush to disk, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(path)
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_dir():
+            # Damage: nothing of ours is a folder there. One that is not empty is somebody's, and stays.
+            path.rmdir()
+        aside.replace(path)
+    except OSError:
+        # On a full disk, half a file would take the room that is left.
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -45,21 +56,29 @@ class FileContent(dict[str, Any]):
 PUT_BACK = "put a whole copy of it in its place"
 
 
-def read_json(path: Path, *, advice: str = PUT_BACK) -> dict[str, Any] | None:
+def read_json(path: Path, *, advice: str = PUT_BACK, sha256: str = "") -> dict[str, Any] | None:
     """Read a JSON object, or None where there is no such file.
 
     Args:
         path: the file; what is written appears whole or not at all, so a damaged one lost its bytes later.
         advice: what is to be done about a damaged one.
+        sha256: of its bytes, where that is known.
 
     Raises:
-        DamagedFileError: the file holds no JSON object.
+        DamagedFileError: the file holds no JSON object, or has another SHA-256.
     """
     try:
-        content = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        if sha256 and hashlib.sha256(text).hexdigest() != sha256:
+            raise damaged(path, "its SHA-256 is not the stated one", advice)
+        content = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except IsADirectoryError:
+        raise damaged(path, "it is a folder", advice) from None
+    except DamagedFileError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise damaged(path, first_line(error), advice) from None
     if not isinstance(content, dict):
         raise damaged(path, f"it holds a {type(content).__name__}", advice)
@@ -75,6 +94,22 @@ def damaged(path: Path, why: str, advice: str = PUT_BACK) -> DamagedFileError:
     return DamagedFileError(
         f"{path} is damaged ({why}): {advice}; what is done is kept, and the same command then goes on"
     )
+
+
+def readable_json(path: Path) -> dict[str, Any]:
+    """A JSON object that can be done without; empty where there is none, or the file is damaged."""
+    try:
+        return read_json(path) or {}
+    except DamagedFileError:
+        return {}
+
+
+def readable_record(cls: type[T], path: Path) -> T | None:
+    """A dataclass from a JSON file that can be done without; None where there is none, or the file is damaged."""
+    try:
+        return read_record(cls, path)
+    except DamagedFileError:
+        return None
 
 
 def read_record(cls: type[T], path: Path, *, advice: str = PUT_BACK) -> T | None:

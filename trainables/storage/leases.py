@@ -17,14 +17,15 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from search_spaces.configuration import from_mapping
 from trainables.storage.atomic_files import aside_of
-from trainables.storage.json_files import read_json
+from trainables.storage.json_files import read_json, write_json
 from trainables.storage.processes import process_started, this_machine
 
 HEARTBEAT_S = 5.0
@@ -74,6 +75,12 @@ class LeaseLostError(RuntimeError):
     """Another process took this one for dead, and is at work in its folder."""
 
 
+def lost_to(other: Owner) -> LeaseLostError:
+    """What is said of a fold that another process took over."""
+    who = f"process {other.process} on {other.host}" if other.process else "another process, which has released it,"
+    return LeaseLostError(f"{who} has taken over this fold: this process gave no sign of life for too long")
+
+
 class Lease:
     """A lease file that is refreshed while it is held."""
 
@@ -83,6 +90,7 @@ class Lease:
         self.lost_to: Owner | None = None
         """Who took the lease over while this owner held it and gave no sign of life."""
         self._when_lost, self._is_held = when_lost, False
+        self._checked = float("-inf")
 
     def take(self) -> Owner | None:
         """Hold the lease from now on; returns the dead owner that was replaced, if any.
@@ -97,7 +105,7 @@ class Lease:
             before = self._take(own)
         finally:
             own.unlink(missing_ok=True)
-        self.lost_to, self._is_held = None, True
+        self.lost_to, self._is_held, self._checked = None, True, time.monotonic()
         self._forget_dead()
         _heart.beat_for(self)
         return before
@@ -120,14 +128,37 @@ class Lease:
 
     def refresh(self) -> None:
         """One heartbeat, for a lease that is still this owner's; says so where it is somebody else's."""
-        owner = read_owner(self.path)
-        if owner is None or owner.identity == UNREADABLE:
+        other = self._other()
+        if other is None:
+            with suppress(FileNotFoundError):
+                os.utime(self.path)
+        elif other.identity != UNREADABLE and self._is_held:
+            self.lost_to = other
+            self._when_lost(other)
+
+    def check(self, *, every_s: float = 0.0) -> None:
+        """Look whether the lease is still this owner's, before something is written that the next owner may have.
+
+        Args:
+            every_s: a look that is younger counts; a process that stood still looks again.
+
+        Raises:
+            LeaseLostError: somebody else has it, or had it and is done.
+        """
+        now = time.monotonic()
+        if every_s and now - self._checked < every_s:
             return
-        if owner.identity == self.owner.identity:
-            os.utime(self.path)
-        elif self._is_held:
-            self.lost_to = owner
-            self._when_lost(owner)
+        other = self.lost_to or self._other()
+        if other is not None and other.identity != UNREADABLE:
+            raise lost_to(other)
+        self._checked = now
+
+    def _other(self) -> Owner | None:
+        """Who has the lease in place of this owner; a file that is gone was taken over and released."""
+        owner = read_owner(self.path)
+        if owner is None:
+            return Owner(identity="released", host="another machine", process=0, process_started=-1)
+        return None if owner.identity == self.owner.identity else owner
 
     def _take(self, own: Path) -> Owner | None:
         while True:
@@ -193,10 +224,10 @@ def read_owner(path: Path) -> Owner | None:
     """Who a lease file names; None where there is no lease."""
     try:
         content = read_json(path)
+        return None if content is None else from_mapping(Owner, content)
     except ValueError:
         # Cut short by a crash of the machine; nobody waits for the disk at every lease.
         return Owner(identity=UNREADABLE, host="an unknown machine", process=0, process_started=-1)
-    return None if content is None else from_mapping(Owner, content)
 
 
 def living_owner_of(path: Path) -> Owner | None:
@@ -233,6 +264,21 @@ def clear_dead(path: Path) -> None:
     with suppress(LeaseHeldError):
         lease.take()
         lease.release()
+
+
+def write_first(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that must be new, in one step.
+
+    Raises:
+        LeaseLostError: there is one: whoever finished first stands.
+    """
+    aside = aside_of(path)
+    write_json(aside, content)
+    try:
+        if not _linked(aside, path):
+            raise LeaseLostError(f"another process has finished {path.parent} first; its result stands")
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 class _Heart:

@@ -77,18 +77,27 @@ def show_report(
     """Write the report's files and print its tables, or its JSON."""
     from orchestrator.report import formats as report_formats
     from orchestrator.report.report import build_report
+    from orchestrator.store.leases import remove_half_files
 
     made = build_report(
         store, selection=cast("Selection | None", selection), allow_mixed=allow_mixed, price_per_1000=price_per_1000
     )
     error_bar = cast("ErrorBar", error)
-    paths = report_formats.write_report(made, store, error_bar=error_bar)
-    store.mirrors.send_now([store.report_folder])
+    remove_half_files(store)
+    paths = []
+    try:
+        paths = report_formats.write_report(made, store, error_bar=error_bar)
+        store.mirrors.send_now([store.report_folder])
+    except OSError as failed:
+        # A read-only or full disk keeps nobody from reading the table.
+        said = failed.strerror or str(failed)
+        print(f"the report's files are not written: {store.shown(store.report_folder)}: {said}", file=sys.stderr)
     if as_json:
         typer.echo(json.dumps(report_formats.to_mapping(made), indent=1))
         return
     typer.echo(report_formats.markdown(made, error_bar))
-    typer.echo(f"written: {', '.join(map(store.shown, paths))}")
+    if paths:
+        typer.echo(f"written: {', '.join(map(store.shown, paths))}")
 
 
 @app.command("domainbed", rich_help_panel="Results")

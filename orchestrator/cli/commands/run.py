@@ -231,7 +231,7 @@ def retry_command(
     options = replace(run.over(store.last_run()), only_failed=True)
     outcome = _run_failed(store, options, track_now=tracking == "now")
     tried = sum(
-        store.folds.fold(key).is_done or len(store.folds.failures(key).attempts) > count
+        store.folds.result(key) is not None or len(store.folds.failures(key).attempts) > count
         for key, count in before.items()
     )
     _show_retried(store, tried, outcome, as_json=as_json)

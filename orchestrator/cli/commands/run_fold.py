@@ -65,7 +65,7 @@ def train_command(
         store=place,
         options=options,
     )
-    was_done = place.folds.fold(job.spec.key).is_done
+    was_done = place.folds.result(job.spec.key) is not None
     try:
         with at_work(place, this_process()):
             result = train_one(job, options, print_evaluation, place.mirrors)

@@ -33,6 +33,7 @@ from tests.support.bench import CRASH, Bench
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import run_job
 from tests.support.waiting import eventually
+from tests.support.whole_folds import restate
 from trainables.storage.json_files import write_json
 
 
@@ -107,7 +108,7 @@ class Timed:
         run_job(self.bench.jobs.job(attempt.spec).to_mapping())
         folder = self.bench.store.folds.fold(attempt.planned.key)
         seconds = self.takes(self.queue.counts().done) * self.slowness.get(attempt.spec.method, 1.0)
-        write_json(folder.result, {**(folder.read_result() or {}), "seconds": seconds})
+        restate(folder, seconds=seconds)
         self.clock.pass_time(seconds)
         write_json(self.file, {name: getattr(self.clock.total, name) for name in Usage.__dataclass_fields__})
         self.queue.finished(attempt)

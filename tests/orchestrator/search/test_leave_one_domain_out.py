@@ -33,6 +33,7 @@ from tests.support.command_lines import requested
 from tests.support.repository import REPOSITORY
 from tests.support.stub_sweep import stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.whole_folds import restate, write_whole
 from trainables.data.formats.open import open_benchmark
 from trainables.storage.json_files import write_json
 
@@ -206,7 +207,7 @@ def write_pairs(store: SweepFolder, *, about_target: float) -> dict[int, list[Pl
         folder = store.folds.fold(planned.key)
         write_json(folder.held_out(other), {"accuracy": accuracy})
         write_json(folder.held_out("line"), {"accuracy": about_target * (number + 1)})
-        write_json(folder.result, {})
+        write_whole(folder, fold)
         folds[number].append(planned)
     return folds
 
@@ -296,6 +297,7 @@ def run_permuted(bench: Bench, attempt: Any, domain: str) -> None:
         write_json(folder.held_out(domain), {"domain": domain, "accuracy": 1.0 - accuracy})
     else:
         write_json(folder.test, {"accuracy": {domain: 0.0}})
+    restate(folder)
     bench.queue.finished(attempt)
 
 

@@ -15,7 +15,7 @@ from search_spaces.errors import UserError
 from search_spaces.fold_groups import FoldGroup
 from search_spaces.folds import Fold
 from tests.support.stub_sweep import stub_sweep
-from trainables.storage.json_files import write_json
+from tests.support.whole_folds import write_whole
 from trainables.storage.leases import Lease, this_process
 
 GROUP = FoldGroup(name="icons/erm/line", benchmark="icons", method="erm", test_domains=("line",), trials=3, seeds=2)
@@ -175,7 +175,7 @@ def test_a_fold_runs_while_the_one_who_started_it_lives(tmp_path: Path) -> None:
     assert store.folds.fold_state(PLANNED.key, store.living_owner()) == "running"
     lease.release()
     assert store.folds.fold_state(PLANNED.key, store.living_owner()) == "waiting"
-    write_json(store.folds.fold(PLANNED.key).result, {})
+    write_whole(store.folds.fold(PLANNED.key), PLANNED.fold)
     assert store.folds.fold_state(PLANNED.key, None) == "done"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from orchestrator.run_options import RunOptions
 from orchestrator.store.failures import Failure, give_up, record_failure
@@ -252,8 +255,8 @@ def test_a_failed_fold_is_a_failed_run(out: Path) -> None:
     folder = store.folds.fold(wanted.key)
     folder.path.mkdir(parents=True)
     folder.spec.write_text(json.dumps(wanted.to_mapping()))
-    for time in (1.0, 2.0):
-        record_failure(folder, Failure(time=time, kind="crash", error="it broke", details="Traceback"))
+    for ended in (1.0, 2.0):
+        record_failure(folder, Failure(time=ended, kind="crash", error="it broke", details="Traceback"))
     give_up(folder)
     write_trial(store, 2, (PlannedFold(fold=wanted.fold, key=wanted.key),))
     assert store.folds.failures(wanted.key).failed
@@ -398,3 +401,70 @@ def test_a_server_that_dies_costs_no_fold(out: Path, tmp_path: Path, migrated: P
         tracker.preflight()
     with pytest.raises(TrackingError):
         tracker.sync()
+
+
+def test_a_domain_may_have_both_kinds_of_quotes_in_its_name(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.tracked_store.GROUP", "icons/vl2v_adip/12\" vinyl 'live'")
+    store, sweep = finished_store(out)
+    tracker = Tracker(store=store, sweep=sweep)
+    assert tracker.sync() == 1 + 1 + 3
+    assert Tracker(store=store, sweep=sweep).sync() == 0
+    assert len(runs_of(tracker)) == 5
+
+
+def test_a_record_that_is_refused_holds_up_no_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, sweep = finished_store(out)
+    tracker, write, refused = Tracker(store=store, sweep=sweep), Tracker._write, list[str]()
+
+    def refuse_one(self: Tracker, run: Run, record: Any) -> None:
+        if record.kind == "trial" and record.key in refused + ([] if refused else [record.key]):
+            refused[:] = [record.key]
+            raise MlflowException("INVALID_PARAMETER_VALUE: no\nlong text")
+        write(self, run, record)
+
+    monkeypatch.setattr(Tracker, "_write", refuse_one)
+    with pytest.raises(TrackingError, match=r"^1 runs were refused, the first of them trial t0.s0 .*INVALID_PARAM"):
+        tracker.sync()
+    whole = [run for run in runs_of(tracker) if run.data.tags.get("record_version")]
+    assert sorted(run.data.tags["kind"] for run in whole) == ["group", "sweep", "trial", "trial"]
+    monkeypatch.setattr(Tracker, "_write", write)
+    assert tracker.sync() == 1
+
+
+@pytest.mark.parametrize("name", ["feature%2Fx", "q?x", "a#b c"])
+def test_a_folder_may_be_called_anything(tmp_path: Path, out: Path, name: str) -> None:
+    folder = out.rename(tmp_path / name)
+    store, sweep = finished_store(folder)
+    tracker = Tracker(store=store, sweep=sweep)
+    tracker.sync()
+    assert Tracker(store=store, sweep=sweep).sync() == 0
+    assert [item.name for item in tmp_path.iterdir()] == [name], "nothing was written beside it"
+    assert len(list(folder.glob("mlartifacts/*/artifacts/spec.json"))) == 3
+
+
+def test_a_damaged_database_of_the_folders_own_is_made_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, sweep = finished_store(out)
+    store.tracking_database.write_bytes(b"\x07" * 100)
+    assert Tracker(store=store, sweep=sweep).sync() == 5
+    said = capsys.readouterr().err.splitlines()
+    assert len([line for line in said if "file is not a database: it is made again" in line]) == 1
+    assert Tracker(store=store, sweep=sweep).sync() == 0
+
+
+def test_artifacts_that_were_deleted_are_written_again(out: Path) -> None:
+    store, sweep = finished_store(out)
+    Tracker(store=store, sweep=sweep).sync()
+    before = sorted(file.name for file in store.tracking_artifacts.rglob("*.*") if file.is_file())
+    shutil.rmtree(store.tracking_artifacts)
+    assert Tracker(store=store, sweep=sweep).sync() == 5
+    assert sorted(file.name for file in store.tracking_artifacts.rglob("*.*") if file.is_file()) == before
+
+
+def test_a_local_database_that_cannot_be_opened_fails_at_once(out: Path) -> None:
+    store, sweep = finished_store(out)
+    store.tracking_database.unlink()
+    store.tracking_database.mkdir()
+    began = time.monotonic()
+    with pytest.raises(UserError, match="unable to open database file"):
+        Tracker(store=store, sweep=sweep).preflight()
+    assert time.monotonic() - began < 30.0

@@ -20,11 +20,13 @@ from trainables.storage.leases import (
     STALE_S,
     Lease,
     LeaseHeldError,
+    LeaseLostError,
     Owner,
     is_alive,
     living_owner_of,
     read_owner,
     this_process,
+    write_first,
 )
 from trainables.storage.processes import this_machine
 
@@ -258,3 +260,30 @@ def test_what_was_left_by_who_died_while_taking_the_lease_goes(tmp_path: Path) -
     lease.take()
     assert {item.name for item in tmp_path.iterdir()} == {"lease.json", f".lease.json.{living.identity}"}
     lease.release()
+
+
+def test_a_lease_that_the_next_owner_has_released_already_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Owner] = []
+    lease = Lease(tmp_path / "lease.json", this_process(), when_lost=told.append)
+    lease.take()
+    lease.check()
+    lease.path.unlink()
+    lease.check(every_s=60.0)
+    with pytest.raises(LeaseLostError, match=r"^another process, which has released it, has taken over this fold"):
+        lease.check()
+    lease.refresh()
+    assert lease.lost_to is not None
+    assert told == [lease.lost_to]
+    lease.release()
+    assert not lease.path.exists()
+
+
+def test_whoever_finishes_first_stands(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    write_first(file, {"number": 1})
+    with pytest.raises(LeaseLostError, match="another process has finished"):
+        write_first(file, {"number": 2})
+    assert json.loads(file.read_text()) == {"number": 1}
+    assert [item.name for item in tmp_path.iterdir()] == ["result.json"]

@@ -109,6 +109,7 @@ def fill(
         BudgetReached: the meter's budget ends; every answer stays.
     """
     remove_left_over_spools(store.folder)
+    store.discard_damaged(num_views, domains)
     filler = _Filler(store, teacher, batch_size, at_once, progress)
     try:
         while missing := store.missing(num_views, domains):

@@ -88,7 +88,9 @@ def read_shard(path: str, *, verify: bool = False) -> ShardContent:
             key=metadata["key"],
             checksum=metadata["sha256"],
         )
-    except (pa.ArrowInvalid, KeyError, ValueError, IndexError) as error:
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedShardError(f"{path} is damaged ({type(error).__name__}); {ASKED_AGAIN}") from None
     if verify and checksum(content.embeddings, content.image_ids) != content.checksum:
         raise DamagedShardError(f"{path} is damaged (its checksum does not agree); {ASKED_AGAIN}")

@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -28,13 +29,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from search_spaces.errors import first_line
 from search_spaces.hyperparameters import check_teacher_mode, content_key
 from trainables.data.formats.images import ImageSource
 from trainables.data.loading.batches import image_id_offsets
+from trainables.storage.atomic_files import remove_path
 from trainables.storage.json_files import write_json
 from trainables.teacher.names import SHARD_ROWS
 from trainables.teacher.protocol import Teacher
-from trainables.teacher.stored.shards import read_shard, write_shard
+from trainables.teacher.stored.shards import DamagedShardError, read_shard, write_shard
 from trainables.teacher.stored.spool import remove_half_written
 
 VIEW_DEFINITION = 1
@@ -108,6 +111,8 @@ class EmbeddingStore:
             self._domain_of[offset + pool] = domain
             self._place_of[offset + pool] = np.arange(len(pool))
         self._opened: dict[Shard, Rows] = {}
+        self.discarded: list[str] = []
+        """One line for each damaged file that was removed, to be asked for again."""
 
     @property
     def is_local(self) -> bool:
@@ -140,6 +145,32 @@ class EmbeddingStore:
         """Shards that are not filled; the store is local."""
         present = set(os.listdir(self.folder)) if os.path.isdir(self.folder) else set()
         return [shard for shard in self.shards(num_views, domains) if shard.filename not in present]
+
+    def discard_damaged(self, num_views: int, domains: Sequence[str] | None = None) -> None:
+        """Remove shards that are not what was written there; each version of a file is read once in a process."""
+        missing = set(self.missing(num_views, domains))
+        for shard in self.shards(num_views, domains):
+            flaw = "" if shard in missing else self._flaw(self.path(shard), view=shard.view, ids=self.image_ids(shard))
+            if flaw:
+                self._discard(self.path(shard), flaw)
+                self._opened.pop(shard, None)
+
+    def _flaw(self, path: str, *, view: int, ids: npt.NDArray[np.int64] | None) -> str:
+        """What is wrong with a file; empty where it is whole, or gone."""
+        try:
+            about = _whole_shard(path, *_version(path))
+        except FileNotFoundError:
+            return ""
+        except (DamagedShardError, OSError) as error:
+            return first_line(error)
+        if about[:2] != (self.key.key, view) or (ids is not None and about[2] != ids.tobytes()):
+            return f"{path} belongs to another store or place"
+        return ""
+
+    def _discard(self, path: str, flaw: str) -> None:
+        with self.lease(os.path.basename(path), wait=True):
+            remove_path(Path(path))
+        self.discarded.append(f"{flaw.partition(';')[0]}; its rows are asked again")
 
     def lookup(self, image_ids: Tensor, views: Tensor) -> Tensor:
         """The teacher's embeddings [N, D], float32, of image ids [N] in views [N].
@@ -204,11 +235,13 @@ class EmbeddingStore:
     def texts(self, teacher: Teacher, prompts: Sequence[str]) -> Tensor:
         """Text embeddings [len(prompts), D] of a list of prompts: asked once, by one of all who come at once.
 
-        Raises:
-            DamagedShardError: what is stored of them does not agree with its checksum.
+        A file that does not agree with its checksum is removed first, and asked for again.
         """
         path = self.texts_path(prompts)
         name = os.path.basename(path)
+        flaw = self._flaw(path, view=0, ids=np.arange(len(prompts), dtype=np.int64))
+        if flaw:
+            self._discard(path, flaw)
         try:
             return torch.from_numpy(read_shard(path, verify=True).embeddings.copy())
         except FileNotFoundError:
@@ -235,6 +268,18 @@ class EmbeddingStore:
     def try_lease(self, name: str, *, wait: bool = False) -> FillLease | None:
         """Take a file's lease, or None where somebody living holds it."""
         return FillLease.take(Path(self.folder) / ".leases" / name, wait=wait)
+
+
+def _version(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=65536)
+def _whole_shard(path: str, size: int, changed: int) -> tuple[str, int, bytes]:
+    """Key, view and image ids of a file that agrees with its checksum; else raises `DamagedShardError`."""
+    content = read_shard(path, verify=True)
+    return content.key, content.view, content.image_ids.astype(np.int64).tobytes()
 
 
 class FillLease:
