@@ -125,7 +125,6 @@ def run_sweep(
     """
     started = time.monotonic()
     options = check_before(sweep, store, options or RunOptions(), tracking)
-    check_asked(sweep, options.benchmarks)
     store.check_writable()
     manifests = check_data(
         options.benchmarks, store=store, data_root=options.data_root, tell=lambda text: _message(progress, text)
@@ -159,6 +158,7 @@ def check_before(sweep: Sweep, store: SweepFolder, options: RunOptions, tracking
         UserError: the folder cannot be written, is another sweep's or in use, or a sweep that has not begun could not.
     """
     options = _resolved(options, sweep, store)
+    check_asked(sweep, options.benchmarks)
     check_could_write(store)
     store.check_sweep(sweep)
     check_alone(store)

@@ -105,7 +105,7 @@ def _text(kind: Any, place: str) -> dict[str, Any]:
     if place in FROM_NAMES:
         return {"enum": list(FROM_NAMES[place])}
     # A number is text, too: a sweep may be called 7.
-    return {"type": ["string", "number"]} | ({"pattern": PATTERNS[place]} if place in PATTERNS else {})
+    return {"type": ["string", "number", "boolean"]} | ({"pattern": PATTERNS[place]} if place in PATTERNS else {})
 
 
 def _bounds(setting: Setting) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import UserError
-from trainables.storage.finished_folds import OtherFoldError, check_place, flaw
+from trainables.storage.finished_folds import OtherFoldError, check_belongs, flaw
 from trainables.storage.fold_folder import RUN_AGAIN, FoldFolder
 from trainables.storage.json_files import DamagedFileError, damaged
 
@@ -90,7 +90,7 @@ def fold_result(folder: FoldFolder, key: str) -> FoldResult | None:
     content = folder.read_result()
     if content is None:
         return None
-    check_place(folder, content, key)
+    check_belongs(folder, content, key)
     try:
         result = parse_result(content)
     except (DamagedFileError, OtherFoldError):

@@ -59,7 +59,7 @@ def stated_sha256(content: Mapping[str, Any], name: str) -> str:
     return str(about.get("sha256", "")) if isinstance(about, dict) else ""
 
 
-def check_place(folder: FoldFolder, content: Mapping[str, Any], key: str) -> None:
+def check_belongs(folder: FoldFolder, content: Mapping[str, Any], key: str) -> None:
     """Raises `OtherFoldError` where a result is not that of the fold with this key."""
     if content["key"] != key:
         other = folder.path.with_name(str(content["key"])[:64] or "?")
@@ -110,7 +110,7 @@ def settled_result(
         content = folder.read_result()
         if content is None:
             return None, ""
-        check_place(folder, content, spec.key)
+        check_belongs(folder, content, spec.key)
         found = flaw(folder, content, by_content=True, weights_elsewhere=weights_elsewhere)
         if found.startswith(f"{folder.spec.name} "):
             remove_path(folder.spec)

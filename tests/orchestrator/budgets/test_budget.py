@@ -31,7 +31,7 @@ from tests.support.query_costs import query_costs
 from tests.support.stub_sweep import stub_sweep
 from trainables.data.formats.open import open_benchmark
 from trainables.data.loading.splits import split_fold
-from trainables.fitting.checkpoint import save_checkpoint
+from trainables.fitting.checkpoint import STATE, save_checkpoint
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
 from trainables.teacher.ledger import BudgetReached, QueryLedger, Reservation
@@ -285,7 +285,7 @@ def test_a_begun_folds_steps_behind_its_checkpoint_are_never_needed_again(tmp_pa
     per_step, texts = 3 * hyperparameters.batch_size_per_domain, 13
     assert need(group).queries == (align + distill) * per_step + texts
     folder, shared = bench.store.folds.fold(attempt.planned.key), bench.store.folds.align(attempt.spec.align_key)
-    state = {"stage": "align", "next_step": 3, "ended_early": False}
+    state = dict.fromkeys(STATE) | {"stage": "align", "next_step": 3, "ended_early": False}
     save_checkpoint(shared.checkpoint, state)
     assert need(group).queries == (align - 3 + distill) * per_step + texts
     save_checkpoint(shared.checkpoint, state | {"next_step": 4})
@@ -309,7 +309,8 @@ def test_train_counts_a_begun_fold_from_its_checkpoint(tmp_path: Path) -> None:
     # Killed two steps after the checkpoint of step 3: the check, the texts, and those two are asked for again.
     asked = texts + texts + 5 * per_step
     QueryLedger(Path(job.queries_folder), job.spec.key).reserve(Reservation(images=asked))
-    save_checkpoint(FoldFolder(job.folder).checkpoint, {"stage": "distill", "next_step": 3, "ended_early": False})
+    state = dict.fromkeys(STATE) | {"stage": "distill", "next_step": 3, "ended_early": False}
+    save_checkpoint(FoldFolder(job.folder).checkpoint, state)
     enough = asked + texts + texts + (steps - 3) * per_step
     check_budget(replace(job, query_budget=enough))
     with pytest.raises(BudgetReached):

@@ -415,8 +415,8 @@ def test_folds_side_by_side_share_the_wall_but_none_is_shorter_than_one(tmp_path
 def test_budgets_that_would_limit_nothing_are_refused_in_one_line() -> None:
     gpu, none = Resources(gpus_per_worker=1), Resources()
     mistakes: Sequence[tuple[Callable[[], Any], str]] = (
-        (lambda: Limits(wall_hours=-1.0), "--wall-budget is 0 or more"),
-        (lambda: Limits(money=float("nan")), "--money-budget is 0 or more"),
+        (lambda: Limits(wall_hours=-1.0), "--wall-budget is a number, 0 or more"),
+        (lambda: Limits(money=float("nan")), "--money-budget is a number, 0 or more"),
         (lambda: Limits(gpu_hours=1.0).check(none, None), "folds reserve no GPU here; give --gpus-per-worker"),
         (lambda: Limits(price_per_gpu_hour=1.0).check(none, None), "folds reserve no GPU here"),
         (lambda: Limits(money=1.0).check(gpu, None), "needs a price"),
