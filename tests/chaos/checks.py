@@ -13,10 +13,10 @@ from mlflow import MlflowClient
 
 from orchestrator.inspection.teacher_usage import sweep_queries
 from orchestrator.store.sweep_folder import open_store
+from tests.support.timeless import STATED, TIMES
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import read_json
 
-TIMES = frozenset({"time", "seconds", "started", "finished"})
 ASKED = ("quer", "teacher_images", "teacher_texts", "teacher_embeddings", "unconfirmed", "price")
 """A killed fold asks the teacher again: what it asked is counted, and is not what an undisturbed run asks."""
 ASKED_ONCE = ("unique_images", "unique_views")
@@ -158,7 +158,7 @@ def _plain(content: Any) -> Any:
         return {
             name: _plain(value)
             for name, value in content.items()
-            if name not in TIMES and name != "reused" and not any(word in name for word in ASKED)
+            if name not in TIMES | STATED and name != "reused" and not any(word in name for word in ASKED)
         }
     return [_plain(item) for item in content] if isinstance(content, list) else content
 

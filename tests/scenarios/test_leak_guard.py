@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.store.search_records import group_slug
 from orchestrator.store.sweep_folder import SweepFolder, open_store
+from tests.support.timeless import timeless
 from trainables.data.formats.sample import write_sample
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,6 @@ TINY = (
 SEARCH = ("--method", "vl2v_adip", "--space", "wide", "--trials", "12", "--seeds", "2", "--max-concurrent", "1")
 """The first ten trials of a TPE study are drawn at random: twelve have two that follow from what was measured."""
 
-TIMES = ("time", "seconds", "started", "finished")
 KEYS = ("key", "against", "folds")
 """Entries of a pruning decision that name folds by key: the images' manifest is in it, and with it the labels."""
 
@@ -127,21 +127,15 @@ def _source_side(store: SweepFolder, key: str) -> Mapping[str, Any]:
     result = dict(store.folds.fold(key).read_result() or {})
     for name in ("key", "teacher_queries"):
         result.pop(name, None)
-    journal = [_timeless(line) for line in store.folds.fold(key).read_journal()]
+    journal = [timeless(line) for line in store.folds.fold(key).read_journal()]
     assert any(line["kind"] == "step" for line in journal)
-    return {**_timeless(result), "journal": journal}
+    return {**timeless(result), "journal": journal}
 
 
 def _decisions(store: SweepFolder, group: str) -> list[dict[str, Any]]:
     """What was decided of which trial, and compared with which; in the file these are in the order of their keys."""
     decisions = []
     for line in (store.out / "pruning" / f"{group_slug(group)}.jsonl").read_text().splitlines():
-        decision = {name: value for name, value in _timeless(json.loads(line)).items() if name not in KEYS}
+        decision = {name: value for name, value in timeless(json.loads(line)).items() if name not in KEYS}
         decisions.append({**decision, "trials": sorted(decision["trials"])})
     return decisions
-
-
-def _timeless(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {name: _timeless(value) for name, value in content.items() if name not in TIMES}
-    return [_timeless(item) for item in content] if isinstance(content, list) else content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tests.support.bench import Bench
 from tests.support.query_costs import query_costs
 from tests.support.stub_sweep import STUB, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.timeless import timeless
 from trainables.data.formats.open import open_benchmark
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
@@ -32,7 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 ON_RAY = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for name in ("tune", "train")]
 EVERYWHERE = pytest.mark.parametrize("executor", ["inline", *ON_RAY])
-TIMES = ("seconds", "started", "finished", "time")
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +198,6 @@ def one_real_fold(out: Path) -> Bench:
     assert attempt is not None
     first.die()
     return Bench(out, sweep, manifest=manifest, only={attempt.planned.key})
-
-
-def timeless(content: Any) -> Any:
-    """JSON without times."""
-    if isinstance(content, Mapping):
-        return {name: timeless(value) for name, value in content.items() if name not in TIMES}
-    return [timeless(value) for value in content] if isinstance(content, list) else content
 
 
 def numbers(out: Path) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.fitting.checkpoint import load_checkpoint, save_checkpoint, steps_left
+from trainables.fitting.checkpoint import STATE, load_checkpoint, save_checkpoint, steps_left
 
 
 def state(**changes: Any) -> dict[str, Any]:
     weights = {"w": torch.tensor([1.0, 2.0])}
-    return {"stage": "align", "next_step": 7, "ended_early": False, "weights": weights} | changes
+    known = {"stage": "align", "next_step": 7, "ended_early": False, "weights": weights}
+    return dict.fromkeys(STATE) | known | changes
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
@@ -62,8 +63,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixt
     save_checkpoint(path, state(extra=_Payload()))
     with pytest.raises(Exception, match="Weights only load failed"):
         load_checkpoint(path, stage="align")
-    with pytest.raises(Exception, match="Weights only load failed"):
-        steps_left(path, stage="align", num_steps=20)
+    assert steps_left(path, stage="align", num_steps=20) == 20, "such a file is damaged, and the stage starts again"
     assert "a pickle ran" not in capsys.readouterr().out
 
 

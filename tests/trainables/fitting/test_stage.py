@@ -199,6 +199,9 @@ class _Second(Workers):
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor.mul_(2)
 
+    def agree(self, value: Any) -> Any:
+        return value
+
     def wrap(self, module: nn.Module) -> nn.Module:
         return module
 
