@@ -19,6 +19,7 @@ from search_spaces.hyperparameters import Hyperparameters, StageHyperparameters
 from tests.support.bench import CRASH, Bench
 from tests.support.stub_sweep import STUB, run_stub, stub_sweep
 from tests.support.stub_worker import starts
+from tests.support.whole_folds import restate
 from trainables.storage.fold_folder import FoldFolder
 from trainables.storage.json_files import write_json
 
@@ -71,6 +72,7 @@ def test_a_difference_is_named_and_has_an_exit_code(
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     student = open_store(out).folds.fold(fold.key).student
     student.write_bytes(student.read_bytes()[:-1] + b"\x01")
+    restate(open_store(out).folds.fold(fold.key))
     assert run(["rerun", NAME, "--out", str(out), "--local", "--into", str(tmp_path / "again")]) == 3
     said = capsys.readouterr().out
     assert "weights: different; losses, evaluations and result: different" in said

@@ -42,6 +42,4 @@ def restate(folder: FoldFolder, **entries: Any) -> None:
     result, spec = folder.read_result(), folder.read_spec()
     assert result is not None
     assert spec is not None
-    if not folder.student.exists():
-        folder.student.write_bytes(b"by hand")
     write_json(folder.result, sealed({**result, **entries}, folder, spec))

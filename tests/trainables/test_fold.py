@@ -189,7 +189,8 @@ def test_result_and_journal_hold_no_test_domain_number(make_job: MakeJob) -> Non
     run_small_fold(job)
     folder = FoldFolder(job.folder)
     for file in (folder.result, folder.journal):
-        text = file.read_text()
+        # Of test.json the result states the bytes.
+        text = file.read_text().replace('"test.json"', "")
         assert "test" not in text.replace('"test_domains"', ""), file
         assert text.count("sketch") <= 1, file
 

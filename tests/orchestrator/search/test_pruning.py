@@ -22,10 +22,9 @@ from orchestrator.search.pruning_rules import judge_curve
 from orchestrator.store.fold_states import FoldStates
 from orchestrator.store.sweep_folder import open_store
 from tests.support.stub_worker import surface
-from tests.support.whole_folds import restate
 from tests.support.worked_searches import LAST, Worked, between, sweep_of
 from trainables.jobs import FoldJob
-from trainables.storage.json_files import read_json
+from trainables.storage.json_files import read_json, write_json
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])
@@ -323,7 +322,7 @@ def test_an_audited_trial_that_turns_out_best_is_a_false_stop(tmp_path: Path) ->
     one = next(one for one in bench.decisions() if one.verdict == "audit")
     result = bench.store.folds.fold(one.key).read_result()
     assert result is not None
-    restate(bench.store.folds.fold(one.key), source_validation={"accuracy": 1.0})
+    write_json(bench.store.folds.fold(one.key).result, result | {"source_validation": {"accuracy": 1.0}})
     best = max(
         bench.store.folds.fold(trial.folds[0].key).read_result()["source_validation"]["accuracy"]  # type: ignore[index]
         for trial in bench.store.records.trials(one.group)
