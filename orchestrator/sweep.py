@@ -155,7 +155,7 @@ def check_before(sweep: Sweep, store: SweepFolder, options: RunOptions, tracking
     """Find what can be found without reading an image or writing a file; returns the options as they will be used.
 
     Raises:
-        UserError: the folder cannot be written, is another sweep's or in use, or a sweep that has not begun could not.
+        UserError: the folder cannot be written, is another sweep's or in use, or a new sweep could not run.
     """
     options = _resolved(options, sweep, store)
     check_asked(sweep, options.benchmarks)
@@ -163,7 +163,7 @@ def check_before(sweep: Sweep, store: SweepFolder, options: RunOptions, tracking
     store.check_sweep(sweep)
     check_alone(store)
     check_places(options)
-    if not store.records.is_begun:
+    if not store.records.has_trials:
         check_servers(options, tracking)
     return options
 
@@ -268,7 +268,7 @@ def _run_what_is_left(work: _Work) -> bool:
     if queue.is_finished or queue.is_out_of_budget:
         work.sync.finish()
         return False
-    look_for_tracking(work.tracking, work.sync, begun=store.records.is_begun)
+    look_for_tracking(work.tracking, work.sync, resumed=store.records.has_trials)
     stop = StopRequest()
     store.mirrors.when_lost = stop.because
     # Twice: Ray sets handlers of its own when it connects.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class FoldGroup:
     """The folds that one search is about: a benchmark, a method and, in scope `domain`, one test domain.
 
-    Where every seed is searched anew, also one seed.
+    Where each seed has a search of its own, also one seed.
     """
 
     name: str
@@ -23,7 +23,7 @@ class FoldGroup:
     seeds: int
     """Repetitions of the selected trial, the search's own seed among them."""
     own_seed: int | None = None
-    """The one seed that is searched and judged here, where every seed is searched anew; None for seed 0 and on."""
+    """The one seed that is searched and judged here, where each seed has its own search; None for seed 0 and on."""
 
     @property
     def all_seeds(self) -> range:

@@ -20,12 +20,12 @@ SAMPLERS: Mapping[Sampler, str] = {
     "random": "independent draws, other ones in every fold group",
     "gp": "Gaussian process; at home in spaces without conditions and with up to about 100 trials",
     "cmaes": "CMA-ES; for two or more numbers and no choices",
-    "authors": "random search as by the paper's authors, in their ranges: every seed is searched anew",
+    "authors": "random search as by the paper's authors, in their ranges: each seed has a search of its own",
 }
 """What each sampler is, in one line."""
 
 EACH_SEED: tuple[Sampler, ...] = ("authors",)
-"""Samplers that search every seed anew, instead of seed 0 alone."""
+"""Samplers that search each seed by itself, instead of seed 0 alone."""
 
 EACH_DOMAIN_ALIKE: tuple[Sampler, ...] = ("authors",)
 """Samplers that try the same configurations, of a seed, for every test domain."""

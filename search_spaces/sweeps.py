@@ -71,7 +71,7 @@ class Sweep:
     overtake the best is below this. The level is shared among the looks (D - 2 with D test domains); 0 runs every
     fold."""
     audit_share: float = field(default=0.1, metadata=within(0, 1))
-    """Share of what was pruned or stopped that runs on all the same, so that the regret is known."""
+    """Share of what was pruned or stopped that runs on, so that the regret is known."""
     search_seed: int = 0
     """Seed of the sampler; suggestions follow from it, the fold group and the history."""
     zero_shot: bool = True
@@ -112,7 +112,7 @@ class Sweep:
         content = self.to_mapping()
         del content["sweep"]["name"], content["sweep"]["selection"]
         for name in ("pruner", "stop_level", "audit_share"):
-            # Fields that came later: the folder of a sweep that was begun before them stays its own.
+            # Fields that came later: the folder of an older sweep stays its own.
             if content["sweep"][name] == Sweep.__dataclass_fields__[name].default:
                 del content["sweep"][name]
         return content_key(content)

@@ -44,7 +44,7 @@ def run_fold(
 ) -> dict[str, Any]:
     """Align, distill, predict; leave the fold's folder finished and return the content of its `result.json`.
 
-    Run again after an interruption it goes on at its last checkpoint; run again after the end it only reads. Where
+    Run again after an interruption it continues at its last checkpoint; run again after the end it only reads. Where
     another process makes the same fold (sweeps that share a store), this one waits for it. `gather` is called by every
     worker before the queries are counted, so that the first one sees the ledgers of all.
 

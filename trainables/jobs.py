@@ -32,7 +32,7 @@ class FoldJob:
     data_root: str | None = None
     """Folder that holds the benchmark's folder; None for the packaged icons."""
     cache_folder: str | None = None
-    """Where the benchmark's manifest is kept between folds; None works it out anew."""
+    """Where the benchmark's manifest is kept between folds; None works it out again."""
     store_folder: str | None = None
     """Root of the embedding stores and the ledgers; None is where `folder` stands among other folds."""
     query_budget: int | None = None

@@ -55,7 +55,7 @@ def on_this_node(
     # A fold that is run again may have been given a folder of its own, which no mirror holds.
     places = [place for folder in folders if (place := _place(here, folder)) is not None]
     for mirror, name in places:
-        # A process of this machine that was forgotten by its sweep may still be at work here.
+        # A process of this machine that was forgotten by its sweep may still run here.
         with only_one_at_a_time(mirror.folder / name, Workers(rank=0 if is_first else 1)):
             mirror.resume(name)
     # No worker reads what another one still makes equal to the storage.

@@ -40,7 +40,7 @@ class Cost:
 
 Extent = Literal["whole", "first", "another"]
 """How far a group's search is taken: to its end; to the first trial and its repeats (where it is started, what was
-begun); or one trial further, with a new selection."""
+started); or one trial further, with a new selection."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

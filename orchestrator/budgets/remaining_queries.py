@@ -1,6 +1,6 @@
 """What fold groups and folds still ask the teacher for, at most, given what is on disk.
 
-A fold that has begun goes on from its checkpoint: the steps behind it are never asked for again. Those since the
+A fold that has started continues from its checkpoint: the steps behind it are never asked for again. Those since the
 checkpoint are, and so are the texts of the classes.
 """
 
@@ -72,7 +72,7 @@ class RemainingNeed:
             yield Need(shared={**need.shared, **alike}) + need.times(record.trials - agreeing)
 
     def of_written(self, spec: FoldSpec) -> Need:
-        """What a fold asks for that may have begun."""
+        """What a fold asks for that may have started."""
         benchmark, source = self._specs.benchmarks[spec.fold.benchmark], self._sources[spec.fold.benchmark]
         folder, align = self._store.folds.fold(spec.key), self._store.folds.align(spec.align_key)
         embeddings = str(self._store.folds.embeddings_folder)
@@ -109,7 +109,7 @@ def fold_need(
 ) -> Need:
     """What one fold asks the teacher for at most, given what its embedding store below `embeddings` holds.
 
-    `folder` and `align` are the fold's and its Align stage's, where these may have begun.
+    `folder` and `align` are the fold's and its Align stage's, where these may have started.
     """
     live = spec.hyperparameters.teacher_mode == "live"
     steps = None
@@ -161,7 +161,7 @@ def _steps_left(spec: FoldSpec, benchmark: Benchmark, folder: FoldFolder, align:
 @lru_cache(maxsize=4096)
 def _steps_after(checkpoint: Path, written: int, stage: str, num_steps: int) -> int:
     """Steps after the checkpoint that was written then."""
-    # Loads torch, which nothing needs before a fold has begun.
+    # Loads torch, which nothing needs before a fold has started.
     from trainables.fitting.checkpoint import steps_left
 
     return steps_left(checkpoint, stage=stage, num_steps=num_steps)

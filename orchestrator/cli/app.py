@@ -18,7 +18,7 @@ from trainables.storage.redaction import redact
 from trainables.teacher.ledger import BudgetReached
 
 PROGRAM = "vl2v-orchestrate"
-GOES_ON = "what is done is kept, and the same command goes on once that is mended"
+RUN_AGAIN = "what is done is kept; mend that and run the same command to resume"
 
 
 GROUPS = ("Run", "Look", "Control", "Data", "Teacher", "Cluster", "Results", "Reference")
@@ -111,10 +111,10 @@ def run(arguments: Sequence[str]) -> int:
         raise
     except OSError as error:
         _drop_output()
-        return _mistake(f"{_os_line(error)}; {GOES_ON}")
+        return _mistake(f"{_os_line(error)}; {RUN_AGAIN}")
     except json.JSONDecodeError as error:
         # What is written appears whole or not at all, so this is a file that lost its bytes later.
-        return _mistake(f"a JSON file is damaged ({error.msg}, {error.doc[:40]!r} is read); {GOES_ON}")
+        return _mistake(f"a JSON file is damaged ({error.msg}, {error.doc[:40]!r} is read); {RUN_AGAIN}")
     return code if isinstance(code, int) else ExitCode.DONE
 
 

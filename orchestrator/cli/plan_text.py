@@ -85,7 +85,7 @@ def plan_lines(
 def _seeds_line(plan: Plan) -> str:
     seeds = f"{plan.sweep.seeds} seed{'s' if plan.sweep.seeds > 1 else ''}"
     if any(group.own_seed is not None for group in plan.groups):
-        return f"each of {seeds} searched anew"
+        return f"each of {seeds} with a search of its own"
     return f"on seed 0, the best of each group on {seeds}"
 
 
@@ -200,7 +200,7 @@ def _verdict(name: str, limit: float, forecast: float) -> str:
         return f"the {name} budget of {limit:,.4g} covers all of it"
     return (
         f"the {name} budget of {limit:,.4g} is not enough for all of it: no further fold group or configuration begins "
-        "once the forecast crosses it, what was begun is finished, and the sweep ends with exit code 4; raise it and "
+        "once the forecast crosses it, what has started is finished, and the sweep ends with exit code 4; raise it and "
         "run the same command again"
     )
 

@@ -36,7 +36,7 @@ class Request:
     """Whether anything says how many trials there are."""
 
     def default_out(self) -> str:
-        """A folder that follows from content, so that the same command without --out goes on too."""
+        """A folder that follows from content, so that the same command without --out resumes too."""
         return str(RUNS / f"{self.sweep.name}-{self.sweep.key[:8]}")
 
 

@@ -129,7 +129,7 @@ def engines_told() -> Iterator[None]:
 
         if not isinstance(error, RayError | TuneError):
             raise
-        raise UserError(f"Ray ended: {describe(error).error}; the same command goes on") from None
+        raise UserError(f"Ray ended: {describe(error).error}; run the same command to resume") from None
 
 
 def check_resources(cluster: Cluster, resources: Resources) -> None:
@@ -318,7 +318,7 @@ def _fitting(there: Mapping[str, float], resources: Resources) -> int:
 def quiet_engines() -> Iterator[None]:
     """Keep Ray's own log lines off the terminal: what went wrong with a fold is in its folder.
 
-    What Ray prints all the same, a dead raylet's last lines say, goes to stderr: stdout is for the command's answer.
+    What Ray still prints, a dead raylet's last lines say, goes to stderr: stdout is for the command's answer.
     """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     levels = [logger.level for logger in loggers]

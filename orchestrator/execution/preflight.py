@@ -77,8 +77,8 @@ def check_servers(options: RunOptions, tracking: Tracking | None) -> None:
         check_answers(options.address)
 
 
-def look_for_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun: bool) -> None:
-    """Look for the tracking server; of a sweep that was begun before, it may be away for as long as it likes.
+def look_for_tracking(tracking: Tracking | None, sync: BackgroundSync, *, resumed: bool) -> None:
+    """Look for the tracking server; where a sweep is resumed, it may be away.
 
     Raises:
         UserError: nothing has run yet and the server does not answer, or the address is none.
@@ -87,7 +87,7 @@ def look_for_tracking(tracking: Tracking | None, sync: BackgroundSync, *, begun:
         if tracking is not None:
             tracking.preflight()
     except TrackingAwayError as error:
-        if begun:
+        if resumed:
             # Whoever starts a lost machine again at night must not have to start the server first.
             sync.is_away(error.reason)
             return

@@ -105,7 +105,7 @@ class HeardQueue:
 
     Tune's function trainable has two threads: one runs the function, the other fetches a report of the trainer's
     controller from Ray's queue and then puts it where the function's own reports go, which has room for one. A function
-    that returns between the two puts its end there first, and both threads wait for each other for ever (Ray 2.60;
+    that returns between the two puts its end there first, and both threads wait for each other without end (Ray 2.60;
     found by `tests.chaos`). So the function waits until the queue was looked into again after the trainer's end, and
     was empty.
     """

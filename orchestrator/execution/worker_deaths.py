@@ -148,7 +148,7 @@ def orphans_given_back() -> Iterator[None]:
     """While the block runs, give back what nested trainers still hold whose controller was killed.
 
     Ray ties a placement group to its creator and to the whole job: only the end of both frees it, and the next attempt
-    at the fold would wait for its predecessor's workers for ever. Ray's own cleaner needs the dashboard (ray#65443).
+    at the fold would wait for its predecessor's workers without end. Ray's own cleaner needs the dashboard (ray#65443).
     """
 
     def follow(ended: threading.Event) -> None:
@@ -193,7 +193,7 @@ def _is_dead(actor: str) -> bool:
 def _verdict(actor: str) -> FailureKind | None:
     """What Ray's tables say of a silent actor's end; None while they say nothing.
 
-    An actor that Tune has let go of meanwhile is dead for that reason, which says nothing of the one before.
+    An actor that Tune has ended meanwhile is dead for that reason, which says nothing of the one before.
     """
     found = actor_record(actor)
     if not found:

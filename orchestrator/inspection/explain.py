@@ -168,7 +168,7 @@ def _origin(known: KnownFolds, trial: TrialRecord) -> str:
 
 
 def _decisions(store: SweepFolder, group: str, number: int) -> list[Decision]:
-    """Where a trial was found wanting: what ended it, or would have."""
+    """The comparison that ended a trial, or would have ended it."""
     return [
         decision
         for decision in read_decisions(store, group)

@@ -4,7 +4,7 @@
 icons/line/seed0                 benchmark, test domain and seed, as commands print them
 icons/erm/line/seed0/trial2      with as much more as tells it apart; the order after the benchmark is free
 icons/erm/line/trial2            a trial: no seed, and a number
-icons/erm/*/seed1/trial2         a trial of all test domains, of a search that every seed has anew
+icons/erm/*/seed1/trial2         a trial of all test domains, of a search per seed
 """
 
 from __future__ import annotations

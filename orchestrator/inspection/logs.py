@@ -76,7 +76,7 @@ def journal(store: SweepFolder, key: str) -> Iterator[Entry]:
 def follow(store: SweepFolder, known: KnownFold, tell: Callable[[str], object]) -> FoldState:
     """Tell every new evaluation and failure, and now and then the latest loss, until the fold is over.
 
-    Returns its state at the end, which is `waiting` where nobody is at work any more.
+    Returns its state at the end, which is `waiting` where no command runs it any more.
     """
     told, failures, losses = 0, 0, 0
     while True:

@@ -55,7 +55,7 @@ class SweepStatus:
     at_work: bool
     """A living process runs the sweep."""
     eta_seconds: float | None = None
-    """Time until the end, if folds go on as they did; None while nobody is at work or nothing is known."""
+    """Time until the end, at the pace so far; None while no command runs it or nothing is known."""
     queries: QueryCounts = field(default_factory=QueryCounts)
     """What the ledger says of the sweep's folds, unfinished ones too."""
     store_queries: QueryCounts = field(default_factory=QueryCounts)
@@ -76,7 +76,7 @@ class SweepStatus:
         if self.eta_seconds is not None and self.counts.done < self.counts.planned:
             parts.append(f"ETA {duration(self.eta_seconds)}")
         if self.counts.running == 0 and self.counts.waiting and not self.at_work:
-            parts.append("nobody is at work: run the sweep again to go on")
+            parts.append("no command runs it: run the sweep again to resume")
         return " - ".join(parts)
 
     @property

@@ -50,7 +50,7 @@ def teacher_queries_per_fold(
     """Images one fold asks the teacher for in `live` mode: batch x source domains x steps, in every stage.
 
     480,096 per stage and test domain on a benchmark of four domains with the paper's batch and steps. `steps` are those
-    that each stage still makes, where the fold has begun.
+    that each stage still makes, where the fold has started.
     """
     facts = method_facts(method)
     if not (facts.uses_teacher_images and facts.trains):

@@ -71,7 +71,7 @@ def check_comparable(measurements: Sequence[Measurement], names: Sequence[str], 
     if found:
         raise UserError(
             f"the folds of {what} cannot be averaged: {'; '.join(found)}; "
-            "report --allow-mixed averages them all the same and says so"
+            "report --allow-mixed averages them and says so"
         )
 
 

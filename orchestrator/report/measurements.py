@@ -128,7 +128,7 @@ def _oracle(store: SweepFolder, group: FoldGroup, states: States) -> SelectionOu
     """The configuration that is best on the test domains' own 20% parts, on every seed.
 
     It is selected on the seed that was searched, where all of them ran: an error bar over seeds is about one
-    configuration, unless every seed was searched anew.
+    configuration, unless each seed had a search of its own.
     """
     known = selection_outcome(read_group_view(store, group, selection=run_for(store, group), states=states))
     if known.number is None or not has_selection(group.method, group.trials):

@@ -25,7 +25,7 @@ class PruningAudit:
     folds_stopped: int = 0
     """Their folds that were stopped in their course."""
     folds_not_run: int = 0
-    """Their folds that were never begun."""
+    """Their folds that never started."""
     folds_saved: float = 0.0
     """The same in whole folds: a fold that was stopped counts by the steps of its last stage that it was spared."""
     trials_audited: int = 0

@@ -49,15 +49,15 @@ class Stoppable(Protocol):
 
 
 def ask(store: SweepFolder, wish: Wish) -> ControlRequest:
-    """Leave a request for the sweep that is at work; a `cancel` that was asked before is not taken back.
+    """Leave a request for the running sweep; a `cancel` that was asked before is not taken back.
 
     Raises:
-        UserError: no sweep, or none at work.
+        UserError: no sweep, or none that runs.
     """
     store.existing_sweep()
     owner = store.living_owner()
     if owner is None:
-        raise UserError(f"no sweep is at work in {store.where}: there is nothing to {wish}")
+        raise UserError(f"no sweep runs in {store.where}: there is nothing to {wish}")
     before = _readable_request(store)
     if before is not None and before.owner == owner and before.wish == "cancel":
         return before

@@ -215,7 +215,7 @@ class Dispatcher:
             if owner.identity not in self._told_of:
                 self._told_of.add(owner.identity)
                 where = f"process {owner.process} on {owner.host}"
-                self._message(f"{where} is at work on folds of this sweep; waiting for them")
+                self._message(f"{where} runs folds of this sweep; waiting for them")
 
     def _message(self, text: str) -> None:
         self._progress(ProgressEvent(kind="message", counts=self._queue.counts(), text=text))

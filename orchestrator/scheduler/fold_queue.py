@@ -1,7 +1,7 @@
 """What a sweep does next: one queue over all fold groups, each with its search and its repeats. No Ray in here.
 
 A group tries its trials on one seed, then runs the best one on the others. Everything is decided from the store, so
-that a sweep that was killed goes on as if it had not been: trials are written before they run, a finished fold is never
+that a killed sweep resumes as if it had not been killed: trials are written before they run, a finished fold is never
 handed out again, and suggestions are pure functions (`orchestrator.search.sampling`).
 """
 
@@ -142,7 +142,7 @@ class FoldQueue:
             yield from ((group.group.name, planned) for planned in failed.values())
 
     def elsewhere(self) -> dict[str, Owner]:
-        """Waiting folds that other sweeps on the store are at work on, with their owners."""
+        """Waiting folds that other sweeps on the store run, with their owners."""
         keys = (planned.key for group in self.groups for _, planned in group.waiting())
         found = ((key, self._states.elsewhere(key)) for key in keys)
         return {key: owner for key, owner in found if owner is not None}
@@ -158,7 +158,7 @@ class FoldQueue:
         self.open.look_again()
 
     def _changed(self, name: str, planned: PlannedFold) -> None:
-        """Have the fold's group counted anew; a pair fold may belong to several."""
+        """Have the fold's group counted again; a pair fold may belong to several."""
         shared = len(planned.fold.test_domains) > 1
         for group in self.groups if shared else [self._by_name[name]]:
             group.changed()

@@ -1,4 +1,4 @@
-"""Pruning at work in one fold group: which folds stop early, which configurations stop between folds, and the audit.
+"""Pruning in one fold group: which folds stop early, which configurations stop between folds, and the audit.
 
 A decision is written to OUT/pruning/GROUP.jsonl before it takes effect, and stands from then on: a sweep that was
 killed makes none twice. Each follows from source-side journals and results alone and names what it was compared with,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.store.fold_states import FoldStates
 
 Verdict = Literal["keep", "prune", "audit"]
-"""`audit`: it was to be pruned, and runs on all the same so that the regret is known."""
+"""`audit`: it was to be pruned, and runs on so that the regret is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

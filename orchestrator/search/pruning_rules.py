@@ -5,8 +5,8 @@ the group's other configurations, as far as these came to the same step:
 
 * `median`: stop below the median of the others, once there are 4 of them and a quarter of the stage is over (Golovin
   et al. 2017, the median stopping rule).
-* `asha`: at one ninth and at one third of the stage, only the best third (rounded up) goes on, of 3 or more (Li et al.
-  2020, arXiv 1810.05934, reduction factor 3).
+* `asha`: at one ninth and at one third of the stage, only the best third (rounded up) continues, of 3 or more (Li et
+  al. 2020, arXiv 1810.05934, reduction factor 3).
 
 Between folds (scope `benchmark`, `sweep.stop_level`), see `chance_to_overtake`.
 """
@@ -33,7 +33,7 @@ MEDIAN_WARM_UP = 0.25
 """Share of the stage in which the median rule stops nothing."""
 
 ASHA_REDUCTION = 3
-"""One in so many goes on at each rung."""
+"""One in so many continues at each rung."""
 ASHA_RUNGS = (1.0 / 9.0, 1.0 / 3.0)
 """Shares of the stage at which `asha` looks."""
 
@@ -188,7 +188,7 @@ def chance_to_overtake(differences: Sequence[float], *, num_folds: int, pairs: S
 
 
 def is_audited(audit_share: float, search_seed: int, group: str, number: int) -> bool:
-    """Whether a pruned trial runs on all the same: a share of them, drawn by their names and by nothing else.
+    """Whether a pruned trial runs on for the audit: a share of them, drawn by their names and by nothing else.
 
     Not by a fold's key, which follows from the data, the test domain's labels among them.
     """

@@ -78,7 +78,7 @@ class FoldStates:
         return key in self.running
 
     def elsewhere(self, key: str) -> Owner | None:
-        """Who else was at work on a waiting fold when it was last tried."""
+        """Who else ran a waiting fold when it was last tried."""
         return self.leases.elsewhere(self._store.folds.fold(key)) if self.waiting(key) else None
 
     def take(self, key: str) -> bool:
@@ -142,7 +142,7 @@ class StoredStates:
         """Remember what to read.
 
         Args:
-            living_owner: identity of the process at work on the sweep; without one, its folds wait.
+            living_owner: identity of the process that runs the sweep; without one, its folds wait.
         """
         self._folds, self._owner = folds, living_owner
         self._standings: dict[str, tuple[FoldState, FoldResult | None]] = {}

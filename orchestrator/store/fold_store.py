@@ -133,7 +133,7 @@ class FoldStore:
         mark = readable_json(self._running_file(key)) if living_owner else {}
         if living_owner and mark.get("owner") == living_owner:
             return "running"
-        # Another sweep on the store may be at work on it.
+        # Another sweep on the store may run it.
         return "running" if living_owner_of(self.fold(key).lease) is not None else "waiting"
 
     def _pruned_file(self, key: str) -> Path:

@@ -1,7 +1,8 @@
 """What one sweep holds: its own folder, the folds that it has handed out, and the Align stages that they run.
 
-A fold that a living owner holds is left alone and looked at again later; a dead owner's is taken over and goes on from
-its checkpoint. The leases themselves are `trainables.storage.leases`; the workers' own are a second guard below these.
+A fold that a living owner holds is left alone and looked at again later. A dead owner's is taken over and continues
+from its checkpoint. The leases themselves are `trainables.storage.leases`; the workers' own are a second guard below
+these.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class FoldLeases:
 
 
 def check_alone(store: SweepFolder) -> None:
-    """Raises `UserError` where a living process is at work in a sweep's folder; a look that takes nothing."""
+    """Raises `UserError` where a living process works in a sweep's folder; a look that takes nothing."""
     owner = living_owner_of(store.lease_file)
     if owner is not None:
         raise _at_work(store, owner)
@@ -77,7 +78,7 @@ def check_alone(store: SweepFolder) -> None:
 
 def _at_work(store: SweepFolder, owner: Owner) -> UserError:
     return UserError(
-        f"another sweep is at work in {store.where} (process {owner.process} on {owner.host}); wait for it, stop it, "
+        f"another sweep runs in {store.where} (process {owner.process} on {owner.host}); wait for it, stop it, "
         "or give another --out"
     )
 
@@ -91,7 +92,7 @@ def remove_half_files(store: SweepFolder) -> None:
 
 @contextmanager
 def alone_in(store: SweepFolder, *, sent: Sequence[Path] = ()) -> Iterator[Owner]:
-    """Be the only process at work in a sweep's folder, and at its addresses.
+    """Be the only process that works in a sweep's folder, and at its addresses.
 
     Args:
         sent: folders that the work fills, sent to the addresses now and then.

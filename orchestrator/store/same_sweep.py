@@ -25,14 +25,14 @@ def check_same_sweep(before: Mapping[str, Any], sweep: Sweep, *, where: str) -> 
 
 
 def check_same_inputs(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str) -> None:
-    """Raises `UserError` where the folder was begun by another trainer, or with other images."""
-    begun = f"the output folder {where} was begun"
+    """Raises `UserError` where the folder was made by another trainer, or with other images."""
+    made = f"the output folder {where} was made"
     version = before.get("trainer_version")
     if version != now["trainer_version"]:
-        raise UserError(f"{begun} by trainer version {version}, this is {now['trainer_version']}; give another --out")
+        raise UserError(f"{made} by trainer version {version}, this is {now['trainer_version']}; give another --out")
     for name, manifest in now["manifests"].items():
         if before["manifests"].get(name) != manifest:
-            raise UserError(f"{begun} with other images of {name} than there are now; give another --out")
+            raise UserError(f"{made} with other images of {name} than there are now; give another --out")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

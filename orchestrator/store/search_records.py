@@ -33,7 +33,7 @@ class SearchRecords:
         self._read_trials: dict[tuple[str, int], TrialRecord] = {}
 
     @property
-    def is_begun(self) -> bool:
+    def has_trials(self) -> bool:
         """Whether a fold of the sweep was ever handed out, by whatever command."""
         return any((self._out / "trials").glob("*/[0-9]*.json"))
 

@@ -1,7 +1,7 @@
 """OUT: what one sweep asked for, tried and selected, and where its folds lie; one class spells every filename.
 
     OUT/sweep.json                     what is asked for: the sweep, its fold groups, the data manifests
-    OUT/lease.json                     who is at work here, with a heartbeat
+    OUT/lease.json                     which process works here, with a heartbeat
     OUT/trials/, confirmations/,       the records of its searches (`orchestrator.store.search_records`)
         pairs/, left_out/, pruning/
     OUT/folds/, aligns/,               the fold store, where STORE is OUT itself (`orchestrator.store.fold_store`)
@@ -13,7 +13,7 @@
     OUT/report/                        tables
     OUT/ray/                           Ray's own files, gone at the end
     OUT/run.json                       how the sweep last ran (`orchestrator.run_options`)
-    OUT/request.json                   a stop or cancel that was asked of who is at work (`scheduler.control`)
+    OUT/request.json                   a stop or cancel that was asked of that process (`scheduler.control`)
     OUT/usage/                         time that the sweep has used (`orchestrator.store.usage`)
     OUT/price.json                     price of a thousand teacher queries, once one was given
     OUT/promises.json                  fold groups that a query budget has let begin (`orchestrator.budgets.admission`)
@@ -107,7 +107,7 @@ class SweepFolder:
             **sweep.to_mapping(),
         }
         self.check_sweep(sweep)
-        before = self._sweep_content() if self.records.is_begun else None
+        before = self._sweep_content() if self.records.has_trials else None
         if before is not None:
             check_same_inputs(before, content, where=self.where)
             # The selection asked for last is what status, retry and report go by; the rest follows from the key.
@@ -125,7 +125,7 @@ class SweepFolder:
     def check_sweep(self, sweep: Sweep) -> None:
         """Raises `UserError` where another sweep has handed out folds in this folder."""
         before = self._sweep_content()
-        if before is not None and self.records.is_begun:
+        if before is not None and self.records.has_trials:
             check_same_sweep(before, sweep, where=self.where)
 
     def check_writable(self) -> None:
@@ -196,7 +196,7 @@ class SweepFolder:
         Raises:
             UserError: the note is damaged, or of another version.
         """
-        content = read_json(self.run_file, advice="run the sweep again, which writes it anew")
+        content = read_json(self.run_file, advice="run the sweep again, which writes it again")
         if content is None:
             return RunOptions()
         # What an older file lacks has its default; these two were always there.
@@ -225,7 +225,7 @@ class SweepFolder:
         return own or self.records.selected(group)
 
     def living_owner(self) -> str | None:
-        """Identity of the process at work here, if it is alive."""
+        """Identity of the process that works here, if it is alive."""
         owner = living_owner_of(self.lease_file) or self.mirrors.living_owner()
         return None if owner is None else owner.identity
 
@@ -290,7 +290,7 @@ def open_store(out: str | Path, *, shared: str | Path | None = None) -> SweepFol
     store = _opened(where_shared, mirrors)
     mirrors.refresh()
     opened = SweepFolder(folder, shared=store, mirrors=mirrors, where=where, where_shared=where_shared)
-    has_folds = opened.records.is_begun or (known is None and (folder / "folds").exists())
+    has_folds = opened.records.has_trials or (known is None and (folder / "folds").exists())
     if where_shared != (known or where) and has_folds:
         raise UserError(
             f"{where} keeps its folds in {known or where}, not in {where_shared}; give that --store, or another --out"

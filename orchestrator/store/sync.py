@@ -30,7 +30,7 @@ def at_work(store: SweepFolder, owner: Owner, *, sent: Sequence[Path] = ()) -> I
         sent: folders that the work fills, sent now and then.
 
     Raises:
-        UserError: another command is at work there, or a storage does not answer.
+        UserError: another command works there, or a storage does not answer.
     """
     mirrors = store.mirrors
     if not mirrors:
@@ -58,7 +58,7 @@ def at_work(store: SweepFolder, owner: Owner, *, sent: Sequence[Path] = ()) -> I
 
 
 class _Follower:
-    """What the head does again and again while it is at work."""
+    """What the head does again and again while it runs."""
 
     def __init__(self, store: SweepFolder, leases: Sequence[StorageLease], sent: Sequence[Path]) -> None:
         self._store, self._leases, self._sent = store, leases, sent

@@ -68,7 +68,7 @@ def query_metrics(result: FoldResult) -> dict[str, float]:
 
 
 def price_tag(results: Iterable[FoldResult], price_per_1000: float | None) -> dict[str, str]:
-    """What folds paid the teacher, as a tag: a metric's points stay, and the price may be given anew."""
+    """What folds paid the teacher, as a tag: a metric's points stay, and the price may be given again."""
     if price_per_1000 is None:
         return {}
     asked = [query_metrics(result) for result in results]

@@ -179,7 +179,7 @@ class Tracker:
     def _only_writer(self) -> Iterator[None]:
         """Whoever else brings the same sweep's runs up to date waits, on other machines that share the store too."""
         lease = Lease(self._store.shared / f"tracking-{self.sweep_tag}.json", this_process())
-        # A store that can only be read is a copy, in which nobody else is at work.
+        # A store that can only be read is a copy, in which nobody else writes.
         with suppress(OSError):
             lease.take_when_free()
         try:

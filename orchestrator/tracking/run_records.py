@@ -81,7 +81,7 @@ class TrackedFold:
     """The trial's own hyperparameters, by dotted name."""
     failed: bool = False
     pruned: Mapping[str, Any] | None = None
-    """Why this sweep gave it up; None where it did not, or where it was finished all the same."""
+    """Why this sweep gave it up; None where it did not, or where somebody finished it."""
 
 
 def with_results(record: RunRecord, results: Sequence[FoldResult | None], price_per_1000: float | None) -> RunRecord:
@@ -129,7 +129,7 @@ def trial_record(fold: TrackedFold, price_per_1000: float | None = None) -> RunR
 
 
 def _unfinished_record(fold: TrackedFold, spec: Mapping[str, Any] | None) -> RunRecord | None:
-    """A fold that was pruned (before it had begun, perhaps) or that failed; None while it may still be run."""
+    """A fold that was pruned (before it had started, perhaps) or that failed; None while it may still be run."""
     if fold.pruned is None and (spec is None or not fold.failed):
         return None
     documents = {"spec.json": spec, "pruned.json": fold.pruned}

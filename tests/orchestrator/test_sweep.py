@@ -269,7 +269,7 @@ def test_a_second_process_is_kept_out_of_a_folder(tmp_path: Path) -> None:
     process = command(out, {})
     try:
         _wait_for(lambda: (out / "lease.json").exists(), process)
-        with pytest.raises(UserError, match=f"another sweep is at work .* \\(process {process.pid} on "):
+        with pytest.raises(UserError, match=f"another sweep runs in .* \\(process {process.pid} on "):
             run_sweep(stub_sweep(), open_store(out), RunOptions(functions=STUB))
     finally:
         process.kill()

@@ -72,7 +72,7 @@ def checkpoint_flaw(path: Path) -> str:
 
 
 def steps_left(path: Path, *, stage: str, num_steps: int) -> int:
-    """Steps that a stage of `num_steps` still makes when it goes on from here; its weights are left on disk."""
+    """Steps that a stage of `num_steps` still makes from here; its weights are left on disk."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except DAMAGE:

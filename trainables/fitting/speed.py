@@ -34,7 +34,7 @@ def arranged(thing: Arranged) -> Arranged:
 
 
 def compiled(module: nn.Module) -> nn.Module:
-    """The module behind torch.compile; parameters are shared, evaluation goes on through the module itself.
+    """The module behind torch.compile; parameters are shared, evaluation uses the module itself.
 
     What this process compiled before is forgotten first: past its limit of variants torch would silently go back to
     uncompiled arithmetic, and a fold's numbers would depend on the folds before it.

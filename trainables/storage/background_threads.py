@@ -1,4 +1,4 @@
-"""Something that goes on in a thread: beside a block of code until the block ends, or until it has an answer."""
+"""Something that runs in a thread: beside a block of code until the block ends, or until it has an answer."""
 
 from __future__ import annotations
 

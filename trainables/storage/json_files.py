@@ -92,7 +92,7 @@ class DamagedFileError(UserError):
 def damaged(path: Path, why: str, advice: str = PUT_BACK) -> DamagedFileError:
     """What is said of such a file."""
     return DamagedFileError(
-        f"{path} is damaged ({why}): {advice}; what is done is kept, and the same command then goes on"
+        f"{path} is damaged ({why}): {advice}; what is done is kept; then run the same command to resume"
     )
 
 

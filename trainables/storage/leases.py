@@ -1,4 +1,4 @@
-"""Who is at work in a folder: a lease with a heartbeat, taken over when its owner is dead. Needs no `flock`.
+"""Who works in a folder: a lease with a heartbeat, taken over when its owner is dead. Needs no `flock`.
 
     FOLDER/lease.json                   the owner; its modification time is the heartbeat
     FOLDER/.lease.json.IDENTITY         for a moment: the owner that wants it; of a dead one, whoever has it removes it
@@ -72,7 +72,7 @@ class LeaseHeldError(Exception):
 
 
 class LeaseLostError(RuntimeError):
-    """Another process took this one for dead, and is at work in its folder."""
+    """Another process took this one for dead, and works in its folder."""
 
 
 def lost_to(other: Owner) -> LeaseLostError:

@@ -44,7 +44,7 @@ HERE_ONLY = frozenset({"lease.json", "worker.json", "request.json", "mlartifacts
 """Names of files and folders that belong to one machine."""
 
 CACHES = frozenset({"data"})
-"""Top folders that are made anew where they are missing."""
+"""Top folders that are made again where they are missing."""
 
 MARK = "running.json"
 """Says that a fold runs, while it does; taken away here too once it is gone from the storage."""
@@ -161,7 +161,7 @@ class Mirror:
         return changed
 
     def resume(self, prefix: str) -> None:
-        """Make a fold's (or an Align stage's) folder here what it is in the storage, so that work goes on from there.
+        """Make a fold's (or an Align stage's) folder here what it is in the storage, so that work continues from there.
 
         A journal or checkpoint that was never sent is left behind: all nodes go on from one place. What is finished
         here and was not sent yet stays, and is sent.
@@ -376,7 +376,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _continues(path: Path, fetched: Path, known: KnownFile | None) -> bool:
-    """Whether a file that lines are only ever added to goes on from what was fetched, and was not sent as it is."""
+    """Whether a file that lines are only ever added to continues what was fetched, and was not sent as it is."""
     if path.suffix != ".jsonl" or not path.exists() or (known is not None and known.here == _version_of(path)):
         return False
     return path.read_bytes().startswith(fetched.read_bytes())

@@ -64,7 +64,7 @@ class QueryCounts:
     calls: int = 0
     """Batches answered."""
     unconfirmed: int = 0
-    """Queries reserved and not settled: at work now, or lost with a killed process, which may have asked them."""
+    """Queries reserved and not settled: under way now, or lost with a killed process, which may have asked them."""
 
     @property
     def queries(self) -> int:

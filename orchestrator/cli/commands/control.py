@@ -42,7 +42,7 @@ def _ask(out: str, wish: Wish, *, no_wait: bool) -> None:
         typer.echo(f"asked the sweep in {store.where} to {request.wish}; it has not ended yet")
         return
     running = sweep_status(store).counts.running
-    what = f"its {running} running folds finish" if request.wish == "stop" else "its workers let go"
+    what = f"its {running} running folds finish" if request.wish == "stop" else "its workers are ended"
     print(f"asked the sweep in {store.where} to {request.wish}; waiting until {what} (Ctrl-C ends the waiting only)",
           file=sys.stderr)  # fmt: skip
     wait_until_ended(store, request)

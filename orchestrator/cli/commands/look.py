@@ -117,7 +117,7 @@ def watch_command(
             else:
                 _watch_table(store, interval)
     except KeyboardInterrupt:
-        print("the sweep goes on", file=sys.stderr)
+        print("the sweep keeps running", file=sys.stderr)
 
 
 def _watch_table(store: SweepFolder, interval: float) -> None:
@@ -190,7 +190,7 @@ def logs_command(
                 state = follow_log(store, known, lambda line: print(line, flush=True))
         except KeyboardInterrupt:
             return
-        typer.echo(state if state in OVER else f"{state}: nobody is at work")
+        typer.echo(state if state in OVER else f"{state}: no command runs it")
         return
     log = fold_log(store, known)
     if as_json:

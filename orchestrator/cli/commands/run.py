@@ -186,7 +186,7 @@ def run_and_report(
         outcome = run_sweep(request.sweep, store, request.options, progress, tracker if track_now else None)
     if outcome.interrupted:
         say_where_tracking_stands(store, outcome, track_now=track_now)
-        print(f"interrupted; the same command goes on from here (--out {shlex.quote(store.where)})", file=sys.stderr)
+        print(f"interrupted; run the same command to resume (--out {shlex.quote(store.where)})", file=sys.stderr)
         return outcome.exit_code
     price_per_1000 = request.options.price_per_1000
     show_report(store, error=error, selection=request.sweep.selection, price_per_1000=price_per_1000, as_json=as_json)
@@ -270,7 +270,7 @@ def _show_retried(store: SweepFolder, tried: int, outcome: SweepOutcome, *, as_j
     if outcome.out_of_budget:
         show_budget(store, outcome.refusals, price_per_1000=store.price_per_1000)
     if outcome.exit_code == ExitCode.INTERRUPTED:
-        print(f"interrupted; the same command goes on from here (--out {shlex.quote(store.where)})", file=sys.stderr)
+        print(f"interrupted; run the same command to resume (--out {shlex.quote(store.where)})", file=sys.stderr)
     typer.echo(found.line)
     if found.counts.waiting:
         print(

@@ -1,6 +1,6 @@
 """One command at a time at an address: a lease object with a heartbeat, in the storage itself.
 
-    ADDRESS/.owner.json    who is at work, written again every few seconds
+    ADDRESS/.owner.json    which process runs the sweep, written again every few seconds
 
 Limits: pyarrow knows no conditional write, so who takes the lease writes, waits a moment, and reads back who stands
 there. Two commands that start within that moment are told apart; a command that is stopped between looking and writing

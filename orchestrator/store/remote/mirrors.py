@@ -146,7 +146,7 @@ class StoreMirrors:
                 mirror.pull(name)
 
     def living_owner(self) -> Owner | None:
-        """Who is at work at one of the addresses, on whatever machine; None where nobody says so."""
+        """The owner of one of the addresses, on whatever machine; None where there is none."""
         for mirror in self._mirrors:
             with suppress(OSError):
                 owner = living_owner_at(mirror.storage)
@@ -155,7 +155,7 @@ class StoreMirrors:
         return None
 
     def leave_request(self, file: Path) -> None:
-        """Send a request to who is at work: such a file is sent in no other way."""
+        """Send a request to the owner: such a file is sent in no other way."""
         with self._told():
             for mirror, name in self._names([file]):
                 mirror.storage.write(name, file.read_bytes())
@@ -175,7 +175,7 @@ class StoreMirrors:
 
     @contextmanager
     def alone(self, owner: Owner) -> Iterator[list[StorageLease]]:
-        """Be the only command at work at these addresses.
+        """Be the only command that works at these addresses.
 
         Raises:
             UserError: another one is, or a storage does not take the lease.
@@ -211,7 +211,7 @@ class StoreMirrors:
             yield
         except OSError as error:
             where = " and ".join(mirror.address for mirror in self._mirrors)
-            raise UserError(f"{where} cannot be used: {reason(error)}; the same command goes on later") from None
+            raise UserError(f"{where} cannot be used: {reason(error)}; run the same command later to resume") from None
 
 
 @contextmanager
@@ -232,7 +232,7 @@ def _taken(lease: StorageLease) -> StorageLease:
         lease.take()
     except LeaseHeldError as held:
         raise UserError(
-            f"another command is at work at {lease.storage.address} (process {held.owner.process} on "
+            f"another command works at {lease.storage.address} (process {held.owner.process} on "
             f"{held.owner.host}); wait for it, stop it, or give another address"
         ) from None
     return lease

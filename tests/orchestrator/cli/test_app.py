@@ -105,7 +105,7 @@ def test_a_disk_that_fails_in_the_middle_of_the_work_is_one_line(
     assert run(["status", "--out", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {said}")
-    assert told.endswith("the same command goes on once that is mended\n")
+    assert told.endswith("mend that and run the same command to resume\n")
     assert told.count("\n") == 1
 
 

@@ -68,7 +68,7 @@ def nothing() -> Iterator[None]:
 REFUSED: dict[str, tuple[Prepared, list[str], str]] = {
     "more workers than CPUs": (nothing, ["--workers", "999"], "999 workers of 1 CPUs need 999, and the machine has"),
     "more CPUs than there are": (nothing, ["resources.cpus_per_worker=4096"], "need 4096, and the machine has"),
-    "in use": (at_work, [], f"another sweep is at work in {{here}}/out (process {os.getpid()} on "),
+    "in use": (at_work, [], f"another sweep runs in {{here}}/out (process {os.getpid()} on "),
     "another sweep": (begun, [], "out belongs to another sweep ('stub', which differs in "),
     "another sweep, looked at": (begun, ["--dry-run"], "out belongs to another sweep ('stub', which differs in "),
     "a file above": (a_file_in_the_way, ["--out", "file/out"], "cannot write to the output folder"),

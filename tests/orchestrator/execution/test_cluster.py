@@ -197,7 +197,7 @@ def test_what_ends_an_engine_is_one_line() -> None:
 
     text = "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device"
     for error in (TuneError(text), OutOfDiskError("the disk is full")):
-        with pytest.raises(UserError, match=r"^Ray ended: .*; the same command goes on$") as told, engines_told():
+        with pytest.raises(UserError, match=r"^Ray ended: .*; run the same command to resume$") as told, engines_told():
             raise error
         assert "\n" not in str(told.value)
     with pytest.raises(KeyError), engines_told():

@@ -187,7 +187,7 @@ def test_a_breakpoint_inside_a_loss_stops_there_and_the_sweep_goes_on(tmp_path: 
 def test_leaving_the_debugger_stops_the_sweep_and_the_fold_waits(tmp_path: Path, stopped: Terminal) -> None:
     stopped.say("quit")
     assert stopped.exit_code() == 130, stopped.seen
-    assert "interrupted; the same command goes on from here" in stopped.seen
+    assert "interrupted; run the same command to resume" in stopped.seen
     assert "Traceback" not in stopped.seen
     out = tmp_path / "out"
     assert not [path for name in ("lease", "error", "running") for path in out.rglob(f"{name}.json")]

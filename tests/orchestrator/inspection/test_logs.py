@@ -86,7 +86,7 @@ def test_following_ends_where_nobody_is_at_work(tmp_path: Path, capsys: pytest.C
     assert attempt is not None
     bench.die()
     assert run(["logs", attempt.planned.key, "--out", str(tmp_path), "--follow"]) == 0
-    assert "waiting: nobody is at work" in capsys.readouterr().out
+    assert "waiting: no command runs it" in capsys.readouterr().out
 
 
 def test_watch_in_a_pipe_tells_every_change_and_ends_with_the_sweep(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_watch_in_a_pipe_tells_every_change_and_ends_with_the_sweep(tmp_path: Pa
         lease.release()
         last = process.stdout.readline()
         assert last.startswith("16 folds: 2 done")
-        assert "nobody is at work" in last
+        assert "no command runs it" in last
         assert process.stdout.read() == "", "lines without a change"
         assert process.wait(20) == 0
     finally:

@@ -53,7 +53,7 @@ def test_counts_follow_the_folder(tmp_path: Path) -> None:
     bench.die()
     later = sweep_status(bench.store)
     assert later.counts == Counts(done=5, failed=1, waiting=10)
-    assert "nobody is at work: run the sweep again to go on" in later.line
+    assert "no command runs it: run the sweep again to resume" in later.line
 
 
 def test_rows_name_the_best_trial_and_what_was_chosen(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_the_authors_search_every_seed_anew() -> None:
     assert plan.num_folds - sum(group.num_folds for group in plan.groups if group not in searched) == 4 * 20 * 3
     assert len({group.name for group in searched}) == len(searched) == 4 * 3
     assert {(group.own_seed, group.seeds) for group in searched} == {(0, 1), (1, 1), (2, 1)}
-    assert "each of 3 seeds searched anew" in plan_lines(plan)[0]
+    assert "each of 3 seeds with a search of its own" in plan_lines(plan)[0]
     pairs = make_plan(left_out(trials=20, seeds=3, sampler="authors"), BENCHMARKS).selection
     assert (pairs.pair_folds, pairs.pair_folds_shared) == (3 * 20 * 6, 3 * 20 * 6)
     lone = make_plan(sweep(benchmarks=("PACS",), space="official", trials=1, seeds=3, sampler="authors"), BENCHMARKS)

@@ -33,7 +33,7 @@ def test_without_a_sweep_at_work_one_line_says_so(
     assert "no sweep in" in capsys.readouterr().err
     Bench(tmp_path)
     assert run([verb, "--out", str(tmp_path)]) == 2
-    assert f"no sweep is at work in {tmp_path}: there is nothing to {verb}" in capsys.readouterr().err
+    assert f"no sweep runs in {tmp_path}: there is nothing to {verb}" in capsys.readouterr().err
     assert not open_store(tmp_path).request_file.exists()
 
 

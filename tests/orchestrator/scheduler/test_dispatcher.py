@@ -143,6 +143,6 @@ def test_who_holds_what_is_left_is_told_once(tmp_path: Path) -> None:
         assert second.dispatcher.start() is None
     owner = first.leases.owner
     assert [event.text for event in second.events] == [
-        f"process {owner.process} on {owner.host} is at work on folds of this sweep; waiting for them"
+        f"process {owner.process} on {owner.host} runs folds of this sweep; waiting for them"
     ]
     assert held

@@ -3,7 +3,7 @@
     ROOT/.fetch-FOLDER/ROUTE/   what has arrived along a route, and what was made of it (`arrivals.py`)
     ROOT/FOLDER/.fetch.json     the receipt: which route and mirrors gave which bytes (`receipt.py`)
 
-Running the same command again goes on where it stopped. What turns out to be wrong is let go, and its next mirror is
+Running the same command again resumes. What turns out to be wrong is discarded, and its next mirror is
 asked, then the next route; a whole copy that is no known variant is kept until the user has decided.
 """
 

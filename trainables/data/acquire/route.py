@@ -1,4 +1,4 @@
-"""The files of one route: brought from the first origin that gives them, and let go when they turn out to be wrong.
+"""The files of one route: brought from the first origin that gives them, and discarded when they turn out to be wrong.
 
     WORK/downloads/     files and their .part; a file without .part is whole and checked
     WORK/unpacked/      one folder per archive; there once it is whole
@@ -85,7 +85,7 @@ class Arrivals:
         return wanted
 
     def reject(self, files: Sequence[RemoteFile], at_fault: str, why: str) -> None:
-        """Undo what was made of the files, and let go of those at fault, so that other origins are asked for them.
+        """Undo what was made of the files, and discard those at fault, so that other origins are asked for them.
 
         `at_fault` names a file; empty where nobody knows which it is: then it may be any whose checksum is not known.
         A file that has its known checksum is kept. Raises `NoOriginError` when there is nobody else to ask.

@@ -150,7 +150,7 @@ def _fetch_google_drive(file: RemoteFile, mirror: DataMirror, destination: Path,
 
     arrived = destination.with_name(f"{destination.name}.drive")
     if not _holds(arrived, mirror):
-        # gdown goes on with whatever partial file lies there. (It cannot tell whether the file has changed since; the
+        # gdown continues whatever partial file lies there. (It cannot tell whether the file has changed since; the
         # checksum, or the archive's own, then does.)
         for other in destination.parent.glob(f"{glob.escape(arrived.name)}*"):
             other.unlink()

@@ -1,6 +1,6 @@
 """Look at every image of a benchmark and say what it is: which known variant, and everything that is wrong.
 
-Unlike `open_benchmark`, which stops at the first mistake, this goes on and lists them all. It looks at what training
+Unlike `open_benchmark`, which stops at the first mistake, this lists them all. It looks at what training
 would open: the pack where there is one (and whether the folder beside it is still the same), else the folder.
 """
 
@@ -234,7 +234,7 @@ def _differences(pack: Verification, folder: Verification) -> list[str]:
 
 @contextmanager
 def _listed(errors: list[str]) -> Iterator[None]:
-    """What cannot be opened is one more error, and the look goes on."""
+    """What cannot be opened is one more error, and the rest is looked at."""
     try:
         yield
     except UserError as error:

@@ -44,7 +44,7 @@ class Patience:
     longest_pause_s: float = 15.0
     """The doubling ends here. `Retry-After` may ask for more, within `total_s`."""
     concurrency: int = 4
-    """Requests at work at once."""
+    """Requests under way at once."""
 
 
 def patience_of(resources: Resources) -> Patience:

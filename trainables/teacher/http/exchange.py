@@ -45,7 +45,7 @@ class Answer:
 
 
 class BoundedClient:
-    """An HTTP client of one address; safe to use from several threads, and anew in a forked process.
+    """An HTTP client of one address; safe to use from several threads, and again in a forked process.
 
     Args:
         timeout_s: for each wait: to connect, to send a part, for more of the answer.

@@ -28,7 +28,7 @@ NUMBER_BYTES = 8
 class RemoteTeacher:
     """Asks a server; every answer is checked for shape, numbers and length before anybody trains on it.
 
-    A pickled one connects anew where it is unpickled, to the same model: the token never travels.
+    A pickled one connects again where it is unpickled, to the same model: the token never travels.
 
     Args:
         fingerprint: of the model that is wanted; whatever the server serves where it is empty.

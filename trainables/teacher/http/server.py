@@ -180,7 +180,7 @@ async def _computed(work: Callable[[str, bytes], bytes], key: str, body: bytes) 
 class _BoundedHTTP(H11Protocol):
     """Hangs up on whoever sends headers, or the rest of a refused body, or takes an answer too slowly.
 
-    uvicorn waits for ever. (It is the endpoint that gives up a body that is wanted.)
+    uvicorn waits without end. (It is the endpoint that gives up a body that is wanted.)
     """
 
     seconds: float

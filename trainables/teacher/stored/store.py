@@ -7,7 +7,7 @@
     ROOT/KEY/.leases/                  `flock`ed while somebody fills a shard; the lock dies with its holder
 
 KEY is the SHA-256 of the data manifest, the teacher's fingerprint, the view's definition and its seed. A file appears
-whole or not at all. The number of views is not in the key: `views:8` goes on where `views:1` ended. Only images that
+whole or not at all. The number of views is not in the key: `views:8` adds to what `views:1` asked. Only images that
 may serve as source are asked about. ROOT may be an address that pyarrow reads (s3://...); filling needs a local or
 shared disk.
 """
