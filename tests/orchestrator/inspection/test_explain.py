@@ -83,7 +83,7 @@ def test_the_choice_names_every_number_that_it_went_by(bench: Bench) -> None:
     trials = [trial for trial in known.trials if trial.group == "icons/vl2v_adip/line"]
     explained = explain_fold(known, known.fold("icons/line/seed1"))
     assert f"because trial {chosen.number} is selected in icons/vl2v_adip/line" in explained.lines[0]
-    (line,) = [line for line in explained.lines if "selected trial" in line]
+    (line,) = [line for line in explained.lines if f"selected trial {chosen.number}:" in line]
     assert line.startswith(f"icons/vl2v_adip/line selected trial {chosen.number}: the best source validation accuracy")
     for trial in trials:
         result = bench.store.folds.fold(trial.folds[0].key).read_result()
