@@ -7,6 +7,7 @@ whole number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import inf
 from typing import Any, get_args, get_origin
@@ -19,7 +20,7 @@ from search_spaces.sweeps import SECTIONS, Sweep
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 PATTERNS: Mapping[str, str] = {
-    "teacher_mode": r"^(live|clean|views:0*[1-9][0-9]*)$",
+    "teacher_mode": r"^(live|clean|views:(?=[0-9]{1,6}$)0*([1-9][0-9]{0,4}|100000))$",
     # An address that would show a secret: see `check_shows_no_secret`.
     "teacher": r"^(?!remote:.*[?#])(?!remote:[^/]*//[^/]*@)",
 }
@@ -104,8 +105,10 @@ def _text(kind: Any, place: str) -> dict[str, Any]:
     assert kind is str, f"{place}: the schema knows no {kind}"
     if place in FROM_NAMES:
         return {"enum": list(FROM_NAMES[place])}
-    # A number is text, too: a sweep may be called 7.
-    return {"type": ["string", "number", "boolean"]} | ({"pattern": PATTERNS[place]} if place in PATTERNS else {})
+    pattern = PATTERNS.get(place)
+    # What an editor takes for a number or a truth value is text, too: a sweep may be called 7.
+    others = [kind for kind, text in (("number", "7"), ("boolean", "true")) if not pattern or re.search(pattern, text)]
+    return {"type": ["string", *others]} | ({"pattern": pattern} if pattern else {})
 
 
 def _bounds(setting: Setting) -> dict[str, float]:
