@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_query_that_is_not_taken_ends_with_the_patience(server: ScriptedServer
 
 
 def test_waiting_for_a_slot_is_a_part_of_the_patience(server: ScriptedServer) -> None:
-    teacher = RemoteTeacher(server.url, patience=Patience(timeout_s=30.0, total_s=TOTAL_S, concurrency=1))
+    teacher = RemoteTeacher(server.url, patience=replace(LONGER, concurrency=1))
     server.to_post = drip(b"", b"")
     lines = list[str]()
 
@@ -222,7 +223,7 @@ def test_a_server_that_wants_too_long_a_wait_is_given_up(server: ScriptedServer,
 def test_a_wait_that_is_none_is_passed_over(server: ScriptedServer, value: str) -> None:
     assert retry_after_s(value) is None
     server.to_post = at_once(answer(status="503 Busy", headers={"Retry-After": value}))
-    said = refused(server)
+    said = refused(server, patience=LONGER)
     assert "last: 503 Busy" in said
     assert "1 attempt;" not in said
 
