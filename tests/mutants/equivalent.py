@@ -76,4 +76,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "elif (width / height >= max(CROP_RATIO)):",
         "of exactly this shape the widest crop is the whole image",
     ),
+    Equivalent(
+        "splits",
+        "keyword dropped",
+        "order = np.arange(num_images, dtype=np.int64)",
+        "order = np.arange(num_images)",
+        "on Linux a plain arange holds int64; other systems may not",
+    ),
 )

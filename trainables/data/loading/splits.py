@@ -71,9 +71,12 @@ def split_fold(source: ImageSource, benchmark: Benchmark, fold: Fold) -> FoldSpl
 
 def check_splits(source: ImageSource, benchmark: Benchmark) -> None:
     """Raises `UserError` where a domain is too small for a validation part, in whichever role."""
+    roles: tuple[Role, ...] = ("source", "test")
     for domain in benchmark.domain_names:
-        _split_domain(source, benchmark, domain, "source", 0)
-        _split_domain(source, benchmark, domain, "test", 0)
+        for role in roles:
+            count = len(source.pool(domain, role))
+            if count < LEAST_IMAGES:
+                raise too_small(f"{benchmark.name}/{domain}", count, f" in the {role} role")
 
 
 def too_small(domain: str, count: int, role: str = "") -> UserError:

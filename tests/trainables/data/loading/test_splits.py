@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from search_spaces.folds import Fold
 from tests.support.folders import tiny_benchmark, write_tiny
 from tests.support.golden import golden_json, golden_path
 from trainables.data.formats.open import open_benchmark
-from trainables.data.loading.splits import seed_hash, split_fold, split_indices
+from trainables.data.loading.splits import check_splits, seed_hash, split_fold, split_indices
 
 
 def test_seed_hashes_are_the_golden_ones() -> None:
@@ -93,3 +94,28 @@ def test_a_fold_without_source_domains_is_refused(tmp_path: Path) -> None:
     fold = Fold(benchmark="Tiny", test_domains=("art", "photo", "sketch"), seed=0)
     with pytest.raises(UserError, match="no source domain left"):
         split_fold(open_benchmark(benchmark, tmp_path), benchmark, fold)
+
+
+@pytest.mark.parametrize(
+    ("role", "count", "said"),
+    [
+        ("source", 4, "tiny/DOMAIN has 4 images in the source role; a 20% validation part needs 5"),
+        ("test", 1, "tiny/DOMAIN has 1 image in the test role; a 20% validation part needs 5"),
+        ("source", 5, ""),
+        ("test", 5, ""),
+    ],
+)
+def test_a_domain_that_is_too_small_in_either_role_is_found(role: str, count: int, said: str) -> None:
+    benchmark = replace(tiny_benchmark(), name="tiny")
+    last = benchmark.domain_names[-1]
+
+    class Source:
+        def pool(self, domain: str, asked: str) -> range:
+            return range(count if (domain, asked) == (last, role) else 6)
+
+    found = ""
+    try:
+        check_splits(Source(), benchmark)  # type: ignore[arg-type]
+    except UserError as error:
+        found = str(error)
+    assert found == said.replace("DOMAIN", last)
