@@ -14,6 +14,7 @@ from torch import Tensor
 
 from search_spaces.errors import UserError
 from tests.fuzz.tally import Tally, main, tally
+from tests.support.damaged_bytes import damaged_bytes
 from tests.support.named_network import NamedNetwork, below, named_state
 from trainables.state_dicts import load_strictly
 from trainables.weights import read_weights
@@ -130,16 +131,7 @@ def _damaged(chance: random.Random, folder: Path) -> str:
     """Cuts, flipped bits, zeros and noise are one line; torch's own checksums find them all."""
     file, form = folder / f"w{chance.choice(SUFFIXES)}", chance.choice(["torch", "legacy", "safetensors"])
     _write(file, named_state(), form, chance)
-    content = bytearray(file.read_bytes())
-    kind, place = chance.choice(["cut", "flip", "flip", "zeros", "noise"]), chance.randrange(len(content))
-    if kind == "cut":
-        del content[place:]
-    elif kind == "flip":
-        content[place] ^= 1 << chance.randrange(8)
-    else:
-        length = min(chance.randrange(1, 200), len(content) - place)
-        content[place : place + length] = bytes(length) if kind == "zeros" else chance.randbytes(length)
-    file.write_bytes(content)
+    file.write_bytes(damaged_bytes(file.read_bytes(), chance))
     found = _loaded(file)
     if isinstance(found, str):
         return repr(found) if "\n" in found or len(found) > 2000 else ""

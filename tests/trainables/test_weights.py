@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search_spaces.errors import UserError
+from tests.support.damaged_bytes import damaged_bytes
 from trainables.weights import read_weights
 
 
@@ -274,17 +275,7 @@ def test_damage_of_any_kind_is_one_line_or_nothing(form: str, tmp_path: Path) ->
     whole = file.read_bytes()
     refused = 0
     for _ in range(150):
-        content = bytearray(whole)
-        kind = generator.choice(["cut", "flip", "zeros", "noise", "flip"])
-        place = generator.randrange(len(whole))
-        if kind == "cut":
-            del content[place:]
-        elif kind == "flip":
-            content[place] ^= 1 << generator.randrange(8)
-        else:
-            length = min(generator.randrange(1, 200), len(whole) - place)
-            content[place : place + length] = bytes(length) if kind == "zeros" else generator.randbytes(length)
-        file.write_bytes(content)
+        file.write_bytes(damaged_bytes(whole, generator))
         found = attempt(file)
         refused += isinstance(found, str)
         assert not isinstance(found, str) or "\n" not in found
