@@ -5,18 +5,16 @@ The file is a zip archive, whose CRC-32 of every record torch writes and does no
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 import zipfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainables.storage.atomic_files import aside_of
+from trainables.storage.atomic_files import written_whole
 
 STATE = frozenset(
     ("stage", "next_step", "ended_early", "seconds", "teacher_embeddings", "weights", "optimizer", "averager", "best")
@@ -35,19 +33,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Straight to disk: a copy in memory would double what SWAD saves.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
-    try:
-        with aside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        # On a full disk, half a checkpoint would take the room that is left.
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        torch.save(state, file)
 
 
 def checkpoint_flaw(path: Path) -> str:

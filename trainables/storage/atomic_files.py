@@ -11,8 +11,10 @@ import re
 import shutil
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from trainables.storage.processes import GONE, process_started, this_machine
 
@@ -28,6 +30,27 @@ def aside_of(path: Path) -> Path:
     process = os.getpid()
     writer = f"{_machine()}-{process}-{process_started(process)}-{threading.get_native_id()}"
     return path.with_name(f".{path.name}.{writer}.part")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write: it takes its name once the block has ended and its bytes are on disk, or leaves nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = aside_of(path)
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_dir():
+            # Damage: nothing of ours is a folder there. One that is not empty is somebody's, and stays.
+            path.rmdir()
+        aside.replace(path)
+    except BaseException:
+        # On a full disk, half a file would take the room that is left.
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def remove_path(path: Path) -> None:

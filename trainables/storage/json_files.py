@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from search_spaces.configuration import from_mapping
 from search_spaces.errors import UserError, first_line
-from trainables.storage.atomic_files import aside_of
+from trainables.storage.atomic_files import written_whole
 
 T = TypeVar("T")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, flush to disk, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.is_dir():
-            # Damage: nothing of ours is a folder there. One that is not empty is somebody's, and stays.
-            path.rmdir()
-        aside.replace(path)
-    except OSError:
-        # On a full disk, half a file would take the room that is left.
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
